@@ -1,0 +1,1 @@
+"""From ``results.json`` files to tables and plots; reads nothing but files."""

@@ -1,0 +1,158 @@
+"""The configuration: every key that mls_d2 adds to Detectron2's, with default, unit and allowed values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from mls_d2.errors import UserError, nearest
+
+
+def get_cfg() -> CfgNode:
+    """Return Detectron2's default config with the keys of this project added.
+
+    Detectron2's own keys keep their meaning in pretraining: ``SOLVER.IMS_PER_BATCH`` (images, each
+    seen as two views, over all processes), ``SOLVER.BASE_LR``, ``SOLVER.MOMENTUM``,
+    ``SOLVER.WEIGHT_DECAY``, ``SOLVER.CHECKPOINT_PERIOD``, ``DATASETS.TRAIN``, ``DATALOADER.NUM_WORKERS``,
+    ``MODEL.RESNETS.*``, ``MODEL.PIXEL_MEAN/STD`` (0–255 scale), ``SEED``, ``OUTPUT_DIR``.
+    """
+    cfg = get_detectron2_cfg()
+    _add_project_keys(cfg)
+    _add_pretrain_keys(cfg)
+    _add_method_keys(cfg)
+    return cfg
+
+
+def _add_project_keys(cfg: CfgNode) -> None:
+    # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
+    cfg.PRESET = "custom"
+
+
+def _add_pretrain_keys(cfg: CfgNode) -> None:
+    cfg.PRETRAIN = node = CfgNode()
+    # One of pretrain.methods.METHODS: "mocov2", "mls".
+    node.METHOD = "mls"
+    # Length of pretraining in passes over the data (> 0, may be fractional).
+    node.EPOCHS = 400.0
+    # Linear warm-up of the learning rate from 0, in epochs (>= 0).
+    node.WARMUP_EPOCHS = 0.0
+    # Largest share of unreadable images tolerated before the run stops, in [0, 1].
+    node.MAX_BROKEN_SHARE = 0.01
+    # Iterations between two entries in the metrics (>= 1).
+    node.LOG_PERIOD = 20
+    # How many periodic checkpoints are kept (>= 1).
+    node.KEEP_CHECKPOINTS = 2
+
+    node.AUGMENT = augment = CfgNode()
+    # Side of the square crops, in pixels.
+    augment.CROP_SIZE = 224
+    # Area of a crop as a share of the image's, lower and upper bound in (0, 1].
+    augment.CROP_SCALE = (0.2, 1.0)
+    # Probability of a horizontal flip, in [0, 1].
+    augment.FLIP_PROB = 0.5
+    # Probability of colour jitter, and its strengths: brightness, contrast and saturation factors are
+    # drawn from [1 - s, 1 + s], the hue shift from [-s, s] of a full turn (s <= 0.5).
+    augment.JITTER_PROB = 0.8
+    augment.BRIGHTNESS = 0.4
+    augment.CONTRAST = 0.4
+    augment.SATURATION = 0.4
+    augment.HUE = 0.1
+    # Probability of conversion to grey, in [0, 1].
+    augment.GRAY_PROB = 0.2
+    # Probability of a Gaussian blur, and the bounds of its standard deviation in pixels.
+    augment.BLUR_PROB = 0.5
+    augment.BLUR_SIGMA = (0.1, 2.0)
+
+
+def _add_method_keys(cfg: CfgNode) -> None:
+    cfg.MOCO = moco = CfgNode()
+    # Temperature tau, shared by all losses (> 0).
+    moco.TEMPERATURE = 0.2
+    # Momentum coefficient m of the EMA pair, in [0, 1).
+    moco.MOMENTUM = 0.995
+    # Rows D of the dictionaries; a multiple of SOLVER.IMS_PER_BATCH.
+    moco.DICTIONARY_SIZE = 4096
+    # Projector: width of the hidden layer, width d_z of the embedding, and the norm after the first
+    # layer: "" (the paper) or "BN" (small networks; see docs/quick-preset.md).
+    moco.PROJECTOR_HIDDEN_DIM = 2048
+    moco.PROJECTOR_OUT_DIM = 256
+    moco.PROJECTOR_NORM = ""
+
+    cfg.MLS = mls = CfgNode()
+    # Pseudo-positives k an image, 1 <= k < MOCO.DICTIONARY_SIZE.
+    mls.K = 20
+    # Weight lambda of the multi-label loss (>= 0).
+    mls.LAMBDA = 0.5
+    # Epochs of InfoNCE alone before the multi-label loss joins (paper, section 3.3, first remedy).
+    mls.WARMUP = 0.0
+
+
+def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config of a YAML file with ``KEY VALUE`` overrides merged in (not frozen).
+
+    Args:
+        config_file: path of a YAML file, which may name a ``_BASE_``; None for the defaults.
+        opts: ``[KEY, VALUE, KEY, VALUE, …]`` as given on a command line.
+
+    Raises:
+        UserError: no such file, not a YAML mapping, an unknown key (names the nearest), a value of
+            the wrong type, or a key without a value.
+    """
+    cfg = get_cfg()
+    if config_file is not None:
+        if not os.path.isfile(config_file):
+            raise UserError(f"no config file '{config_file}'{_neighbours(config_file)}")
+        try:
+            loaded = CfgNode.load_yaml_with_base(config_file)
+        except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
+            raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
+        _refuse_unknown(loaded, cfg, origin=config_file)
+        _merge(cfg, config_file, lambda: cfg.merge_from_other_cfg(loaded))
+    if len(opts) % 2:
+        raise UserError(f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        _refuse_unknown_key(key, cfg, origin="command line")
+        _merge(cfg, f"command line: {key} {value}", lambda k=key, v=value: cfg.merge_from_list([k, v]))
+    return cfg
+
+
+def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """Return the dotted names of all leaves of ``cfg``."""
+    keys: list[str] = []
+    for name, value in cfg.items():
+        path = f"{prefix}{name}"
+        keys += all_keys(value, f"{path}.") if isinstance(value, CfgNode) else [path]
+    return keys
+
+
+def _merge(cfg: CfgNode, origin: str, merge) -> None:
+    try:
+        merge()
+    except (ValueError, KeyError, AssertionError, SyntaxError) as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def _refuse_unknown(loaded: CfgNode, cfg: CfgNode, *, origin: str) -> None:
+    for key in all_keys(loaded):
+        if key != "_BASE_":
+            _refuse_unknown_key(key, cfg, origin=origin)
+
+
+def _refuse_unknown_key(key: str, cfg: CfgNode, *, origin: str) -> None:
+    node = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            raise UserError(f"{origin}: unknown config key '{key}'; {nearest(key, all_keys(cfg))}")
+        node = node[part]
+
+
+def _neighbours(config_file: str) -> str:
+    folder = os.path.dirname(config_file) or "."
+    if not os.path.isdir(folder):
+        return f" (there is no folder '{folder}' either)"
+    names = [name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))]
+    return f"; {nearest(os.path.basename(config_file), names)}" if names else ""

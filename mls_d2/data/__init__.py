@@ -1,0 +1,1 @@
+"""Datasets: reading images, registration, layout checks and generated scenes."""

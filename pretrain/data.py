@@ -1,0 +1,239 @@
+"""From a registered dataset or an image folder to batches of two uint8 views."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mls_d2.data.images import BrokenImageError, list_images, read_image
+from mls_d2.errors import UserError, nearest
+from pretrain.views import TwoCrops
+
+logger = logging.getLogger(__name__)
+
+# What a random stream is for: keeps the streams of one seed apart.
+_ORDER_STREAM, _CROP_STREAM = 1, 2
+
+
+@dataclass
+class ViewBatch:
+    """Two views of each image.
+
+    Attributes:
+        views: ``(2, N, H, W, 3)`` uint8 RGB; ``views[0]`` holds every image's first view.
+        geometry: ``(2, N, 5)`` float32: crop box x, y, width, height in source pixels, flipped.
+        index: ``(N,)`` positions in the dataset.
+        broken: paths that could not be read and were replaced by a neighbour.
+        enlarged: paths of images smaller than the crop.
+    """
+
+    views: Tensor
+    geometry: Tensor
+    index: Tensor
+    broken: list[str]
+    enlarged: list[str]
+
+    def pin_memory(self) -> ViewBatch:
+        """Return the batch in page-locked memory (called by the loader)."""
+        self.views = self.views.pin_memory()
+        return self
+
+
+class ViewDataset(Dataset):
+    """Images as pairs of random crops; what is drawn depends on (seed, epoch, position) alone.
+
+    So a batch is the same whatever the number of workers, and a resumed run sees what an
+    uninterrupted one would have seen.
+    """
+
+    def __init__(self, paths: Sequence[str], crops: TwoCrops, *, seed: int) -> None:
+        self.paths = np.array(paths)  # One block of memory: a list would be copied into every worker.
+        self.crops = crops
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        """Return the views of ``(epoch, position)``; a broken image is replaced by the next good one.
+
+        Raises:
+            UserError: no image of the dataset can be read.
+        """
+        epoch, position = item
+        broken: list[str] = []
+        for step in range(len(self.paths)):
+            path = str(self.paths[(position + step) % len(self.paths)])
+            try:
+                image = read_image(path)
+            except BrokenImageError as error:
+                broken.append(str(error))
+                continue
+            rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
+            views, geometry = self.crops(image, rng)
+            small = min(image.shape[:2]) < self.crops.size
+            return {
+                "views": views,
+                "geometry": geometry,
+                "index": position,
+                "broken": broken,
+                "enlarged": [path] if small else [],
+            }
+        raise UserError(f"none of the {len(self.paths)} images can be read, e.g. {broken[0]}")
+
+
+class EpochBatches(Sampler):
+    """Batches of (epoch, position) for one process, without end, from any iteration on.
+
+    Every epoch is a permutation of the dataset that (seed, epoch) fixes; the last images that do not
+    fill a batch over all processes are left out of that epoch, as in MoCo.
+
+    Args:
+        length: images in the dataset.
+        batch_size: images a step over all processes.
+        seed: of the permutations.
+        start: iteration to begin with.
+        rank: this process.
+        world_size: processes, which divide the batch.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = self.length // self.batch_size
+        share = self.batch_size // self.world_size
+        epoch, step = divmod(self.start, per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, _ORDER_STREAM, epoch)).permutation(self.length)
+            for batch in range(step, per_epoch):
+                first = batch * self.batch_size + self.rank * share
+                yield [(epoch, int(position)) for position in order[first : first + share]]
+            epoch, step = epoch + 1, 0
+
+
+def collate(samples: list[dict]) -> ViewBatch:
+    """Stack samples of :class:`ViewDataset` to a batch."""
+    views = np.stack([sample["views"] for sample in samples], axis=1)
+    geometry = np.stack([sample["geometry"] for sample in samples], axis=1)
+    return ViewBatch(
+        views=torch.from_numpy(views),
+        geometry=torch.from_numpy(geometry),
+        index=torch.tensor([sample["index"] for sample in samples]),
+        broken=[message for sample in samples for message in sample["broken"]],
+        enlarged=[path for sample in samples for path in sample["enlarged"]],
+    )
+
+
+def image_paths(names: Sequence[str]) -> list[str]:
+    """Return the image files of registered Detectron2 datasets or of folders (labels are ignored).
+
+    Args:
+        names: ``DATASETS.TRAIN``; a name from the catalog, or a path of a folder.
+
+    Raises:
+        UserError: an unknown name, a missing root, an empty folder, or files that do not exist.
+    """
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty: give a registered dataset or an image folder")
+    paths: list[str] = []
+    for name in names:
+        if name in DatasetCatalog.list():
+            paths += _registered_paths(name)
+        elif os.path.isdir(name):
+            paths += list_images(name)
+        else:
+            raise UserError(
+                f"'{name}' is neither a registered dataset nor a folder; {nearest(name, DatasetCatalog.list())}"
+            )
+    return paths
+
+
+def build_loader(cfg: CfgNode, paths: Sequence[str], *, start: int, rank: int, world_size: int) -> DataLoader:
+    """Build the loader of one process, beginning with iteration ``start``."""
+    augment = cfg.PRETRAIN.AUGMENT
+    crops = TwoCrops(augment.CROP_SIZE, tuple(augment.CROP_SCALE), augment.FLIP_PROB)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        ViewDataset(paths, crops, seed=cfg.SEED),
+        batch_sampler=EpochBatches(
+            len(paths),
+            cfg.SOLVER.IMS_PER_BATCH,
+            seed=cfg.SEED,
+            start=start,
+            rank=rank,
+            world_size=world_size,
+        ),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+class BrokenImages:
+    """Keeps count of images that could not be read and stops the run when they are too many.
+
+    Args:
+        total: images in the dataset.
+        max_share: largest share tolerated, in [0, 1].
+    """
+
+    def __init__(self, total: int, max_share: float) -> None:
+        self.total, self.max_share = total, max_share
+        self.seen: set[str] = set()
+
+    def update(self, messages: Sequence[str]) -> None:
+        """Name new broken images in the log.
+
+        Raises:
+            UserError: more than the tolerated share of the dataset is broken.
+        """
+        for message in messages:
+            if message not in self.seen:
+                self.seen.add(message)
+                logger.warning("skipped broken image %d: %s", len(self.seen), message)
+        if len(self.seen) > self.max_share * self.total:
+            raise UserError(
+                f"{len(self.seen)} of {self.total} images are broken, more than PRETRAIN.MAX_BROKEN_SHARE "
+                f"{self.max_share:g} allows; the last: {sorted(self.seen)[-1]}"
+            )
+
+
+def _registered_paths(name: str) -> list[str]:
+    root = os.getenv("DETECTRON2_DATASETS", "datasets")
+    try:
+        paths = [record["file_name"] for record in DatasetCatalog.get(name)]
+    except (OSError, AssertionError) as error:
+        raise UserError(
+            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')"
+        ) from None
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise UserError(
+            f"dataset '{name}' lacks {len(missing)} of its {len(paths)} images, e.g. {shown} "
+            f"(DETECTRON2_DATASETS is '{root}')"
+        )
+    return paths
+
+
+def _one_thread(_: int) -> None:
+    # Workers are the parallelism; threads inside them would only fight for the same cores.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,177 @@
+"""MoCo-v2's photometric augmentation on batches, every image with parameters of its own.
+
+Shape legend: N images, C = 3 channels, H × W pixels, S = side. All operations work on float RGB in
+[0, 1] and mean what torchvision's per-image functions of the same name mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Colour jitter, grey, blur and normalisation, in the order of MoCo-v2.
+
+    Args:
+        jitter_prob: probability of colour jitter, its four steps in an order drawn for each image.
+        brightness: factors are drawn from [1 - s, 1 + s]; contrast and saturation likewise.
+        contrast: see ``brightness``.
+        saturation: see ``brightness``.
+        hue: shifts are drawn from [-s, s] of a full turn, s <= 0.5.
+        gray_prob: probability of conversion to grey.
+        blur_prob: probability of a Gaussian blur.
+        blur_sigma: bounds of its standard deviation, in pixels.
+    """
+
+    jitter_prob: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    gray_prob: float
+    blur_prob: float
+    blur_sigma: tuple[float, float]
+
+    def __call__(self, views: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            views: ``(N, 3, H, W)`` float in [0, 1], on any device; changed in place.
+            generator: on the CPU: parameters and the choice of images are drawn there, so that no
+                step waits for the device.
+
+        Returns:
+            ``views``, ``(N, 3, H, W)`` in [0, 1].
+        """
+        count = len(views)
+
+        def chosen(probability: float) -> Tensor:
+            return (torch.rand(count, generator=generator) < probability).nonzero().flatten()
+
+        self._jitter(views, chosen(self.jitter_prob), generator)
+        _apply(views, chosen(self.gray_prob), grayscale)
+        blurred = chosen(self.blur_prob)
+        sigma = _uniform(len(blurred), *self.blur_sigma, generator)
+        _apply(views, blurred, gaussian_blur, sigma)
+        return views
+
+    def _jitter(self, views: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
+        count = len(chosen)
+        steps = (
+            (adjust_brightness, _uniform(count, 1 - self.brightness, 1 + self.brightness, generator)),
+            (adjust_contrast, _uniform(count, 1 - self.contrast, 1 + self.contrast, generator)),
+            (adjust_saturation, _uniform(count, 1 - self.saturation, 1 + self.saturation, generator)),
+            (adjust_hue, _uniform(count, -self.hue, self.hue, generator)),
+        )
+        order = torch.rand(count, len(steps), generator=generator).argsort(dim=1)
+        for turn in range(len(steps)):
+            for index, (step, values) in enumerate(steps):
+                mine = (order[:, turn] == index).nonzero().flatten()
+                _apply(views, chosen[mine], step, values[mine])
+
+
+def normalize(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return ``(views - mean) / std`` a channel; ``views`` ``(N, 3, H, W)`` in [0, 1], mean and std on the 0–255 scale."""
+    shape = (1, -1, 1, 1)
+    offset = torch.tensor(mean, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
+    scale = torch.tensor(std, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
+    return (views - offset) / scale
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend ``(N, 3, H, W)`` with black: factor ``(N,)`` >= 0, 1 changes nothing."""
+    return (images * _column(factor, images)).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend ``(N, 3, H, W)`` with the mean grey of each image: factor ``(N,)`` >= 0."""
+    mean = _luma(images).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean.expand_as(images), images, _column(factor, images)).clamp_(0, 1)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend ``(N, 3, H, W)`` with its own grey version: factor ``(N,)`` >= 0."""
+    return torch.lerp(_luma(images).expand_as(images), images, _column(factor, images)).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue of ``(N, 3, H, W)`` by ``shift`` ``(N,)`` of a full turn, in [-0.5, 0.5].
+
+    HSV without its detour: with value V, chroma C and hue h in [0, 6), channel n of the result is
+    V - C · clamp(min(k, 4 - k), 0, 1), where k = (n + h) mod 6 and n = 5, 3, 1 for R, G, B.
+    """
+    red, green, blue = images.unbind(dim=1)
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)
+    safe = chroma.clamp_min(1e-12)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = hue + 6 * _column(shift, images)[:, 0]
+    out = torch.empty_like(images)
+    for channel, offset in enumerate((5, 3, 1)):
+        k = (hue + offset).remainder_(6)
+        out[:, channel] = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    return out
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """Return the luma of ``(N, 3, H, W)`` in all three channels."""
+    return _luma(images).expand_as(images)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur ``(N, C, H, W)`` with a Gaussian of ``sigma`` ``(N,)`` > 0 pixels each, borders reflected.
+
+    Blurring along an axis is a matrix product, so images with kernels of their own form one batch.
+    """
+    rows = _blur_matrix(images.shape[2], sigma, like=images)
+    columns = _blur_matrix(images.shape[3], sigma, like=images)
+    return rows.unsqueeze(1) @ images @ columns.unsqueeze(1).transpose(2, 3)
+
+
+def _blur_matrix(side: int, sigma: Tensor, *, like: Tensor) -> Tensor:
+    """Return ``(N, S, S)``: row i holds the weights that make output i out of the S inputs."""
+    radius = min(int(torch.ceil(3 * sigma.max()).item()), side - 1)
+    offset = torch.arange(-radius, radius + 1)
+    weight = torch.exp(-0.5 * (offset / sigma.view(-1, 1)) ** 2)
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    source = (torch.arange(side).view(-1, 1) + offset).abs()
+    source = torch.where(source >= side, 2 * (side - 1) - source, source)
+    matrix = torch.zeros(len(sigma), side, side)
+    matrix.scatter_add_(
+        2, source.expand(len(sigma), -1, -1), weight.unsqueeze(1).expand(-1, side, -1).contiguous()
+    )
+    return matrix.to(like.device, like.dtype, non_blocking=True)
+
+
+def _apply(
+    views: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor
+) -> None:
+    """Replace the chosen images by what ``operation`` makes of them."""
+    if len(chosen) == 0:
+        return
+    index = chosen.to(views.device, non_blocking=True)
+    views.index_copy_(0, index, operation(views.index_select(0, index), *parameters))
+
+
+def _luma(images: Tensor) -> Tensor:
+    red, green, blue = images.unbind(dim=1)
+    return (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]).unsqueeze(1)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.device, like.dtype, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low

@@ -1,0 +1,1 @@
+"""What both training phases share: launch, run folders, guards, checkpoints and hooks."""

@@ -1,0 +1,156 @@
+"""Losses, signals and changed configs stop a run in good order."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mls_d2.config import get_cfg
+from mls_d2.engine.guards import (
+    FiniteLossGuard,
+    InterruptGuard,
+    NonFiniteLossError,
+    check_finite,
+    config_changes,
+    train_guarded,
+)
+from mls_d2.errors import UserError
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_only_the_terms_that_are_not_finite_are_named(value):
+    losses = {"loss_good": torch.tensor(1.0), "loss_bad": torch.tensor(value)}
+    with pytest.raises(NonFiniteLossError, match=r"iteration 7: loss_bad = ") as caught:
+        check_finite(losses, 7)
+    assert "loss_good" not in str(caught.value)
+
+
+def test_large_finite_losses_pass():
+    check_finite({"loss": torch.tensor(3e38)}, 0)
+    check_finite({"loss": torch.tensor(-1e30, requires_grad=True)}, 0)
+
+
+def test_the_guard_raises_in_the_same_step_on_the_cpu():
+    guard = FiniteLossGuard()
+    guard.check({"loss": torch.tensor(1.0)}, 0)
+    with pytest.raises(NonFiniteLossError, match="iteration 1"):
+        guard.check({"loss": torch.tensor(float("nan"))}, 1)
+    guard.flush()
+
+
+@pytest.mark.gpu
+def test_the_guard_raises_one_step_later_on_a_gpu():
+    guard = FiniteLossGuard()
+    guard.check({"loss": torch.tensor(float("nan"), device="cuda")}, 4)
+    with pytest.raises(NonFiniteLossError, match="iteration 4"):
+        guard.check({"loss": torch.tensor(1.0, device="cuda")}, 5)
+    guard.check({"loss": torch.tensor(float("inf"), device="cuda")}, 6)
+    with pytest.raises(NonFiniteLossError, match="iteration 6"):
+        guard.flush()
+
+
+def test_the_first_signal_is_noted_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with InterruptGuard() as interrupt:
+        assert not interrupt.agreed()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.agreed()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_signal_kills_at_once():
+    program = (
+        "import time\n"
+        "from mls_d2.engine.guards import InterruptGuard\n"
+        "with InterruptGuard():\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        # The handler's message shows that the first signal was taken.
+        assert "second signal stops at once" in process.stderr.readline()
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_forked_worker_leaves_sigint_to_the_main_process():
+    with InterruptGuard() as interrupt:
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(7 if not interrupt.requested else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_train_guarded_hides_the_traceback_of_user_errors_only(caplog):
+    loop_logger = logging.getLogger("detectron2.engine.train_loop")
+
+    def fail_with(error):
+        def train():
+            try:
+                raise error
+            except Exception:
+                loop_logger.exception("Exception during training:")
+                raise
+
+        return train
+
+    # Detectron2's logging set-up, which other tests may have called, cuts propagation.
+    loop_logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(UserError):
+            train_guarded(fail_with(UserError("bad")))
+        assert not caplog.records
+        with pytest.raises(ValueError, match="bug"):
+            train_guarded(fail_with(ValueError("bug")))
+        assert caplog.records
+    finally:
+        loop_logger.removeHandler(caplog.handler)
+
+
+def test_config_changes_names_keys_with_both_values():
+    cfg = get_cfg()
+    saved = cfg.dump()
+    assert config_changes(saved, cfg) == []
+    cfg.SOLVER.BASE_LR = 0.5
+    cfg.SOLVER.STEPS = (1, 2)
+    cfg.OUTPUT_DIR = "elsewhere"
+    assert config_changes(saved, cfg) == [
+        "SOLVER.BASE_LR: was 0.001, is 0.5",
+        "SOLVER.STEPS: was [30000], is [1, 2]",
+    ]
+    assert config_changes(saved, cfg, ignore=("SOLVER",)) == [
+        "OUTPUT_DIR: was './output', is 'elsewhere'"
+    ]
+
+
+def test_config_changes_sees_keys_that_one_side_lacks():
+    cfg = get_cfg()
+    saved = cfg.dump().replace("PRESET: custom\n", "")
+    assert config_changes(saved, cfg) == ["PRESET: was '(unset)', is 'custom'"]
+
+
+def test_a_damaged_saved_config_is_a_user_error():
+    with pytest.raises(UserError, match="damaged"):
+        config_changes("- [", get_cfg())
+    with pytest.raises(UserError, match="damaged"):
+        config_changes("just text", get_cfg())

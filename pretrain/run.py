@@ -1,0 +1,266 @@
+"""A pretraining run from config to ``OUTPUT_DIR/backbone.pth``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from fvcore.common.param_scheduler import CosineParamScheduler
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mls_d2.checkpoint.backbone_file import write_backbone
+from mls_d2.data.datasets import is_synthetic
+from mls_d2.engine.checkpointer import AtomicCheckpointer
+from mls_d2.engine.environment import (
+    CONFIG_FILE,
+    collect_versions,
+    resolve_device,
+    save_run_metadata,
+    seed_everything,
+    setup_logging,
+)
+from mls_d2.engine.files import trim_metrics
+from mls_d2.engine.guards import InterruptGuard, config_changes, train_guarded
+from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughput
+from mls_d2.engine.progress import METRICS_FILE, build_writers
+from mls_d2.errors import UserError
+from mls_d2.registration import register_all
+from pretrain.data import BrokenImages, build_loader, image_paths
+from pretrain.methods import build_method, check_method_config
+from pretrain.schedule import WarmupThen
+from pretrain.trainer import PretrainTrainer, augment_from_config, inner
+
+logger = logging.getLogger(__name__)
+
+BACKBONE_FILE = "backbone.pth"
+_SHOWN = ("nce_accuracy", "multi_label_bce", "positive_similarity", "negative_similarity")
+_SHOWN += ("feature_std", "dictionary_rank")
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: steps in a pass over the data, and steps in all."""
+
+    iters_per_epoch: int
+    max_iter: int
+
+
+def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
+    """Run pretraining and return the path of the backbone file.
+
+    Args:
+        cfg: see :mod:`mls_d2.config`.
+        resume: continue from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
+
+    Raises:
+        UserError: bad values, missing data, an ``OUTPUT_DIR`` that holds another run.
+        KeyboardInterrupt: interrupted; a checkpoint has been written.
+    """
+    register_all()
+    check_config(cfg)
+    resolve_device(cfg)
+    target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)
+    if _is_finished(cfg, resume=resume):
+        setup_logging()
+        logger.info("already finished: %s", target)
+        return target
+    paths = image_paths(cfg.DATASETS.TRAIN)
+    length = run_length(cfg, len(paths))
+    setup_logging(cfg.OUTPUT_DIR)
+    seed_everything(cfg)
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"num_images": len(paths), "max_iter": length.max_iter})
+    comm.synchronize()
+
+    with InterruptGuard() as interrupt:
+        trainer, start = _build_trainer(cfg, paths, length, interrupt)
+        logger.info(
+            "%s on %d images: %d steps of %d, %d an epoch",
+            cfg.PRETRAIN.METHOD,
+            len(paths),
+            length.max_iter,
+            cfg.SOLVER.IMS_PER_BATCH,
+            length.iters_per_epoch,
+        )
+        train_guarded(lambda: trainer.train(start, length.max_iter))
+    if comm.is_main_process():
+        export_backbone(inner(trainer.method).pair.backbone, cfg, target, length)
+        logger.info("wrote %s", target)
+    comm.synchronize()
+    if interrupt.requested:
+        raise KeyboardInterrupt
+    return target
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check the values that pretraining reads, before anything is built.
+
+    Raises:
+        UserError: names key, value and what is allowed.
+    """
+    check_method_config(cfg)
+    node = cfg.PRETRAIN
+    low, high = node.AUGMENT.CROP_SCALE
+    sigma_low, sigma_high = node.AUGMENT.BLUR_SIGMA
+    rules = [
+        ("PRETRAIN.EPOCHS", node.EPOCHS > 0, node.EPOCHS, "> 0"),
+        ("PRETRAIN.WARMUP_EPOCHS", 0 <= node.WARMUP_EPOCHS < node.EPOCHS, node.WARMUP_EPOCHS, "in [0, EPOCHS)"),
+        ("PRETRAIN.LOG_PERIOD", node.LOG_PERIOD >= 1, node.LOG_PERIOD, ">= 1"),
+        ("PRETRAIN.KEEP_CHECKPOINTS", node.KEEP_CHECKPOINTS >= 1, node.KEEP_CHECKPOINTS, ">= 1"),
+        ("PRETRAIN.MAX_BROKEN_SHARE", 0 <= node.MAX_BROKEN_SHARE <= 1, node.MAX_BROKEN_SHARE, "in [0, 1]"),
+        ("PRETRAIN.AUGMENT.CROP_SIZE", node.AUGMENT.CROP_SIZE >= 32, node.AUGMENT.CROP_SIZE, ">= 32 pixels"),
+        ("PRETRAIN.AUGMENT.CROP_SCALE", 0 < low <= high <= 1, (low, high), "0 < low <= high <= 1"),
+        ("PRETRAIN.AUGMENT.BLUR_SIGMA", 0 < sigma_low <= sigma_high, (sigma_low, sigma_high), "0 < low <= high"),
+        ("PRETRAIN.AUGMENT.HUE", 0 <= node.AUGMENT.HUE <= 0.5, node.AUGMENT.HUE, "in [0, 0.5] of a turn"),
+        ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR > 0, cfg.SOLVER.BASE_LR, "> 0"),
+        ("INPUT.FORMAT", cfg.INPUT.FORMAT == "RGB", cfg.INPUT.FORMAT, "'RGB', which the views are"),
+        ("MODEL.BACKBONE.FREEZE_AT", cfg.MODEL.BACKBONE.FREEZE_AT == 0, cfg.MODEL.BACKBONE.FREEZE_AT, "0: all is trained"),
+        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size() == 0, cfg.SOLVER.IMS_PER_BATCH, f"a multiple of the {comm.get_world_size()} processes"),
+    ]
+    rules += [
+        (f"PRETRAIN.AUGMENT.{name}", 0 <= node.AUGMENT[name] <= 1, node.AUGMENT[name], "in [0, 1]")
+        for name in ("FLIP_PROB", "JITTER_PROB", "GRAY_PROB", "BLUR_PROB", "BRIGHTNESS", "CONTRAST", "SATURATION")
+    ]
+    for key, holds, value, expected in rules:
+        if not holds:
+            raise UserError(f"{key} must be {expected}, got {value!r}")
+
+
+def run_length(cfg: CfgNode, num_images: int) -> Length:
+    """Return the number of steps; the images that do not fill a batch are left out of each epoch.
+
+    Raises:
+        UserError: fewer images than a batch.
+    """
+    per_epoch = num_images // cfg.SOLVER.IMS_PER_BATCH
+    if per_epoch == 0:
+        raise UserError(
+            f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}"
+        )
+    return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD over everything that trains, with ``WEIGHT_DECAY_NORM`` for normalisation layers."""
+    norms = [
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad
+    ]
+    of_norms = {id(parameter) for parameter in norms}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in of_norms]
+    groups = [
+        {"params": others, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
+        {"params": norms, "weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM},
+    ]
+    return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
+
+
+def export_backbone(backbone: nn.Module, cfg: CfgNode, path: str, length: Length) -> None:
+    """Write the online backbone in the format that Detectron2 loads, with what belongs to it."""
+    info = {
+        "method": cfg.PRETRAIN.METHOD,
+        "dataset": list(cfg.DATASETS.TRAIN),
+        "synthetic": any(is_synthetic(name) for name in cfg.DATASETS.TRAIN),
+        "epochs": length.max_iter / length.iters_per_epoch,
+        "iterations": length.max_iter,
+        "config": cfg.dump(),
+        "versions": collect_versions(),
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "input_format": cfg.INPUT.FORMAT,
+        "seed": cfg.SEED,
+    }
+    write_backbone(path, backbone.state_dict(), info)
+
+
+def _is_finished(cfg: CfgNode, *, resume: bool) -> bool:
+    """Whether the run that ``cfg`` describes has already ended.
+
+    Raises:
+        UserError: ``OUTPUT_DIR`` holds a run that ``--resume`` was not given for, or another one.
+    """
+    saved = os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)
+    if not os.path.isfile(saved):
+        return False
+    if not resume:
+        raise UserError(
+            f"'{cfg.OUTPUT_DIR}' already holds a run; continue it with --resume, or choose another OUTPUT_DIR"
+        )
+    with open(saved, encoding="utf-8") as file:
+        changes = config_changes(file.read(), cfg)
+    if changes:
+        listed = "\n  ".join(changes)
+        raise UserError(
+            f"the run in '{cfg.OUTPUT_DIR}' was started with another config:\n  {listed}\n"
+            "give the old values, or choose another OUTPUT_DIR"
+        )
+    return os.path.isfile(os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE))
+
+
+def _build_trainer(
+    cfg: CfgNode, paths: list[str], length: Length, interrupt: InterruptGuard
+) -> tuple[PretrainTrainer, int]:
+    """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    method: nn.Module = build_method(cfg).to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(cfg, method)
+    warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
+    schedule = LRMultiplier(optimizer, WarmupThen(CosineParamScheduler(1, 0), warmup), length.max_iter)
+    throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
+    checkpointer = AtomicCheckpointer(
+        method,
+        cfg.OUTPUT_DIR,
+        metadata={"kind": "pretraining checkpoint", "method": cfg.PRETRAIN.METHOD},
+        optimizer=optimizer,
+        scheduler=schedule,
+        throughput=throughput,
+    )
+    start = (checkpointer.resume() or {}).get("iteration", -1) + 1
+    if comm.get_world_size() > 1:
+        devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
+        method = DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    loader = build_loader(cfg, paths, start=start, rank=rank, world_size=world_size)
+    trainer = PretrainTrainer(
+        method,
+        iter(loader),
+        optimizer,
+        augment_from_config(cfg, device, rank=rank),
+        iters_per_epoch=length.iters_per_epoch,
+        broken=BrokenImages(len(paths), cfg.PRETRAIN.MAX_BROKEN_SHARE),
+        log_period=cfg.PRETRAIN.LOG_PERIOD,
+        amp=cfg.SOLVER.AMP.ENABLED,
+    )
+    periodic: list[HookBase] = []
+    if comm.is_main_process():
+        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
+        periodic = [
+            PeriodicCheckpointer(
+                checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                guard=trainer.guard,
+                max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
+            ),
+            hooks.PeriodicWriter(
+                build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
+            ),
+        ]
+    trainer.register_hooks(
+        [
+            throughput,
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, schedule),
+            *periodic,
+            StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
+        ]
+    )
+    return trainer, start

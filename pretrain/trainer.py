@@ -1,0 +1,164 @@
+"""Pretraining on Detectron2's loop: one step, and what is logged of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from mls_d2.engine.guards import FiniteLossGuard
+from pretrain.data import BrokenImages, ViewBatch
+from pretrain.methods import Method
+from pretrain.views import Photometric
+from pretrain.views.photometric import normalize
+
+logger = logging.getLogger(__name__)
+
+# Keeps these random streams apart from those of pretrain.data.
+_AUGMENT_STREAM = 3
+
+
+class PretrainTrainer(TrainerBase):
+    """Takes the steps of a method; everything else is hooks.
+
+    Args:
+        method: what is trained.
+        batches: iterator over :class:`pretrain.data.ViewBatch`, beginning with the iteration to run.
+        optimizer: over the method's parameters that require gradients.
+        augment: turns uint8 views into network input.
+        iters_per_epoch: steps a pass over the data.
+        broken: counts unreadable images.
+        log_period: iterations between two entries in the metrics.
+        amp: compute in bfloat16 where autocast deems it safe.
+    """
+
+    def __init__(
+        self,
+        method: nn.Module,
+        batches: Iterator[ViewBatch],
+        optimizer: torch.optim.Optimizer,
+        augment: Augment,
+        *,
+        iters_per_epoch: int,
+        broken: BrokenImages,
+        log_period: int,
+        amp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.method, self.batches, self.optimizer, self.augment = method, batches, optimizer, augment
+        self.iters_per_epoch = iters_per_epoch
+        self.broken = broken
+        self.log_period = log_period
+        self.amp = amp
+        self.guard = FiniteLossGuard()
+
+    def run_step(self) -> None:
+        """Load, augment, forward, backward, step, enqueue."""
+        start = time.perf_counter()
+        batch = next(self.batches)
+        data_time = time.perf_counter() - start
+        self.broken.update(batch.broken)
+
+        views = self.augment(batch.views, self.iter)
+        with self._autocast():
+            output = self.method(*views, epoch=self.iter / self.iters_per_epoch)
+        total = torch.stack(list(output.losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.guard.check(output.losses, self.iter)
+        self.optimizer.step()
+        inner(self.method).enqueue({name: gather(rows) for name, rows in output.keys.items()})
+
+        self.storage.put_scalar("data_time", data_time)
+        if (self.iter + 1) % self.log_period == 0:
+            scalars = {"total_loss": total.detach(), **output.losses, **output.metrics}
+            self._log({**scalars, **inner(self.method).diagnostics()})
+
+    def _log(self, scalars: dict[str, Tensor]) -> None:
+        # One transfer to the host for all values.
+        values = torch.stack([value.detach().float() for value in scalars.values()]).cpu().tolist()
+        reduced = comm.reduce_dict(dict(zip(scalars, map(torch.tensor, values), strict=True)))
+        if comm.is_main_process():
+            self.storage.put_scalars(smoothing_hint=False, **{k: float(v) for k, v in reduced.items()})
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        device = next(self.method.parameters()).device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.amp)
+
+
+class Augment:
+    """From a batch's uint8 views to two normalised float views on the model's device.
+
+    Args:
+        photometric: the augmentation on float RGB in [0, 1].
+        mean: ``MODEL.PIXEL_MEAN``, RGB, 0–255 scale.
+        std: ``MODEL.PIXEL_STD``.
+        device: where the model is.
+        seed: of the parameters; what is drawn depends on (seed, iteration, rank) alone.
+        rank: this process.
+    """
+
+    def __init__(
+        self,
+        photometric: Photometric,
+        *,
+        mean: list[float],
+        std: list[float],
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        self.photometric, self.mean, self.std = photometric, mean, std
+        self.device, self.seed, self.rank = device, seed, rank
+
+    def __call__(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+        """Turn ``(2, N, H, W, 3)`` uint8 into two ``(N, 3, H, W)`` float views."""
+        state = np.random.SeedSequence((self.seed, _AUGMENT_STREAM, iteration, self.rank)).generate_state(2)
+        generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+        flat = views.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
+        images = self.photometric(flat.float().div_(255), generator)
+        images = normalize(images, self.mean, self.std)
+        first, second = images.contiguous(memory_format=torch.channels_last).chunk(2)
+        return first, second
+
+
+def augment_from_config(cfg: CfgNode, device: torch.device, *, rank: int) -> Augment:
+    """Build the augmentation that ``PRETRAIN.AUGMENT`` describes."""
+    node = cfg.PRETRAIN.AUGMENT
+    photometric = Photometric(
+        jitter_prob=node.JITTER_PROB,
+        brightness=node.BRIGHTNESS,
+        contrast=node.CONTRAST,
+        saturation=node.SATURATION,
+        hue=node.HUE,
+        gray_prob=node.GRAY_PROB,
+        blur_prob=node.BLUR_PROB,
+        blur_sigma=tuple(node.BLUR_SIGMA),
+    )
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    return Augment(photometric, mean=mean, std=std, device=device, seed=cfg.SEED, rank=rank)
+
+
+def inner(method: nn.Module) -> Method:
+    """Return the method without its DistributedDataParallel wrapper."""
+    module = getattr(method, "module", method)
+    assert isinstance(module, Method), f"not a method: {type(module)}"
+    return module
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes in rank order, ``(world_size · N, d)``; one process: ``rows``."""
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size)]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

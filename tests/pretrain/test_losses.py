@@ -1,0 +1,111 @@
+"""Losses against slow loops and closed forms, in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.losses import info_nce, multi_label_bce, similarities
+
+TAU = 0.2
+
+
+def unit_rows(*shape: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def info_nce_loops(query, key, dictionary, temperature):
+    total = 0.0
+    for q, k in zip(query, key, strict=True):
+        own = math.exp(sum(a * b for a, b in zip(q.tolist(), k.tolist(), strict=True)) / temperature)
+        others = 0.0
+        for row in dictionary:
+            product = sum(a * b for a, b in zip(q.tolist(), row.tolist(), strict=True))
+            others += math.exp(product / temperature)
+        total -= math.log(own / (own + others))
+    return total / len(query)
+
+
+def bce_loops(logits, labels, temperature):
+    total = 0.0
+    for row, marks in zip(logits.tolist(), labels.tolist(), strict=True):
+        for p, y in zip(row, marks, strict=True):
+            sigma = 1 / (1 + math.exp(-p / temperature))
+            total -= (math.log(sigma) if y else math.log(1 - sigma)) / len(row)
+    return total / len(logits)
+
+
+@pytest.mark.parametrize(("n", "d", "size"), [(1, 2, 1), (3, 5, 7), (4, 8, 16)])
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+def test_info_nce_equals_the_loops(n, d, size, temperature):
+    q, k, rows = unit_rows(n, d, seed=1), unit_rows(n, d, seed=2), unit_rows(size, d, seed=3)
+    got = info_nce(q, k, rows, temperature)
+    assert got.item() == pytest.approx(info_nce_loops(q, k, rows, temperature), abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 9, 1024])
+def test_info_nce_is_log_d_plus_1_where_all_similarities_are_equal(size):
+    q = F.normalize(torch.ones(4, 6, dtype=torch.float64), dim=1)
+    assert info_nce(q, q, q[:1].expand(size, -1), TAU).item() == pytest.approx(math.log(size + 1))
+
+
+def test_info_nce_falls_when_the_key_comes_nearer():
+    q, rows = unit_rows(4, 8, seed=1), unit_rows(16, 8, seed=3)
+    far = info_nce(q, unit_rows(4, 8, seed=2), rows, TAU)
+    assert info_nce(q, q, rows, TAU) < far
+
+
+def test_info_nce_does_not_depend_on_the_order_of_the_dictionary():
+    q, k, rows = unit_rows(4, 8, seed=1), unit_rows(4, 8, seed=2), unit_rows(16, 8, seed=3)
+    torch.testing.assert_close(info_nce(q, k, rows, TAU), info_nce(q, k, rows.flip(0), TAU))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+def test_multi_label_bce_equals_the_loops(temperature):
+    logits = unit_rows(5, 4, seed=1) @ unit_rows(11, 4, seed=2).T
+    labels = torch.rand(5, 11, generator=torch.Generator().manual_seed(3)) < 0.3
+    got = multi_label_bce(logits, labels, temperature)
+    assert got.item() == pytest.approx(bce_loops(logits, labels, temperature), abs=1e-12)
+
+
+def test_multi_label_bce_of_zero_cosines_is_log_2():
+    labels = torch.eye(3, 8, dtype=torch.bool)
+    got = multi_label_bce(torch.zeros(3, 8, dtype=torch.float64), labels, TAU)
+    assert got.item() == pytest.approx(math.log(2))
+
+
+def test_multi_label_bce_gradient_is_sigmoid_minus_label():
+    logits = torch.tensor([[0.5, -0.25, 1.0]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[True, False, False]])
+    multi_label_bce(logits, labels, TAU).backward()
+    expected = (torch.sigmoid(logits.detach() / TAU) - labels.double()) / (3 * TAU)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_gives_the_float32_loss_of_the_same_numbers(dtype):
+    q, k, rows = (unit_rows(8, 16, seed=s).to(dtype) for s in (1, 2, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = info_nce(q, k, rows, 0.01)
+        bce = multi_label_bce(q @ rows.T, torch.eye(8, dtype=torch.bool), 0.01)
+    assert half.dtype == bce.dtype == torch.float32
+    full = info_nce(q.float(), k.float(), rows.float(), 0.01)
+    torch.testing.assert_close(half, full, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    rows = unit_rows(4, 8, seed=1)
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        info_nce(rows, rows, rows, temperature)
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        multi_label_bce(rows, rows > 0, temperature)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"\(4, 8\), \(4, 8\) and \(16, 7\)"):
+        similarities(torch.ones(4, 8), torch.ones(4, 8), torch.ones(16, 7))
+    with pytest.raises(ValueError, match="differ in shape"):
+        multi_label_bce(torch.ones(4, 8), torch.ones(4, 7), TAU)

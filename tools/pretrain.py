@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Pretrain a backbone with a self-supervised method."""
+
+from __future__ import annotations
+
+import argparse
+
+from mls_d2.config import load_cfg
+from mls_d2.engine.launch import launch, tool_parser
+from mls_d2.errors import run_tool
+from pretrain.run import pretrain
+
+EXAMPLES = """\
+examples:
+  tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml
+  tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml --num-gpus 8
+  tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml --resume
+  tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml DATASETS.TRAIN "('path/to/images',)"
+
+It writes OUTPUT_DIR/backbone.pth, which tools/train_net.py and any Detectron2 config take as MODEL.WEIGHTS.
+"""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one process of the pretraining."""
+    cfg = load_cfg(args.config_file, args.opts)
+    pretrain(cfg, resume=args.resume)
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    return launch(run, tool_parser(__doc__ or "", EXAMPLES).parse_args())
+
+
+if __name__ == "__main__":
+    run_tool(main)

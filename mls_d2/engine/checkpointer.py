@@ -138,5 +138,6 @@ def _refuse_non_finite(state: dict[str, torch.Tensor]) -> None:
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise NonFiniteLossError(
             f"{len(bad)} tensors of the model are NaN or infinite ({shown}); this state is not "
-            "saved, the last checkpoint is from before. Lower SOLVER.BASE_LR or lengthen the warm-up"
+            "saved, the last checkpoint is from before. Lower SOLVER.BASE_LR or lengthen the "
+            "warm-up"
         )

@@ -20,9 +20,14 @@ def test_a_finished_write_has_all_its_bytes_and_nothing_else_stays(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_write(str(path), "w") as file:
-        file.write("new")
-        _ = 1 / 0
+
+    def fail_half_way():
+        with atomic_write(str(path), "w") as file:
+            file.write("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -40,11 +45,13 @@ def test_a_full_disk_during_torch_save_is_a_user_error(tmp_path, monkeypatch):
         lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "temporary")),
     )
     path = tmp_path / "a.pth"
-    with (
-        pytest.raises(UserError, match="cannot write to .*a.pth.*No space left"),
-        atomic_write(str(path)) as file,
-    ):
-        torch.save({"x": torch.zeros(100_000)}, file)
+
+    def save():
+        with atomic_write(str(path)) as file:
+            torch.save({"x": torch.zeros(100_000)}, file)
+
+    with pytest.raises(UserError, match="cannot write to .*a.pth.*No space left"):
+        save()
     assert os.listdir(tmp_path) == []
 
 

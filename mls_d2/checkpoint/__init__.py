@@ -1,0 +1,1 @@
+"""Backbone files: writing, reading without running code from them, loading with proof."""

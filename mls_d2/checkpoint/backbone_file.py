@@ -1,0 +1,238 @@
+"""The backbone file, the one thing that pretraining hands to the transfer.
+
+``{"model": {unprefixed float32 tensors}, "__author__": …, "matching_heuristics": True, "pretrain":
+{plain metadata}}``; Detectron2 reads it as it is, into every model with that ResNet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
+from mls_d2.engine.files import atomic_write
+from mls_d2.errors import UserError, nearest
+
+AUTHOR = "mls_d2"
+_BACKBONE_KEY = re.compile(r"(stem|res[2-5])\.")
+_NOT_A_CHECKPOINT = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
+    b"<!doctype": "is a web page, not a checkpoint; download the file behind the link",
+    b"<html": "is a web page, not a checkpoint; download the file behind the link",
+    b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
+}
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    MemoryError,
+    AssertionError,
+    zipfile.BadZipFile,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneFile:
+    """What a weights file holds.
+
+    Attributes:
+        state_dict: tensors on the CPU by name, as stored.
+        info: the metadata under ``"pretrain"``; empty where the file has none.
+        other_keys: top-level entries beside the tensors, for example ``"trainer"``.
+    """
+
+    state_dict: dict[str, Tensor]
+    info: dict[str, Any]
+    other_keys: tuple[str, ...] = ()
+
+
+def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write a backbone file; it appears complete or not at all.
+
+    Args:
+        path: ``.pkl`` stores NumPy arrays in a pickle, any other suffix (``.pth``) torch tensors.
+        state_dict: of Detectron2's ResNet, with its own unprefixed names (``stem.conv1.weight``,
+            …). Stored as float32; ``num_batches_tracked`` is left out.
+        info: plain metadata (str, int, float, bool, None, lists and dicts of them): method,
+            dataset, epochs, iterations, config, versions, pixel_mean, pixel_std, input_format,
+            seed, synthetic.
+
+    Raises:
+        ValueError: a name is not one of Detectron2's ResNet, a value is not finite, or ``info`` is
+            not plain.
+        UserError: the folder is full or unwritable.
+    """
+    tensors = {name: _stored(name, value) for name, value in state_dict.items() if _kept(name)}
+    if not tensors:
+        raise ValueError("no tensors to write")
+    _check_plain(info, "info")
+    content: dict[str, Any] = {
+        "model": tensors,
+        "__author__": AUTHOR,
+        "matching_heuristics": True,
+        "pretrain": dict(info),
+    }
+    with atomic_write(path) as file:
+        if path.endswith(".pkl"):
+            content["model"] = {name: value.numpy() for name, value in tensors.items()}
+            # Protocol 5 would name functions that NumPy 1 does not have.
+            pickle.dump(content, file, protocol=4)
+        else:
+            torch.save(content, file)
+
+
+def read_backbone(path: str) -> BackboneFile:
+    """Read a weights file without running code from it.
+
+    Args:
+        path: a file of :func:`write_backbone`, or any torch file or NumPy ``.pkl`` that holds
+            tensors by name, at its top or under ``"model"``.
+
+    Raises:
+        UserError: no such file, truncated, not a checkpoint (a web page, a Git LFS pointer), holds
+            objects other than tensors and plain values, or holds no tensors.
+    """
+    _check_is_checkpoint(path)
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise UserError(f"'{path}' holds a {type(content).__name__}, expected tensors by name")
+    model = content.get("model", content)
+    if not isinstance(model, dict):
+        raise UserError(
+            f"'{path}' holds a {type(model).__name__} under 'model', expected tensors by name"
+        )
+    tensors = {str(name): _as_tensor(value) for name, value in model.items()}
+    wrong = [name for name, value in tensors.items() if value is None]
+    if wrong or not tensors:
+        found = ", ".join(map(str, list(model)[:5])) or "nothing"
+        raise UserError(
+            f"'{path}' does not hold tensors by name (found {found}); "
+            "convert it with tools/convert.py"
+        )
+    info = content.get("pretrain", {}) if model is not content else {}
+    return BackboneFile(
+        state_dict={name: value for name, value in tensors.items() if value is not None},
+        info=info if isinstance(info, dict) else {},
+        other_keys=tuple(map(str, content)) if model is not content else (),
+    )
+
+
+def sha256(path: str) -> str:
+    """Return the hex digest of a file.
+
+    Raises:
+        UserError: no such file.
+    """
+    _check_exists(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _kept(name: str) -> bool:
+    return not name.endswith("num_batches_tracked")
+
+
+def _stored(name: str, value: Tensor) -> Tensor:
+    if not _BACKBONE_KEY.match(name):
+        raise ValueError(
+            f"'{name}' is not a name of Detectron2's ResNet (stem.…, res2.… to res5.…)"
+        )
+    if not torch.isfinite(value).all():
+        raise ValueError(f"'{name}' holds NaN or infinite values")
+    # A clone drops what a view shares its storage with, which would be saved too.
+    return value.detach().to("cpu", torch.float32).contiguous().clone()
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{where}: key {key!r} is not a string")
+            _check_plain(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise ValueError(f"{where} is a {type(value).__name__}, expected a plain value")
+
+
+def _check_exists(path: str) -> None:
+    if os.path.isdir(path):
+        raise UserError(
+            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'"
+        )
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path) or "."
+        if not os.path.isdir(folder):
+            raise UserError(f"no weights file '{path}' (there is no folder '{folder}' either)")
+        names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
+        hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file is there"
+        raise UserError(f"no weights file '{path}'; {hint}")
+
+
+def _check_is_checkpoint(path: str) -> None:
+    _check_exists(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from None
+    if not head:
+        raise UserError(f"'{path}' is empty; download or write it again")
+    for magic, problem in _NOT_A_CHECKPOINT.items():
+        if head.lstrip().lower().startswith(magic):
+            raise UserError(f"'{path}' {problem}")
+
+
+def _load(path: str) -> Any:
+    try:
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                return load_numpy_pickle(file)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named:
+            raise UserError(
+                f"'{path}' holds a {named[1]}, which is not read because it could run code; "
+                "save only tensors and plain values"
+            ) from None
+        raise _damaged(path, error) from None
+    except _DAMAGED as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()
+    detail = f" ({reason[0][:120]})" if reason else ""
+    return UserError(
+        f"'{path}' is truncated, damaged or no checkpoint{detail}; download or write it again"
+    )
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim <= 4:
+        return torch.from_numpy(np.array(value))
+    return None

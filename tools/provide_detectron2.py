@@ -1,0 +1,466 @@
+#!/usr/bin/env python3
+"""Provide Detectron2 0.6 where it is not installed yet.
+
+Detectron2 has no release on the package index. ``pb1-detectron2`` 0.6 there is the official v0.6
+source under another distribution name and without the C++ sources. This tool fetches that sdist,
+verifies its checksum, applies CHANGES (each says what it replaces and why; one that no longer
+applies stops the tool), and packs the result as a pure-Python wheel named ``detectron2``, version
+0.6, which pip then installs.
+
+A ``detectron2`` that is already installed is kept as it is, whatever its origin. The one exception
+is a wheel that an older version of this tool has made, which is replaced.
+
+Only the standard library and pip are used: this runs before anything else of the project can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SDIST_REQUIREMENT = "pb1-detectron2==0.6"
+SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+WHEEL_NAME = "detectron2-0.6-py3-none-any.whl"
+DIST_INFO = "detectron2-0.6.dist-info"
+GENERATOR = "mls_d2-provide-detectron2"
+
+# Where the sdist keeps what belongs into the wheel; all else (its tools, setup.py) stays out.
+PACKAGE_DIRS = {
+    "detectron2/": "detectron2/",
+    "projects/PointRend/point_rend/": "detectron2/projects/point_rend/",
+    "projects/DeepLab/deeplab/": "detectron2/projects/deeplab/",
+    "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
+}
+
+# Upstream's requirements, less `future`, `pydot` (caffe2 only), `dataclasses` (Python 3.6) and
+# `black==21.4b2` (only LazyConfig.to_py formats its output with it), and with torch, torchvision,
+# numpy and setuptools, which v0.6 imports but leaves to the user. torch >= 2.3 has every name that
+# CHANGES introduce.
+METADATA = """\
+Metadata-Version: 2.1
+Name: detectron2
+Version: 0.6
+Summary: FAIR's platform for object detection and segmentation, v0.6 in pure Python
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+License: Apache-2.0
+License-File: LICENSE
+Requires-Python: >=3.10
+Requires-Dist: torch>=2.3
+Requires-Dist: torchvision>=0.18
+Requires-Dist: numpy
+Requires-Dist: setuptools
+Requires-Dist: Pillow>=7.1
+Requires-Dist: matplotlib
+Requires-Dist: pycocotools>=2.0.2
+Requires-Dist: termcolor>=1.1
+Requires-Dist: yacs>=0.1.8
+Requires-Dist: tabulate
+Requires-Dist: cloudpickle
+Requires-Dist: tqdm>4.29.0
+Requires-Dist: tensorboard
+Requires-Dist: fvcore<0.1.6,>=0.1.5
+Requires-Dist: iopath<0.1.10,>=0.1.7
+Requires-Dist: omegaconf>=2.1
+Requires-Dist: hydra-core>=1.1
+
+Detectron2 v0.6 without its C++ part (rotated boxes, deformable convolution on GPU, COCOeval_opt),
+adapted to current Python and PyTorch. Repacked from the sdist pb1-detectron2 0.6.
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """``old`` becomes ``new`` in the files of ``where``, which say how often each must hold it."""
+
+    why: str
+    old: str
+    new: str
+    where: Mapping[str, int]
+
+
+NUMPY_ALIAS = "the aliases of Python's types are gone from NumPy >= 1.24"
+PKG_RESOURCES = "pkg_resources is gone from setuptools >= 82"
+AMP = "torch.cuda.amp warns that it is deprecated in favour of torch.amp"
+MESHGRID = "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today"
+
+CHANGES = (
+    Change(
+        "Image.LINEAR, another name of BILINEAR, is gone from Pillow >= 10",
+        "Image.LINEAR",
+        "Image.BILINEAR",
+        {"detectron2/data/transforms/transform.py": 1},
+    ),
+    Change(
+        NUMPY_ALIAS,
+        "np.bool)",
+        "bool)",
+        {
+            "detectron2/evaluation/pascal_voc_evaluation.py": 2,
+            "detectron2/structures/masks.py": 3,
+            "detectron2/utils/video_visualizer.py": 1,
+            "detectron2/utils/visualizer.py": 3,
+        },
+    ),
+    Change(
+        NUMPY_ALIAS,
+        "np.int)",
+        "int)",
+        {"detectron2/data/build.py": 1, "detectron2/evaluation/sem_seg_evaluation.py": 2},
+    ),
+    Change(NUMPY_ALIAS, "np.float)", "float)", {"detectron2/evaluation/sem_seg_evaluation.py": 5}),
+    Change(NUMPY_ALIAS, "np.str)", "str)", {"detectron2/data/datasets/pascal_voc.py": 1}),
+    Change(
+        "copy=False means 'never copy' in NumPy 2 and fails where a copy is needed",
+        "np.array(mask, copy=False)",
+        "np.asarray(mask)",
+        {"detectron2/layers/mask_ops.py": 1},
+    ),
+    Change(
+        "random.sample refuses sets since Python 3.11; a tuple is what it made of them before",
+        "self._rng.sample(self._fallback_candidates, k=1)[0]",
+        "self._rng.sample(tuple(self._fallback_candidates), k=1)[0]",
+        {"detectron2/data/common.py": 1},
+    ),
+    Change(PKG_RESOURCES, "import pkg_resources\n", "", {"detectron2/model_zoo/model_zoo.py": 1}),
+    Change(
+        PKG_RESOURCES,
+        """pkg_resources.resource_filename(
+        "detectron2.model_zoo", os.path.join("configs", config_path)
+    )""",
+        'os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", config_path)',
+        {"detectron2/model_zoo/model_zoo.py": 1},
+    ),
+    Change(
+        "since torch 2.0 the schedulers' base class is LRScheduler; _LRScheduler is a subclass for "
+        "old code, so that checkpoints silently lack the state of torch's own schedulers",
+        "torch.optim.lr_scheduler._LRScheduler",
+        "torch.optim.lr_scheduler.LRScheduler",
+        {
+            "detectron2/engine/hooks.py": 2,
+            "detectron2/projects/deeplab/build_solver.py": 1,
+            "detectron2/projects/deeplab/lr_scheduler.py": 1,
+            "detectron2/solver/build.py": 1,
+            "detectron2/solver/lr_scheduler.py": 4,
+        },
+    ),
+    Change(
+        AMP,
+        "from torch.cuda.amp import ",
+        "from torch.amp import ",
+        {"detectron2/engine/train_loop.py": 2},
+    ),
+    Change(
+        AMP,
+        "grad_scaler = GradScaler()",
+        'grad_scaler = GradScaler("cuda")',
+        {"detectron2/engine/train_loop.py": 1},
+    ),
+    Change(
+        AMP,
+        "with autocast():",
+        'with autocast("cuda"):',
+        {"detectron2/engine/train_loop.py": 1},
+    ),
+    Change(
+        MESHGRID,
+        "torch.meshgrid(shifts_y, shifts_x)",
+        'torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
+        {"detectron2/modeling/anchor_generator.py": 1},
+    ),
+    Change(
+        MESHGRID,
+        "torch.arange(width, dtype=offsets.dtype, device=offsets.device),\n",
+        "torch.arange(width, dtype=offsets.dtype, device=offsets.device),\n"
+        '        indexing="ij",\n',
+        {"detectron2/projects/panoptic_deeplab/post_processing.py": 1},
+    ),
+    Change(
+        "without the C++ part, what does not need it must import and what does must say so",
+        "from detectron2 import _C\n",
+        """\
+try:
+    from detectron2 import _C
+except ImportError:
+    from detectron2.utils.missing_extension import _C
+""",
+        {
+            "detectron2/layers/deform_conv.py": 1,
+            "detectron2/layers/roi_align_rotated.py": 1,
+            "detectron2/layers/rotated_boxes.py": 1,
+        },
+    ),
+    Change(
+        "COCOeval_opt is COCOeval in C++; the official one in Python gives the same numbers",
+        "from detectron2.evaluation.fast_eval_api import COCOeval_opt\n",
+        """
+try:
+    from detectron2.evaluation.fast_eval_api import COCOeval_opt
+except ImportError:
+    COCOeval_opt = COCOeval
+""",
+        {"detectron2/evaluation/coco_evaluation.py": 1},
+    ),
+    Change(
+        "caffe2 is no longer published; detectron2.utils.analysis needs the rest of the package",
+        "from .api import *\n",
+        """\
+try:
+    from caffe2.proto import caffe2_pb2 as _
+except ImportError:
+    pass
+else:
+    from .api import *
+""",
+        {"detectron2/export/__init__.py": 1},
+    ),
+)
+
+ADDED_FILES = {
+    "detectron2/utils/missing_extension.py": '''\
+"""Stands in for ``detectron2._C`` where Detectron2 was installed without its C++ part."""
+
+
+class _MissingExtension:
+    def __getattr__(self, name):
+        raise ImportError(
+            f"'detectron2._C.{name}' belongs to Detectron2's C++ part, which this pure-Python "
+            "build leaves out. Build Detectron2 from source to use it."
+        )
+
+
+_C = _MissingExtension()
+''',
+}
+
+
+class ProvideError(Exception):
+    """A reason to stop, in words meant for the user."""
+
+
+def say(message: str) -> None:
+    """Print one line of progress."""
+    sys.stdout.write(f"detectron2: {message}\n")
+    sys.stdout.flush()
+
+
+def digest() -> str:
+    """Return a short digest of what this tool makes: the sdist, the changes and the metadata."""
+    made_from = repr((SDIST_SHA256, PACKAGE_DIRS, CHANGES, ADDED_FILES, METADATA))
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]
+
+
+def verify_checksum(sdist: Path, expected: str = SDIST_SHA256) -> None:
+    """Raise ProvideError unless ``sdist`` has the SHA-256 ``expected``."""
+    found = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    if found != expected:
+        raise ProvideError(
+            f"{sdist.name} has the SHA-256 {found}, expected {expected}: it is damaged or another "
+            "file. Delete it and try again."
+        )
+
+
+def read_sdist(sdist: Path) -> dict[str, bytes]:
+    """Return ``{path in the wheel: content}`` of the packages, and the licence as ``LICENSE``.
+
+    Nothing is unpacked to disk, so no path in the archive can lead outside a folder.
+    """
+    files: dict[str, bytes] = {}
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            path = member.name.partition("/")[2]
+            target = path if path == "LICENSE" else wheel_path(path)
+            content = archive.extractfile(member) if target else None
+            if target and content:
+                files[target] = content.read()
+    if "LICENSE" not in files or "detectron2/__init__.py" not in files:
+        raise ProvideError(
+            f"{sdist.name} is no Detectron2 sdist: no LICENSE or no detectron2 package."
+        )
+    return files
+
+
+def wheel_path(path: str) -> str | None:
+    """Return where a file of the sdist goes in the wheel, or None where it stays out."""
+    for source, target in PACKAGE_DIRS.items():
+        if path.startswith(source):
+            return target + path[len(source) :]
+    return None
+
+
+def apply_changes(
+    files: dict[str, bytes],
+    changes: tuple[Change, ...] = CHANGES,
+    added: dict[str, str] | None = None,
+) -> None:
+    """Apply ``changes`` and ``added`` files (default: ADDED_FILES) to ``files`` in place.
+
+    Raises:
+        ProvideError: a file is not there, or the text to replace occurs another number of times
+            than stated, or a file to add exists already.
+    """
+    for change in changes:
+        for path, expected in change.where.items():
+            if path not in files:
+                raise ProvideError(f"{path}: to be changed, but not in the sdist ({change.why}).")
+            text = files[path].decode()
+            found = text.count(change.old)
+            if found != expected:
+                raise ProvideError(
+                    f"{path}: expected {change.old!r} {expected} time(s), "
+                    f"found it {found} time(s) ({change.why})."
+                )
+            files[path] = text.replace(change.old, change.new).encode()
+    for path, text in (ADDED_FILES if added is None else added).items():
+        if path in files:
+            raise ProvideError(f"{path}: to be added, but in the sdist already.")
+        files[path] = text.encode()
+
+
+def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
+    """Write ``files`` (of :func:`read_sdist`) as a wheel into ``folder``, reproducibly."""
+    contents = {path: data for path, data in files.items() if path != "LICENSE"}
+    wheel = (
+        f"Wheel-Version: 1.0\nGenerator: {GENERATOR} {digest()}\n"
+        "Root-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    contents |= {
+        f"{DIST_INFO}/LICENSE": files["LICENSE"],
+        f"{DIST_INFO}/METADATA": METADATA.encode(),
+        f"{DIST_INFO}/WHEEL": wheel.encode(),
+        f"{DIST_INFO}/top_level.txt": b"detectron2\n",
+    }
+    record = io.StringIO()
+    for path in sorted(contents):
+        checksum = base64.urlsafe_b64encode(hashlib.sha256(contents[path]).digest())
+        record.write(f"{path},sha256={checksum.decode().rstrip('=')},{len(contents[path])}\n")
+    record.write(f"{DIST_INFO}/RECORD,,\n")
+    contents[f"{DIST_INFO}/RECORD"] = record.getvalue().encode()
+    target = folder / WHEEL_NAME
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(contents):
+            entry = zipfile.ZipInfo(path)  # dated 1980-01-01, whenever it is written
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, contents[path], zipfile.ZIP_DEFLATED)
+    return target
+
+
+def build_wheel(sdist: Path, folder: Path) -> Path:
+    """Verify ``sdist``, apply the changes and return the wheel written into ``folder``."""
+    verify_checksum(sdist)
+    files = read_sdist(sdist)
+    apply_changes(files)
+    say(f"verified {sdist.name} and applied {len(CHANGES)} changes")
+    return write_wheel(files, folder)
+
+
+def run_pip(*arguments: str) -> None:
+    """Run this interpreter's pip; its own output is shown only when it fails."""
+    command = [sys.executable, "-m", "pip", "--no-input", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        output = (done.stdout + done.stderr).rstrip()
+        raise ProvideError(f"`pip {' '.join(arguments)}` failed:\n{output}")
+
+
+def download_sdist(folder: Path) -> Path:
+    """Fetch the sdist into ``folder``; pip checks its hash before it runs anything in it."""
+    if importlib.util.find_spec("torch") is None:
+        raise ProvideError("torch is not installed. Install it first, then run this again.")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{SDIST_REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n")
+    # pip runs the sdist's setup.py for the metadata, and that imports torch: no isolated build.
+    flags = ("--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes")
+    run_pip("download", "-q", *flags, "-r", str(requirements), "-d", str(folder))
+    return next(folder.glob("*.tar.gz"))
+
+
+def find_installed() -> str | None:
+    """Describe the Detectron2 that this interpreter imports, or None where there is none to keep.
+
+    A wheel made by an older version of this tool is not to be kept.
+    """
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None:
+        return None
+    for name in sorted(set(importlib.metadata.packages_distributions().get("detectron2", ()))):
+        distribution = importlib.metadata.distribution(name)
+        generator = distribution.read_text("WHEEL") or ""
+        if GENERATOR in generator and digest() not in generator:
+            return None
+        return f"{name} {distribution.version} in {Path(str(spec.origin)).parent}"
+    return f"the package in {Path(str(spec.origin)).parent}"
+
+
+def check_import() -> None:
+    """Raise ProvideError unless the installed Detectron2 imports."""
+    code = "import detectron2.engine, detectron2.evaluation, detectron2.model_zoo"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise ProvideError(
+            f"the installed Detectron2 does not import:\n{done.stderr.rstrip()}\n"
+            "Mend it, or remove it with `pip uninstall` and run this again to get a working one."
+        )
+
+
+def provide(sdist: Path | None, constraint: Path | None) -> None:
+    """Install Detectron2 unless there is one."""
+    installed = find_installed()
+    if installed:
+        say(f"keeping {installed}")
+        check_import()
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if sdist is None:
+            say(f"fetching {SDIST_REQUIREMENT} from the package index")
+            sdist = download_sdist(folder)
+        wheel = build_wheel(sdist, folder)
+        options = ["-c", str(constraint)] if constraint else []
+        # An older repack has the same version, so that pip would leave it in place.
+        run_pip("uninstall", "-q", "-y", "detectron2")
+        run_pip("install", "-q", *options, str(wheel))
+    check_import()
+    say(f"installed {wheel.name}")
+
+
+def main() -> None:
+    """Parse the command line and provide Detectron2, or only build its wheel."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sdist", type=Path, help="use this file instead of the package index")
+    parser.add_argument("-c", "--constraint", type=Path, help="pip constraints for requirements")
+    parser.add_argument(
+        "--build-only", type=Path, metavar="FOLDER", help="only write the wheel there"
+    )
+    args = parser.parse_args()
+    try:
+        if args.build_only:
+            with tempfile.TemporaryDirectory() as name:
+                args.build_only.mkdir(parents=True, exist_ok=True)
+                sdist = args.sdist or download_sdist(Path(name))
+                say(f"wrote {build_wheel(sdist, args.build_only)}")
+        else:
+            provide(args.sdist, args.constraint)
+    except (ProvideError, OSError, tarfile.TarError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

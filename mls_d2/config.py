@@ -107,7 +107,7 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         if not os.path.isfile(config_file):
             raise UserError(f"no config file '{config_file}'{_neighbours(config_file)}")
         try:
-            loaded = CfgNode.load_yaml_with_base(config_file)
+            loaded = CfgNode(CfgNode.load_yaml_with_base(config_file))
         except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)

@@ -10,11 +10,11 @@ import json
 import math
 import numbers
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mls_d2.engine.files import atomic_write
 from mls_d2.errors import UserError
 
 RESULTS_SCHEMA = 1
@@ -133,11 +133,10 @@ def write_result(path: str | os.PathLike[str], result: Result) -> None:
     text = json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free space there or choose another OUTPUT_DIR"
-        ) from error
+        raise UserError(f"cannot create {path.parent}: {error.strerror}") from error
+    with atomic_write(str(path), "w") as file:
+        file.write(text)
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
@@ -199,17 +198,6 @@ def collect_results(
         except UserError as error:
             problems.append(str(error))
     return results, problems
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _number(value: float | None) -> float:

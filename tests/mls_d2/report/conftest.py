@@ -1,0 +1,82 @@
+"""Results to report on, as an evaluation would leave them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mls_d2.report.results import Result, write_result
+
+
+def build_result(
+    method: str = "mls",
+    seed: int = 0,
+    *,
+    ap: float = 15.0,
+    max_iter: int = 300,
+    pretraining: dict | None = None,
+    **fields: object,
+) -> Result:
+    """Return a quick result on scenes; ``fields`` replace whole fields."""
+    info = {
+        "dataset": "coco_2017_unlabeled",
+        "epochs": 60,
+        "synthetic": True,
+        "config": yaml.safe_dump(pretraining or {"MLS": {"K": 5}}),
+    }
+    is_random = method == "random"
+    backbone = {
+        "file": "random" if is_random else f"output/{method}/backbone.pth",
+        "sha256": "" if is_random else (method.encode().hex() * 64)[:64],
+        "info": {} if is_random else info,
+    }
+    config = {"OUTPUT_DIR": f"out/{seed}", "SEED": int(seed), "SOLVER": {"MAX_ITER": max_iter}}
+    defaults = {
+        "method": method,
+        "backbone": backbone,
+        "task": "coco_mask_rcnn_fpn",
+        "preset": "quick",
+        "metrics": {
+            "bbox": {"AP": ap, "AP50": 2 * ap, "APs": 1.0, "AP-person": 3.0},
+            "segm": {"AP": ap - 1},
+        },
+        "seed": seed,
+        "dataset": {
+            "name": "coco_2017_val",
+            "root": "datasets/scenes",
+            "num_images": 300,
+            "synthetic": True,
+            "fingerprint": "f00d",
+        },
+        "config": yaml.safe_dump(config),
+        "versions": {"python": "3.11", "torch": "2.5"},
+        "wall_time_s": 80.0,
+        "peak_memory_mb": 2000.0,
+        "images_per_s": 30.0,
+        "finished": f"2025-01-01T00:00:{seed:02d}Z",
+        "command": "tools/train_net.py",
+    }
+    return Result(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make_result() -> Callable[..., Result]:
+    return build_result
+
+
+@pytest.fixture
+def save_run(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a result, with a short training curve, into a run folder."""
+
+    def save(name: str, result: Result) -> Path:
+        folder = tmp_path / "runs" / name
+        write_result(folder / "results.json", result)
+        lines = [json.dumps({"iteration": i, "total_loss": 3 - 0.1 * i}) for i in range(5)]
+        (folder / "metrics.json").write_text("\n".join(lines) + "\n")
+        return folder / "results.json"
+
+    return save

@@ -1,0 +1,39 @@
+import pytest
+import yaml
+
+from mls_d2.errors import UserError
+from mls_d2.report.recipes import differing_keys, pretraining_recipe, transfer_recipe
+
+
+def test_a_transfer_recipe_is_what_decides_the_result():
+    config = {
+        "MODEL": {"WEIGHTS": "a.pth", "DEVICE": "cpu", "PIXEL_MEAN": [0.0], "MASK_ON": True},
+        "INPUT": {"FORMAT": "RGB", "MIN_SIZE_TRAIN": [640, 800]},
+        "SOLVER": {"MAX_ITER": 300, "CHECKPOINT_PERIOD": 10},
+        "MLS": {"K": 20},
+        "SEED": 3,
+        "OUTPUT_DIR": "somewhere",
+    }
+    assert transfer_recipe(yaml.safe_dump(config)) == {
+        "MODEL.MASK_ON": "True",
+        "INPUT.MIN_SIZE_TRAIN": "[640, 800]",
+        "SOLVER.MAX_ITER": "300",
+    }
+
+
+def test_a_pretraining_recipe_keeps_the_method_and_drops_seed_and_place():
+    config = {"MLS": {"K": 20}, "SEED": 3, "OUTPUT_DIR": "x", "DATALOADER": {"NUM_WORKERS": 2}}
+    assert pretraining_recipe(yaml.safe_dump(config)) == {"MLS.K": "20"}
+
+
+def test_keys_differ_by_value_or_presence():
+    recipes = [{"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "c": "1"}, {"a": "1", "c": "1"}]
+    assert differing_keys(recipes) == ["b"]
+    assert differing_keys(recipes[:1]) == []
+    assert differing_keys([]) == []
+
+
+@pytest.mark.parametrize("config", ["a: [", "- 1", "", "!!python/object:os.system {}"])
+def test_an_unreadable_config_is_an_error(config):
+    with pytest.raises(UserError, match="its config is not"):
+        transfer_recipe(config)

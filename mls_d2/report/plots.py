@@ -40,7 +40,8 @@ _STYLE: Any = {
 }
 _PRETRAINING_PANELS = (
     ("loss_nce", "InfoNCE loss (nats)"),
-    ("loss_ml", "multi-label loss (nats per entry)"),
+    # Not loss_ml, which is weighted by lambda and zero while InfoNCE trains alone.
+    ("multi_label_bce", "multi-label loss (nats per entry)"),
     ("nce_accuracy", "InfoNCE accuracy (share, 0 to 1)"),
     ("feature_std", "feature standard deviation (unit vectors)"),
 )

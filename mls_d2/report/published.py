@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from mls_d2.report.results import pretraining_datasets
+
 
 @dataclasses.dataclass(frozen=True)
 class PublishedRow:
@@ -55,9 +57,11 @@ def matching_row(
     """
     if info.get("synthetic"):
         return None
-    dataset, epochs = str(info.get("dataset", "")).lower(), info.get("epochs")
+    # No dataset counts as one without a name, which only a row without data matches.
+    datasets = [name.lower() for name in pretraining_datasets(info)] or [""]
     for row in rows:
-        if row.method == method and row.dataset in dataset and row.epochs in (None, epochs):
+        same_data = all(row.dataset in name for name in datasets)
+        if row.method == method and same_data and row.epochs in (None, info.get("epochs")):
             return row
     return None
 

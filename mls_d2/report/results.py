@@ -200,6 +200,12 @@ def collect_results(
     return results, problems
 
 
+def pretraining_datasets(info: Mapping[str, Any]) -> list[str]:
+    """Return the names under ``dataset`` in a backbone's metadata: one name, a list or nothing."""
+    names = info.get("dataset") or []
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
 def _number(value: float | None) -> float:
     return float(value) if value is not None and math.isfinite(value) else math.nan
 

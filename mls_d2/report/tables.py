@@ -9,7 +9,7 @@ from typing import Any
 
 from mls_d2.report.groups import Group, Row, metric_label
 from mls_d2.report.published import matching_row, published_rows
-from mls_d2.report.results import Result
+from mls_d2.report.results import Result, pretraining_datasets
 from mls_d2.report.statistics import Difference, Summary, difference, summarize
 
 ABSENT = "–"
@@ -133,7 +133,7 @@ def pretraining_text(result: Result) -> str:
     info = result.backbone["info"]
     if not result.backbone["sha256"]:
         return "none"
-    parts = [str(info["dataset"])] if info.get("dataset") else []
+    parts = [" + ".join(pretraining_datasets(info))] if info.get("dataset") else []
     if isinstance(info.get("epochs"), int | float):
         parts.append(f"{info['epochs']:g} epochs")
     if info.get("synthetic"):

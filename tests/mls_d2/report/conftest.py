@@ -23,7 +23,7 @@ def build_result(
 ) -> Result:
     """Return a quick result on scenes; ``fields`` replace whole fields."""
     info = {
-        "dataset": "coco_2017_unlabeled",
+        "dataset": ["coco_2017_unlabeled"],
         "epochs": 60,
         "synthetic": True,
         "config": yaml.safe_dump(pretraining or {"MLS": {"K": 5}}),

@@ -4,7 +4,7 @@ import pytest
 
 from mls_d2.report.published import matching_row, published_rows
 
-COCO_400 = {"dataset": "coco_2017_train", "epochs": 400.0}
+COCO_400 = {"dataset": ["coco_2017_train"], "epochs": 400.0}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_row_matches_by_method_data_and_epochs():
     [
         ("simsiam", COCO_400),
         ("mls", {**COCO_400, "epochs": 200}),
-        ("mls", {**COCO_400, "dataset": "coco_2017_unlabeled"}),
+        ("mls", {**COCO_400, "dataset": ["coco_2017_train", "coco_2017_unlabeled"]}),
         ("mls", {**COCO_400, "synthetic": True}),
         ("mls", {}),
     ],

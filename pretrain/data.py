@@ -186,32 +186,50 @@ def build_loader(cfg: CfgNode, paths: Sequence[str], *, start: int, rank: int, w
     )
 
 
-class BrokenImages:
-    """Keeps count of images that could not be read and stops the run when they are too many.
+class ImageReport:
+    """Tells of images that could not be read or are too small, and stops where too many are broken.
 
     Args:
         total: images in the dataset.
-        max_share: largest share tolerated, in [0, 1].
+        max_share: largest share of broken images tolerated, in [0, 1].
     """
 
     def __init__(self, total: int, max_share: float) -> None:
         self.total, self.max_share = total, max_share
-        self.seen: set[str] = set()
+        self.broken: set[str] = set()
+        self.enlarged: set[str] = set()
 
-    def update(self, messages: Sequence[str]) -> None:
-        """Name new broken images in the log.
+    def update(self, broken: Sequence[str], enlarged: Sequence[str] = ()) -> None:
+        """Name new broken images in the log, and the first that is smaller than the crop.
+
+        Args:
+            broken: messages, each beginning with a path.
+            enlarged: paths of images smaller than the crop.
 
         Raises:
             UserError: more than the tolerated share of the dataset is broken.
         """
-        for message in messages:
-            if message not in self.seen:
-                self.seen.add(message)
-                logger.warning("skipped broken image %d: %s", len(self.seen), message)
-        if len(self.seen) > self.max_share * self.total:
+        if enlarged and not self.enlarged:
+            logger.warning("'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged", enlarged[0])
+        self.enlarged.update(enlarged)
+        for message in broken:
+            if message not in self.broken:
+                self.broken.add(message)
+                logger.warning("skipped broken image %d: %s", len(self.broken), message)
+        if len(self.broken) > self.max_share * self.total:
             raise UserError(
-                f"{len(self.seen)} of {self.total} images are broken, more than PRETRAIN.MAX_BROKEN_SHARE "
-                f"{self.max_share:g} allows; the last: {sorted(self.seen)[-1]}"
+                f"{len(self.broken)} of {self.total} images are broken, more than PRETRAIN.MAX_BROKEN_SHARE "
+                f"{self.max_share:g} allows; the last: {sorted(self.broken)[-1]}"
+            )
+
+    def summarise(self) -> None:
+        """Log how many images were broken or too small, if any."""
+        if self.broken or self.enlarged:
+            logger.warning(
+                "of %d images, %d were broken and skipped, %d smaller than the crop and enlarged",
+                self.total,
+                len(self.broken),
+                len(self.enlarged),
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.checkpoint.backbone_file import write_backbone
-from mls_d2.data.datasets import is_synthetic
+from mls_d2.data.scenes import read_marker
 from mls_d2.engine.checkpointer import AtomicCheckpointer
 from mls_d2.engine.environment import (
     CONFIG_FILE,
@@ -32,7 +33,7 @@ from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughpu
 from mls_d2.engine.progress import METRICS_FILE, build_writers
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
-from pretrain.data import BrokenImages, build_loader, image_paths
+from pretrain.data import ImageReport, build_loader, image_paths
 from pretrain.methods import build_method, check_method_config
 from pretrain.schedule import WarmupThen
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
@@ -89,8 +90,10 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
             length.iters_per_epoch,
         )
         train_guarded(lambda: trainer.train(start, length.max_iter))
+    trainer.images.summarise()
     if comm.is_main_process():
-        export_backbone(inner(trainer.method).pair.backbone, cfg, target, length)
+        synthetic = is_synthetic(paths[0])
+        export_backbone(inner(trainer.method).pair.backbone, cfg, target, length, synthetic=synthetic)
         logger.info("wrote %s", target)
     comm.synchronize()
     if interrupt.requested:
@@ -164,12 +167,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
 
 
-def export_backbone(backbone: nn.Module, cfg: CfgNode, path: str, length: Length) -> None:
+def export_backbone(
+    backbone: nn.Module, cfg: CfgNode, path: str, length: Length, *, synthetic: bool
+) -> None:
     """Write the online backbone in the format that Detectron2 loads, with what belongs to it."""
     info = {
         "method": cfg.PRETRAIN.METHOD,
         "dataset": list(cfg.DATASETS.TRAIN),
-        "synthetic": any(is_synthetic(name) for name in cfg.DATASETS.TRAIN),
+        "synthetic": synthetic,
         "epochs": length.max_iter / length.iters_per_epoch,
         "iterations": length.max_iter,
         "config": cfg.dump(),
@@ -180,6 +185,11 @@ def export_backbone(backbone: nn.Module, cfg: CfgNode, path: str, length: Length
         "seed": cfg.SEED,
     }
     write_backbone(path, backbone.state_dict(), info)
+
+
+def is_synthetic(path: str) -> bool:
+    """Whether an image lies below a root of generated scenes."""
+    return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)
 
 
 def _is_finished(cfg: CfgNode, *, resume: bool) -> bool:
@@ -236,7 +246,7 @@ def _build_trainer(
         optimizer,
         augment_from_config(cfg, device, rank=rank),
         iters_per_epoch=length.iters_per_epoch,
-        broken=BrokenImages(len(paths), cfg.PRETRAIN.MAX_BROKEN_SHARE),
+        images=ImageReport(len(paths), cfg.PRETRAIN.MAX_BROKEN_SHARE),
         log_period=cfg.PRETRAIN.LOG_PERIOD,
         amp=cfg.SOLVER.AMP.ENABLED,
     )

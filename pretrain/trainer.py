@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mls_d2.engine.guards import FiniteLossGuard
-from pretrain.data import BrokenImages, ViewBatch
+from pretrain.data import ImageReport, ViewBatch
 from pretrain.methods import Method
 from pretrain.views import Photometric
 from pretrain.views.photometric import normalize
@@ -35,7 +35,7 @@ class PretrainTrainer(TrainerBase):
         optimizer: over the method's parameters that require gradients.
         augment: turns uint8 views into network input.
         iters_per_epoch: steps a pass over the data.
-        broken: counts unreadable images.
+        images: keeps count of unreadable images.
         log_period: iterations between two entries in the metrics.
         amp: compute in bfloat16 where autocast deems it safe.
     """
@@ -48,14 +48,14 @@ class PretrainTrainer(TrainerBase):
         augment: Augment,
         *,
         iters_per_epoch: int,
-        broken: BrokenImages,
+        images: ImageReport,
         log_period: int,
         amp: bool = False,
     ) -> None:
         super().__init__()
         self.method, self.batches, self.optimizer, self.augment = method, batches, optimizer, augment
         self.iters_per_epoch = iters_per_epoch
-        self.broken = broken
+        self.images = images
         self.log_period = log_period
         self.amp = amp
         self.guard = FiniteLossGuard()
@@ -65,7 +65,7 @@ class PretrainTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         data_time = time.perf_counter() - start
-        self.broken.update(batch.broken)
+        self.images.update(batch.broken, batch.enlarged)
 
         views = self.augment(batch.views, self.iter)
         with self._autocast():

@@ -1,9 +1,10 @@
-"""The configuration: every key that mls_d2 adds to Detectron2's, with default, unit and allowed values."""
+"""The configuration: every key that mls_d2 adds to Detectron2's, with default, unit and range."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import yaml
 from detectron2.config import CfgNode
@@ -17,8 +18,9 @@ def get_cfg() -> CfgNode:
 
     Detectron2's own keys keep their meaning in pretraining: ``SOLVER.IMS_PER_BATCH`` (images, each
     seen as two views, over all processes), ``SOLVER.BASE_LR``, ``SOLVER.MOMENTUM``,
-    ``SOLVER.WEIGHT_DECAY``, ``SOLVER.CHECKPOINT_PERIOD``, ``DATASETS.TRAIN``, ``DATALOADER.NUM_WORKERS``,
-    ``MODEL.RESNETS.*``, ``MODEL.PIXEL_MEAN/STD`` (0–255 scale), ``SEED``, ``OUTPUT_DIR``.
+    ``SOLVER.WEIGHT_DECAY``, ``SOLVER.CHECKPOINT_PERIOD``, ``DATASETS.TRAIN``,
+    ``DATALOADER.NUM_WORKERS``, ``MODEL.RESNETS.*``, ``MODEL.PIXEL_MEAN/STD`` (0–255 scale),
+    ``SEED``, ``OUTPUT_DIR``.
     """
     cfg = get_detectron2_cfg()
     _add_project_keys(cfg)
@@ -54,8 +56,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     augment.CROP_SCALE = (0.2, 1.0)
     # Probability of a horizontal flip, in [0, 1].
     augment.FLIP_PROB = 0.5
-    # Probability of colour jitter, and its strengths: brightness, contrast and saturation factors are
-    # drawn from [1 - s, 1 + s], the hue shift from [-s, s] of a full turn (s <= 0.5).
+    # Probability of colour jitter, and its strengths: brightness, contrast and saturation
+    # factors are drawn from [1 - s, 1 + s], the hue shift from [-s, s] of a full turn (s <= 0.5).
     augment.JITTER_PROB = 0.8
     augment.BRIGHTNESS = 0.4
     augment.CONTRAST = 0.4
@@ -111,12 +113,14 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)
-        _merge(cfg, config_file, lambda: cfg.merge_from_other_cfg(loaded))
+        _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
     if len(opts) % 2:
-        raise UserError(f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
+        raise UserError(
+            f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
+        )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        _merge(cfg, f"command line: {key} {value}", lambda k=key, v=value: cfg.merge_from_list([k, v]))
+        _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, [key, value]))
     return cfg
 
 
@@ -129,7 +133,7 @@ def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-def _merge(cfg: CfgNode, origin: str, merge) -> None:
+def _merge(origin: str, merge: Callable[[], None]) -> None:
     try:
         merge()
     except (ValueError, KeyError, AssertionError, SyntaxError) as error:

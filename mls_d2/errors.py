@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 class UserError(Exception):
     """Something the user can mend.
 
-    The message says what was got, what was expected and what to do; it is shown without a traceback.
+    The message says what was got, what was expected and what to do; no traceback is shown with it.
     """
 
 

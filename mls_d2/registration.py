@@ -12,7 +12,7 @@ UNLABELED = "coco_2017_unlabeled"
 
 
 def register_all() -> None:
-    """Register the project's datasets and components with Detectron2; calling it again does nothing.
+    """Register the project's datasets and components with Detectron2, once however often called.
 
     Every entry point calls it once; after that a YAML that names one of our components works from
     Python, from the tools and from a notebook.
@@ -25,4 +25,6 @@ def register_all() -> None:
 def _load_unlabeled() -> list[dict]:
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     folder = os.path.join(root, "coco", "unlabeled2017")
-    return [{"file_name": name, "image_id": index} for index, name in enumerate(list_images(folder))]
+    return [
+        {"file_name": name, "image_id": index} for index, name in enumerate(list_images(folder))
+    ]

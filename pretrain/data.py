@@ -57,7 +57,9 @@ class ViewDataset(Dataset):
     """
 
     def __init__(self, paths: Sequence[str], crops: TwoCrops, *, seed: int) -> None:
-        self.paths = np.array(paths)  # One block of memory: a list would be copied into every worker.
+        self.paths = np.array(
+            paths
+        )  # One block of memory: a list would be copied into every worker.
         self.crops = crops
         self.seed = seed
 
@@ -65,7 +67,7 @@ class ViewDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
-        """Return the views of ``(epoch, position)``; a broken image is replaced by the next good one.
+        """Return the views of ``(epoch, position)``; the next good image replaces a broken one.
 
         Raises:
             UserError: no image of the dataset can be read.
@@ -95,8 +97,8 @@ class ViewDataset(Dataset):
 class EpochBatches(Sampler):
     """Batches of (epoch, position) for one process, without end, from any iteration on.
 
-    Every epoch is a permutation of the dataset that (seed, epoch) fixes; the last images that do not
-    fill a batch over all processes are left out of that epoch, as in MoCo.
+    Every epoch is a permutation of the dataset that (seed, epoch) fixes; the last images, which do
+    not fill a batch over all processes, are left out of that epoch, as in MoCo.
 
     Args:
         length: images in the dataset.
@@ -108,7 +110,14 @@ class EpochBatches(Sampler):
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
         self.rank, self.world_size = rank, world_size
@@ -118,7 +127,9 @@ class EpochBatches(Sampler):
         share = self.batch_size // self.world_size
         epoch, step = divmod(self.start, per_epoch)
         while True:
-            order = np.random.default_rng((self.seed, _ORDER_STREAM, epoch)).permutation(self.length)
+            order = np.random.default_rng((self.seed, _ORDER_STREAM, epoch)).permutation(
+                self.length
+            )
             for batch in range(step, per_epoch):
                 first = batch * self.batch_size + self.rank * share
                 yield [(epoch, int(position)) for position in order[first : first + share]]
@@ -157,12 +168,15 @@ def image_paths(names: Sequence[str]) -> list[str]:
             paths += list_images(name)
         else:
             raise UserError(
-                f"'{name}' is neither a registered dataset nor a folder; {nearest(name, DatasetCatalog.list())}"
+                f"'{name}' is neither a registered dataset nor a folder; "
+                f"{nearest(name, DatasetCatalog.list())}"
             )
     return paths
 
 
-def build_loader(cfg: CfgNode, paths: Sequence[str], *, start: int, rank: int, world_size: int) -> DataLoader:
+def build_loader(
+    cfg: CfgNode, paths: Sequence[str], *, start: int, rank: int, world_size: int
+) -> DataLoader:
     """Build the loader of one process, beginning with iteration ``start``."""
     augment = cfg.PRETRAIN.AUGMENT
     crops = TwoCrops(augment.CROP_SIZE, tuple(augment.CROP_SCALE), augment.FLIP_PROB)
@@ -210,7 +224,9 @@ class ImageReport:
             UserError: more than the tolerated share of the dataset is broken.
         """
         if enlarged and not self.enlarged:
-            logger.warning("'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged", enlarged[0])
+            logger.warning(
+                "'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged", enlarged[0]
+            )
         self.enlarged.update(enlarged)
         for message in broken:
             if message not in self.broken:
@@ -218,8 +234,9 @@ class ImageReport:
                 logger.warning("skipped broken image %d: %s", len(self.broken), message)
         if len(self.broken) > self.max_share * self.total:
             raise UserError(
-                f"{len(self.broken)} of {self.total} images are broken, more than PRETRAIN.MAX_BROKEN_SHARE "
-                f"{self.max_share:g} allows; the last: {sorted(self.broken)[-1]}"
+                f"{len(self.broken)} of {self.total} images are broken, more than "
+                f"PRETRAIN.MAX_BROKEN_SHARE {self.max_share:g} allows; for example "
+                f"{sorted(self.broken)[-1]}"
             )
 
     def summarise(self) -> None:

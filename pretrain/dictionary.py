@@ -37,7 +37,7 @@ class Dictionary(nn.Module):
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return the table ``name``, ``(D, d)``; the live buffer, which the next enqueue overwrites."""
+        """Return the table ``name``, ``(D, d)``: the live buffer, which enqueue overwrites."""
         return getattr(self, name)
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ def info_nce(query: Tensor, key: Tensor, dictionary: Tensor, temperature: float)
 
 
 def info_nce_from_similarities(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    """:func:`info_nce` from similarities that are at hand: ``(N,)`` positive, ``(N, D)`` negative."""
+    """:func:`info_nce` from similarities at hand: ``(N,)`` positive, ``(N, D)`` negative."""
     _check_temperature(temperature)
     logits = torch.cat([positive.unsqueeze(1), negative], dim=1) / temperature
     targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
@@ -87,7 +87,9 @@ def multi_label_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
     """
     _check_temperature(temperature)
     if logits.shape != labels.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in shape")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in shape"
+        )
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     return F.binary_cross_entropy_with_logits(scaled, labels.to(scaled.dtype))
 

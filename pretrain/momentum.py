@@ -47,8 +47,11 @@ class MomentumPair(nn.Module):
     @torch.no_grad()
     def update(self) -> None:
         """Move the momentum copies' parameters towards the online ones (once a step)."""
-        online = [*self.backbone.parameters(), *self.projector.parameters()]
-        follower = [*self.momentum_backbone.parameters(), *self.momentum_projector.parameters()]
+        online: list[Tensor] = [*self.backbone.parameters(), *self.projector.parameters()]
+        follower: list[Tensor] = [
+            *self.momentum_backbone.parameters(),
+            *self.momentum_projector.parameters(),
+        ]
         torch._foreach_lerp_(follower, online, 1 - self.momentum)
 
 

@@ -20,7 +20,6 @@ from mls_d2.checkpoint.backbone_file import write_backbone
 from mls_d2.data.scenes import read_marker
 from mls_d2.engine.checkpointer import AtomicCheckpointer
 from mls_d2.engine.environment import (
-    CONFIG_FILE,
     collect_versions,
     resolve_device,
     save_run_metadata,
@@ -28,9 +27,10 @@ from mls_d2.engine.environment import (
     setup_logging,
 )
 from mls_d2.engine.files import trim_metrics
-from mls_d2.engine.guards import InterruptGuard, config_changes, train_guarded
+from mls_d2.engine.guards import InterruptGuard, train_guarded
 from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughput
 from mls_d2.engine.progress import METRICS_FILE, build_writers
+from mls_d2.engine.run_folder import RunState, run_state
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
 from pretrain.data import ImageReport, build_loader, image_paths
@@ -41,8 +41,14 @@ from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 logger = logging.getLogger(__name__)
 
 BACKBONE_FILE = "backbone.pth"
-_SHOWN = ("nce_accuracy", "multi_label_bce", "positive_similarity", "negative_similarity")
-_SHOWN += ("feature_std", "dictionary_rank")
+_SHOWN = (
+    "nce_accuracy",
+    "multi_label_bce",
+    "positive_similarity",
+    "negative_similarity",
+    "feature_std",
+    "dictionary_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     check_config(cfg)
     resolve_device(cfg)
     target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)
-    if _is_finished(cfg, resume=resume):
+    state = run_state(cfg, BACKBONE_FILE, resume=resume)
+    comm.synchronize()
+    if state is RunState.FINISHED:
         setup_logging()
         logger.info("already finished: %s", target)
         return target
@@ -93,7 +101,9 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         synthetic = is_synthetic(paths[0])
-        export_backbone(inner(trainer.method).pair.backbone, cfg, target, length, synthetic=synthetic)
+        export_backbone(
+            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=synthetic
+        )
         logger.info("wrote %s", target)
     comm.synchronize()
     if interrupt.requested:
@@ -113,22 +123,65 @@ def check_config(cfg: CfgNode) -> None:
     sigma_low, sigma_high = node.AUGMENT.BLUR_SIGMA
     rules = [
         ("PRETRAIN.EPOCHS", node.EPOCHS > 0, node.EPOCHS, "> 0"),
-        ("PRETRAIN.WARMUP_EPOCHS", 0 <= node.WARMUP_EPOCHS < node.EPOCHS, node.WARMUP_EPOCHS, "in [0, EPOCHS)"),
+        (
+            "PRETRAIN.WARMUP_EPOCHS",
+            0 <= node.WARMUP_EPOCHS < node.EPOCHS,
+            node.WARMUP_EPOCHS,
+            "in [0, EPOCHS)",
+        ),
         ("PRETRAIN.LOG_PERIOD", node.LOG_PERIOD >= 1, node.LOG_PERIOD, ">= 1"),
         ("PRETRAIN.KEEP_CHECKPOINTS", node.KEEP_CHECKPOINTS >= 1, node.KEEP_CHECKPOINTS, ">= 1"),
-        ("PRETRAIN.MAX_BROKEN_SHARE", 0 <= node.MAX_BROKEN_SHARE <= 1, node.MAX_BROKEN_SHARE, "in [0, 1]"),
-        ("PRETRAIN.AUGMENT.CROP_SIZE", node.AUGMENT.CROP_SIZE >= 32, node.AUGMENT.CROP_SIZE, ">= 32 pixels"),
+        (
+            "PRETRAIN.MAX_BROKEN_SHARE",
+            0 <= node.MAX_BROKEN_SHARE <= 1,
+            node.MAX_BROKEN_SHARE,
+            "in [0, 1]",
+        ),
+        (
+            "PRETRAIN.AUGMENT.CROP_SIZE",
+            node.AUGMENT.CROP_SIZE >= 32,
+            node.AUGMENT.CROP_SIZE,
+            ">= 32 pixels",
+        ),
         ("PRETRAIN.AUGMENT.CROP_SCALE", 0 < low <= high <= 1, (low, high), "0 < low <= high <= 1"),
-        ("PRETRAIN.AUGMENT.BLUR_SIGMA", 0 < sigma_low <= sigma_high, (sigma_low, sigma_high), "0 < low <= high"),
-        ("PRETRAIN.AUGMENT.HUE", 0 <= node.AUGMENT.HUE <= 0.5, node.AUGMENT.HUE, "in [0, 0.5] of a turn"),
+        (
+            "PRETRAIN.AUGMENT.BLUR_SIGMA",
+            0 < sigma_low <= sigma_high,
+            (sigma_low, sigma_high),
+            "0 < low <= high",
+        ),
+        (
+            "PRETRAIN.AUGMENT.HUE",
+            0 <= node.AUGMENT.HUE <= 0.5,
+            node.AUGMENT.HUE,
+            "in [0, 0.5] of a turn",
+        ),
         ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR > 0, cfg.SOLVER.BASE_LR, "> 0"),
         ("INPUT.FORMAT", cfg.INPUT.FORMAT == "RGB", cfg.INPUT.FORMAT, "'RGB', which the views are"),
-        ("MODEL.BACKBONE.FREEZE_AT", cfg.MODEL.BACKBONE.FREEZE_AT == 0, cfg.MODEL.BACKBONE.FREEZE_AT, "0: all is trained"),
-        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size() == 0, cfg.SOLVER.IMS_PER_BATCH, f"a multiple of the {comm.get_world_size()} processes"),
+        (
+            "MODEL.BACKBONE.FREEZE_AT",
+            cfg.MODEL.BACKBONE.FREEZE_AT == 0,
+            cfg.MODEL.BACKBONE.FREEZE_AT,
+            "0: all is trained",
+        ),
+        (
+            "SOLVER.IMS_PER_BATCH",
+            cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size() == 0,
+            cfg.SOLVER.IMS_PER_BATCH,
+            f"a multiple of the {comm.get_world_size()} processes",
+        ),
     ]
     rules += [
         (f"PRETRAIN.AUGMENT.{name}", 0 <= node.AUGMENT[name] <= 1, node.AUGMENT[name], "in [0, 1]")
-        for name in ("FLIP_PROB", "JITTER_PROB", "GRAY_PROB", "BLUR_PROB", "BRIGHTNESS", "CONTRAST", "SATURATION")
+        for name in (
+            "FLIP_PROB",
+            "JITTER_PROB",
+            "GRAY_PROB",
+            "BLUR_PROB",
+            "BRIGHTNESS",
+            "CONTRAST",
+            "SATURATION",
+        )
     ]
     for key, holds, value, expected in rules:
         if not holds:
@@ -144,7 +197,8 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     per_epoch = num_images // cfg.SOLVER.IMS_PER_BATCH
     if per_epoch == 0:
         raise UserError(
-            f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}"
+            f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH "
+            f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 
@@ -192,39 +246,17 @@ def is_synthetic(path: str) -> bool:
     return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)
 
 
-def _is_finished(cfg: CfgNode, *, resume: bool) -> bool:
-    """Whether the run that ``cfg`` describes has already ended.
-
-    Raises:
-        UserError: ``OUTPUT_DIR`` holds a run that ``--resume`` was not given for, or another one.
-    """
-    saved = os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)
-    if not os.path.isfile(saved):
-        return False
-    if not resume:
-        raise UserError(
-            f"'{cfg.OUTPUT_DIR}' already holds a run; continue it with --resume, or choose another OUTPUT_DIR"
-        )
-    with open(saved, encoding="utf-8") as file:
-        changes = config_changes(file.read(), cfg)
-    if changes:
-        listed = "\n  ".join(changes)
-        raise UserError(
-            f"the run in '{cfg.OUTPUT_DIR}' was started with another config:\n  {listed}\n"
-            "give the old values, or choose another OUTPUT_DIR"
-        )
-    return os.path.isfile(os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE))
-
-
 def _build_trainer(
     cfg: CfgNode, paths: list[str], length: Length, interrupt: InterruptGuard
 ) -> tuple[PretrainTrainer, int]:
     """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
     device = torch.device(cfg.MODEL.DEVICE)
-    method: nn.Module = build_method(cfg).to(device, memory_format=torch.channels_last)
+    method: nn.Module = build_method(cfg).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg, method)
     warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
-    schedule = LRMultiplier(optimizer, WarmupThen(CosineParamScheduler(1, 0), warmup), length.max_iter)
+    schedule = LRMultiplier(
+        optimizer, WarmupThen(CosineParamScheduler(1, 0), warmup), length.max_iter
+    )
     throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
     checkpointer = AtomicCheckpointer(
         method,

@@ -31,7 +31,7 @@ class PretrainTrainer(TrainerBase):
 
     Args:
         method: what is trained.
-        batches: iterator over :class:`pretrain.data.ViewBatch`, beginning with the iteration to run.
+        batches: iterator over :class:`pretrain.data.ViewBatch`, from the iteration to run on.
         optimizer: over the method's parameters that require gradients.
         augment: turns uint8 views into network input.
         iters_per_epoch: steps a pass over the data.
@@ -53,7 +53,12 @@ class PretrainTrainer(TrainerBase):
         amp: bool = False,
     ) -> None:
         super().__init__()
-        self.method, self.batches, self.optimizer, self.augment = method, batches, optimizer, augment
+        self.method, self.batches, self.optimizer, self.augment = (
+            method,
+            batches,
+            optimizer,
+            augment,
+        )
         self.iters_per_epoch = iters_per_epoch
         self.images = images
         self.log_period = log_period
@@ -87,7 +92,9 @@ class PretrainTrainer(TrainerBase):
         values = torch.stack([value.detach().float() for value in scalars.values()]).cpu().tolist()
         reduced = comm.reduce_dict(dict(zip(scalars, map(torch.tensor, values), strict=True)))
         if comm.is_main_process():
-            self.storage.put_scalars(smoothing_hint=False, **{k: float(v) for k, v in reduced.items()})
+            self.storage.put_scalars(
+                smoothing_hint=False, **{k: float(v) for k, v in reduced.items()}
+            )
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         device = next(self.method.parameters()).device
@@ -121,7 +128,9 @@ class Augment:
 
     def __call__(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         """Turn ``(2, N, H, W, 3)`` uint8 into two ``(N, 3, H, W)`` float views."""
-        state = np.random.SeedSequence((self.seed, _AUGMENT_STREAM, iteration, self.rank)).generate_state(2)
+        state = np.random.SeedSequence(
+            (self.seed, _AUGMENT_STREAM, iteration, self.rank)
+        ).generate_state(2)
         generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
         flat = views.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
         images = self.photometric(flat.float().div_(255), generator)
@@ -155,7 +164,7 @@ def inner(method: nn.Module) -> Method:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in rank order, ``(world_size · N, d)``; one process: ``rows``."""
+    """Return the rows ``(N, d)`` of all processes in rank order, ``(world_size · N, d)``."""
     world_size = comm.get_world_size()
     if world_size == 1:
         return rows

@@ -15,9 +15,11 @@ examples:
   tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml
   tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml --num-gpus 8
   tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml --resume
-  tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml DATASETS.TRAIN "('path/to/images',)"
+  tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml \\
+    DATASETS.TRAIN "('path/to/images',)" OUTPUT_DIR output/mine
 
-It writes OUTPUT_DIR/backbone.pth, which tools/train_net.py and any Detectron2 config take as MODEL.WEIGHTS.
+It writes OUTPUT_DIR/backbone.pth, which tools/train_net.py and any Detectron2 config take as
+MODEL.WEIGHTS.
 """
 
 

@@ -59,11 +59,13 @@ def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
 
 
 def _decode_plain_jpeg(data: bytes, name: str) -> np.ndarray:
-    # OpenCV decodes faster than Pillow but fills what a truncated file lacks with grey, without error.
-    # Some cameras append data after the end marker, so it is looked for in the tail.
+    # OpenCV decodes faster than Pillow but fills what a truncated file lacks with grey, without
+    # error. Some cameras append data after the end marker, so it is looked for in the tail.
     if _JPEG_END not in data[-65536:]:
         raise BrokenImageError(f"{name}: truncated JPEG")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imdecode(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    )
     if image is None:
         raise BrokenImageError(f"{name}: not decodable")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -74,7 +76,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow clips 16-bit grey to 255 instead of scaling it.
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max() > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        ).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

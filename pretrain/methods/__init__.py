@@ -59,8 +59,8 @@ def check_method_config(cfg: CfgNode) -> None:
         raise UserError(f"PRETRAIN.METHOD '{name}' is unknown; {nearest(name, METHODS)}")
     if size % cfg.SOLVER.IMS_PER_BATCH:
         raise UserError(
-            f"the batch must divide the dictionary: SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, "
-            f"MOCO.DICTIONARY_SIZE is {size}; change one of them"
+            "the batch must divide the dictionary: SOLVER.IMS_PER_BATCH is "
+            f"{cfg.SOLVER.IMS_PER_BATCH}, MOCO.DICTIONARY_SIZE is {size}; change one of them"
         )
     rules = [
         ("MOCO.TEMPERATURE", cfg.MOCO.TEMPERATURE > 0, "> 0"),

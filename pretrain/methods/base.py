@@ -31,8 +31,8 @@ class StepOutput:
 class Method(nn.Module, abc.ABC):
     """A self-supervised method on a momentum pair and a dictionary.
 
-    The trainer calls ``forward``, backpropagates the sum of the losses, and then ``enqueue`` with the
-    keys of all processes in rank order, so a method knows neither devices nor processes.
+    The trainer calls ``forward``, backpropagates the sum of the losses, and then ``enqueue`` with
+    the keys of all processes in rank order, so a method knows neither devices nor processes.
     """
 
     pair: MomentumPair
@@ -40,7 +40,7 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
-        """Take one step on two views ``(N, 3, H, W)``; ``epoch`` is the progress in passes over the data."""
+        """Take one step on two views ``(N, 3, H, W)``; ``epoch`` is passes over the data so far."""
 
     def enqueue(self, keys: dict[str, Tensor]) -> None:
         """Put the keys of all processes into the dictionary."""
@@ -63,7 +63,7 @@ def contrast_metrics(positive: Tensor, negative: Tensor, feature: Tensor) -> dic
     Returns:
         ``nce_accuracy`` (share of queries whose key beats the whole dictionary), the mean
         similarities, and ``feature_std``: the standard deviation of the L2-normalised feature over
-        the batch, times √d; 0 means collapse, 1 an even spread (SimSiam, arXiv 2011.10566, section 4.1).
+        the batch, times √d; 0 means collapse, 1 an even spread (SimSiam, arXiv 2011.10566, 4.1).
     """
     spread = F.normalize(feature.float(), dim=1).std(dim=0).mean() * feature.shape[1] ** 0.5
     return {

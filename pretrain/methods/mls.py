@@ -1,7 +1,7 @@
 """MLS: multi-label self-supervised learning with scene images (arXiv 2308.03286, ICCV 2023).
 
-Shape legend: N images of the batch, D rows of the dictionaries, d_g and d_z channels of the backbone
-feature g and of the embedding z.
+Shape legend: N images of the batch, D rows of the dictionaries, d_g and d_z channels of the
+backbone feature g and of the embedding z.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
     """Mark the k rows of the dictionary most similar to each feature (MLS, Eq. 7).
 
     Args:
-        features: ``(N, d)``; their length does not matter to the order, so they need no normalisation.
+        features: ``(N, d)``; they need no normalisation, since length does not change the order.
         dictionary: ``(D, d)``, rows should be L2-normalised.
         k: pseudo-positives an image, 1 <= k < D.
 
@@ -33,7 +33,8 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
     """
     if features.ndim != 2 or features.shape[1:] != dictionary.shape[1:]:
         raise ValueError(
-            f"expected features (N, d) and dictionary (D, d), got {tuple(features.shape)} and {tuple(dictionary.shape)}"
+            "expected features (N, d) and dictionary (D, d), got "
+            f"{tuple(features.shape)} and {tuple(dictionary.shape)}"
         )
     if not 1 <= k < len(dictionary):
         raise ValueError(f"k must be in [1, D) with D = {len(dictionary)} rows, got {k}")
@@ -47,8 +48,8 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
 class MLS(Method):
     """MoCo-v2 plus multi-label classification of each image against the dictionary.
 
-    The backbone feature g1 picks its k nearest rows of Q_g; the embedding z1 is classified against the
-    rows of Q_z at the same places with binary cross-entropy.
+    The backbone feature g1 picks its k nearest rows of Q_g; the embedding z1 is classified against
+    the rows of Q_z at the same places with binary cross-entropy.
 
     Args:
         backbone: Detectron2 backbone with ``feature_dim`` output channels.
@@ -100,7 +101,9 @@ class MLS(Method):
         weight = self.loss_weight if epoch >= self.warmup else 0.0
 
         metrics = contrast_metrics(positive, logits, g1)
-        metrics["label_similarity"] = (logits.detach() * labels).sum(dim=1).mean() / self.num_positives
+        metrics["label_similarity"] = (logits.detach() * labels).sum(
+            dim=1
+        ).mean() / self.num_positives
         metrics["multi_label_bce"] = loss_ml.detach()
         return StepOutput(
             losses={"loss_nce": loss_nce, "loss_ml": weight * loss_ml},  # Eq. 10

@@ -44,7 +44,9 @@ class TwoCrops:
         self.scale = scale
         self.flip_prob = flip_prob
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cut two views.
 
         Args:
@@ -52,7 +54,8 @@ class TwoCrops:
             rng: source of the randomness.
 
         Returns:
-            Views ``(2, size, size, 3)`` uint8 and their geometry ``(2, 5)`` (see :meth:`Crop.as_array`).
+            Views ``(2, size, size, 3)`` uint8 and their geometry ``(2, 5)``, see
+            :meth:`Crop.as_array`.
         """
         crops = [self.draw(image.shape[0], image.shape[1], rng) for _ in range(2)]
         views = np.stack([cut(image, crop, self.size) for crop in crops])
@@ -79,7 +82,9 @@ def cut(image: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """
     patch = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     shrinks = crop.width > size and crop.height > size
-    view = cv2.resize(patch, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    view = cv2.resize(
+        patch, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
     return view[:, ::-1] if crop.flipped else view
 
 

@@ -65,9 +65,15 @@ class Photometric:
     def _jitter(self, views: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
         count = len(chosen)
         steps = (
-            (adjust_brightness, _uniform(count, 1 - self.brightness, 1 + self.brightness, generator)),
+            (
+                adjust_brightness,
+                _uniform(count, 1 - self.brightness, 1 + self.brightness, generator),
+            ),
             (adjust_contrast, _uniform(count, 1 - self.contrast, 1 + self.contrast, generator)),
-            (adjust_saturation, _uniform(count, 1 - self.saturation, 1 + self.saturation, generator)),
+            (
+                adjust_saturation,
+                _uniform(count, 1 - self.saturation, 1 + self.saturation, generator),
+            ),
             (adjust_hue, _uniform(count, -self.hue, self.hue, generator)),
         )
         order = torch.rand(count, len(steps), generator=generator).argsort(dim=1)
@@ -78,10 +84,14 @@ class Photometric:
 
 
 def normalize(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return ``(views - mean) / std`` a channel; ``views`` ``(N, 3, H, W)`` in [0, 1], mean and std on the 0–255 scale."""
+    """Return ``(views - mean) / std`` of ``(N, 3, H, W)`` in [0, 1]; mean, std: 0–255 scale."""
     shape = (1, -1, 1, 1)
-    offset = torch.tensor(mean, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
-    scale = torch.tensor(std, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
+    offset = (
+        torch.tensor(mean, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
+    )
+    scale = (
+        torch.tensor(std, dtype=views.dtype).view(shape).to(views.device, non_blocking=True) / 255
+    )
     return (views - offset) / scale
 
 
@@ -130,7 +140,7 @@ def grayscale(images: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur ``(N, C, H, W)`` with a Gaussian of ``sigma`` ``(N,)`` > 0 pixels each, borders reflected.
+    """Blur ``(N, C, H, W)`` by Gaussians of ``sigma`` ``(N,)`` > 0 pixels, borders reflected.
 
     Blurring along an axis is a matrix product, so images with kernels of their own form one batch.
     """

@@ -8,14 +8,16 @@ from PIL import Image
 from mls_d2.config import get_cfg
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
-from pretrain.data import ImageReport, EpochBatches, build_loader, image_paths
+from pretrain.data import EpochBatches, ImageReport, build_loader, image_paths
 
 
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(10):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
+            tmp_path / f"{index}.png"
+        )
     return tmp_path
 
 
@@ -73,7 +75,9 @@ def test_an_epoch_shows_each_image_once_and_drops_the_rest():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_processes_share_out_the_batch_of_one_process(world_size):
     whole = iter(EpochBatches(20, 8, seed=1))
-    parts = [iter(EpochBatches(20, 8, seed=1, rank=r, world_size=world_size)) for r in range(world_size)]
+    parts = [
+        iter(EpochBatches(20, 8, seed=1, rank=r, world_size=world_size)) for r in range(world_size)
+    ]
     for _ in range(5):
         assert next(whole) == [item for part in parts for item in next(part)]
 
@@ -108,7 +112,9 @@ def test_too_many_broken_images_stop_the_run_and_are_counted_once(caplog):
     for _ in range(5):
         broken.update(["a.jpg: truncated", "b.jpg: truncated"])
     assert len([r for r in caplog.records if "a.jpg" in r.getMessage()]) == 1
-    with pytest.raises(UserError, match=r"3 of 100 images are broken.*MAX_BROKEN_SHARE 0.02.*c.jpg"):
+    with pytest.raises(
+        UserError, match=r"3 of 100 images are broken.*MAX_BROKEN_SHARE 0.02.*c.jpg"
+    ):
         broken.update(["c.jpg: truncated"])
 
 
@@ -125,7 +131,9 @@ def test_one_warning_tells_of_images_smaller_than_the_crop(caplog):
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path, monkeypatch):
     register_all()
-    with pytest.raises(UserError, match="neither a registered dataset nor a folder; did you mean 'coco_2017_train'"):
+    with pytest.raises(
+        UserError, match="neither a registered dataset nor a folder; did you mean 'coco_2017_train'"
+    ):
         image_paths(["coco_2017_trian"])
     with pytest.raises(UserError, match="DATASETS.TRAIN is empty"):
         image_paths([])

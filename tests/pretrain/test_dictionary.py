@@ -17,7 +17,9 @@ def test_it_holds_what_a_list_as_queue_would_hold():
         dictionary.enqueue(rows)
         for name, values in rows.items():
             for offset, row in enumerate(values):
-                queue[name][(2 * step + offset) % 6] = row / math.sqrt(sum(x * x for x in row.tolist()))
+                queue[name][(2 * step + offset) % 6] = row / math.sqrt(
+                    sum(x * x for x in row.tolist())
+                )
     for name in ("g", "z"):
         torch.testing.assert_close(dictionary[name], torch.stack(queue[name]))
 

@@ -19,7 +19,9 @@ def unit_rows(*shape: int, seed: int) -> torch.Tensor:
 def info_nce_loops(query, key, dictionary, temperature):
     total = 0.0
     for q, k in zip(query, key, strict=True):
-        own = math.exp(sum(a * b for a, b in zip(q.tolist(), k.tolist(), strict=True)) / temperature)
+        own = math.exp(
+            sum(a * b for a, b in zip(q.tolist(), k.tolist(), strict=True)) / temperature
+        )
         others = 0.0
         for row in dictionary:
             product = sum(a * b for a, b in zip(q.tolist(), row.tolist(), strict=True))

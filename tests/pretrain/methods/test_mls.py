@@ -98,7 +98,9 @@ def test_labels_come_from_the_backbone_dictionary_and_logits_from_the_embeddings
     assert moved["loss_ml"].item() != pytest.approx(base["loss_ml"].item(), abs=1e-4)
     filled.dictionary["z"].copy_(filled.dictionary["z"][order])
     both = filled(view1, view2, epoch=0.0).losses
-    torch.testing.assert_close(both["loss_ml"], moved["loss_ml"] * 0 + base["loss_ml"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        both["loss_ml"], moved["loss_ml"] * 0 + base["loss_ml"], atol=1e-3, rtol=0
+    )
 
 
 def test_the_current_batch_is_not_in_the_dictionary_while_its_loss_is_taken(filled):
@@ -106,7 +108,9 @@ def test_the_current_batch_is_not_in_the_dictionary_while_its_loss_is_taken(fill
     output = filled(*views(), epoch=0.0)
     torch.testing.assert_close(filled.dictionary["z"], before)
     filled.enqueue(output.keys)
-    torch.testing.assert_close(filled.dictionary["z"][:4], output.keys["z"].double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        filled.dictionary["z"][:4], output.keys["z"].double(), atol=1e-6, rtol=0
+    )
 
 
 def test_during_the_warm_up_it_is_moco(filled):
@@ -139,7 +143,11 @@ def test_with_weight_zero_its_gradients_are_mocos():
 def test_gradients_reach_the_online_encoder_and_nothing_else(filled):
     output = filled(*views(), epoch=0.0)
     sum(output.losses.values()).backward()
-    reached = {name for name, p in filled.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        name
+        for name, p in filled.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert reached == {"pair.backbone.weight", "pair.projector.weight", "pair.projector.bias"}
     assert not any(rows.requires_grad for rows in output.keys.values())
 

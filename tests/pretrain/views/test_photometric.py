@@ -42,11 +42,15 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("ours", "theirs", "values"), PAIRS, ids=lambda item: getattr(item, "__name__", ""))
+@pytest.mark.parametrize(
+    ("ours", "theirs", "values"), PAIRS, ids=lambda item: getattr(item, "__name__", "")
+)
 def test_each_image_gets_what_torchvision_makes_of_it_alone(ours, theirs, values):
     batch = images(len(values))
     got = ours(batch, torch.tensor(values))
-    expected = torch.stack([theirs(image, value) for image, value in zip(batch, values, strict=True)])
+    expected = torch.stack(
+        [theirs(image, value) for image, value in zip(batch, values, strict=True)]
+    )
     torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
 
 
@@ -64,7 +68,10 @@ def test_a_third_of_a_turn_makes_red_green():
 def test_grayscale_is_torchvisions():
     batch = images()
     torch.testing.assert_close(
-        grayscale(batch), reference.rgb_to_grayscale(batch, num_output_channels=3), atol=1e-3, rtol=0
+        grayscale(batch),
+        reference.rgb_to_grayscale(batch, num_output_channels=3),
+        atol=1e-3,
+        rtol=0,
     )
 
 

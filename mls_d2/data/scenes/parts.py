@@ -1,0 +1,188 @@
+"""What objects are made of: coloured polygons in an object's own frame, in metres.
+
+Object frame: ``x`` forward (to the viewer's right for flat figures), ``y`` up, ``z`` to the side (towards the
+viewer for flat figures), with the origin on the ground under the object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float]
+
+
+def _unit_vectors(angles: np.ndarray) -> np.ndarray:
+    return np.stack((np.cos(angles), np.sin(angles)), axis=1)
+
+
+_CIRCLE = _unit_vectors(np.linspace(0, 2 * math.pi, 12, endpoint=False))
+_CAP = _unit_vectors(np.linspace(math.pi / 2, 3 * math.pi / 2, 5))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Polygons of one colour, drawn in one go.
+
+    Args:
+        points: corners of K polygons, ``(K, N, 3)``, in metres.
+        colour: the paint under white light as (red, green, blue), 0 to 255; None for what belongs to the
+            object's mask but is not drawn (the air between spokes).
+        normal: outward normal of a face of a solid: shaded by the sun, and left out where it faces away.
+            None for flat figures.
+        masked: False for what is drawn but is no part of the object's mask (a leash, a string).
+    """
+
+    points: np.ndarray
+    colour: Colour | None
+    normal: tuple[float, float, float] | None = None
+    masked: bool = True
+
+
+class Sketch:
+    """Collects the parts of a flat figure, drawn in the plane ``z`` = 0, back to front."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    def polygon(
+        self, points: Sequence[Point], colour: Colour | None, *, masked: bool = True
+    ) -> None:
+        """Add a polygon with corners (x, y)."""
+        self.polygons([points], colour, masked=masked)
+
+    def polygons(
+        self, polygons: Sequence[Sequence[Point]], colour: Colour | None, *, masked: bool = True
+    ) -> None:
+        """Add polygons with equally many corners, in one colour."""
+        flat = np.asarray(polygons, dtype=np.float64)
+        points = np.zeros((*flat.shape[:2], 3))
+        points[..., :2] = flat
+        self.parts.append(Part(points, colour, masked=masked))
+
+    def disc(self, centre: Point, radius: float | Point, colour: Colour | None) -> None:
+        """Add a circle, or an ellipse with radii (x, y)."""
+        points = np.zeros((1, len(_CIRCLE), 3))
+        points[0, :, :2] = _CIRCLE * radius + centre
+        self.parts.append(Part(points, colour))
+
+    def ring(self, centre: Point, radius: float, width: float, colour: Colour) -> None:
+        """Add the band between ``radius - width`` and ``radius``."""
+        closed = np.concatenate((_CIRCLE, _CIRCLE[:1]))
+        points = np.zeros((1, 2 * len(closed), 3))
+        points[0, :, :2] = (
+            np.concatenate((closed * radius, closed[::-1] * (radius - width))) + centre
+        )
+        self.parts.append(Part(points, colour))
+
+    def limb(self, start: Point, end: Point, widths: Point, colour: Colour) -> None:
+        """Add a round-ended bar between two points, of the given width at each."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        length = math.hypot(dx, dy) or 1.0
+        turn = np.array(((dx, dy), (-dy, dx))) / (2 * length)
+        points = np.zeros((1, 2 * len(_CAP), 3))
+        points[0, : len(_CAP), :2] = _CAP @ (turn * widths[0]) + start
+        points[0, len(_CAP) :, :2] = -_CAP @ (turn * widths[1]) + end
+        self.parts.append(Part(points, colour))
+
+    def bars(self, lines: Sequence[tuple[Point, Point]], width: float, colour: Colour) -> None:
+        """Add straight bars of one width and colour."""
+        corners = []
+        for (x0, y0), (x1, y1) in lines:
+            length = math.hypot(x1 - x0, y1 - y0) or 1.0
+            dx, dy = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
+            corners.append(
+                ((x0 + dx, y0 + dy), (x1 + dx, y1 + dy), (x1 - dx, y1 - dy), (x0 - dx, y0 - dy))
+            )
+        for corner in corners:  # apart, because crossing polygons drawn in one go cancel out
+            self.polygon(corner, colour)
+
+
+def moved(
+    parts: Sequence[Part],
+    *,
+    scale: float = 1.0,
+    turn: float = 0.0,
+    shift: Point = (0.0, 0.0),
+    flip: bool = False,
+) -> list[Part]:
+    """Return parts scaled, turned by radians in the x-y plane, shifted in x and y, then mirrored in x."""
+    cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
+    side = -1.0 if flip else 1.0
+    matrix = np.array([[side * cos, sin, 0], [-side * sin, cos, 0], [0, 0, scale]])
+    offset = np.array([side * shift[0], shift[1], 0])
+    return [replace(part, points=part.points @ matrix + offset) for part in parts]
+
+
+def prism(profile: Sequence[Point], half_width: float, colour: Colour) -> list[Part]:
+    """Return the faces of a convex profile in x-y, counter-clockwise, extruded over ``z`` = ± half_width."""
+    flat = np.asarray(profile, dtype=np.float64)
+    parts = []
+    for side in (1.0, -1.0):
+        face = np.concatenate((flat, np.full((len(flat), 1), side * half_width)), axis=1)
+        parts.append(Part(face[None], colour, (0.0, 0.0, side)))
+    for start, end in zip(flat, np.roll(flat, -1, axis=0), strict=True):
+        normal = _edge_normal(start, end)
+        if normal[1] > -0.5:  # what faces the ground is never seen
+            parts.append(on_edge(start, end, half_width, colour))
+    return parts
+
+
+def on_side(polygons: Sequence[Sequence[Point]], half_width: float, colour: Colour) -> list[Part]:
+    """Return polygons (windows, wheels) painted on both sides ``z`` = ± half_width of a solid."""
+    flat = np.asarray(polygons, dtype=np.float64)
+    parts = []
+    for side in (1.0, -1.0):
+        depth = np.full((*flat.shape[:2], 1), side * half_width)
+        parts.append(Part(np.concatenate((flat, depth), axis=2), colour, (0.0, 0.0, side)))
+    return parts
+
+
+def on_edge(
+    start: Sequence[float],
+    end: Sequence[float],
+    half_width: float,
+    colour: Colour,
+    *,
+    along: Sequence[Point] = ((0.0, 1.0),),
+    across: Sequence[Point] = ((-1.0, 1.0),),
+) -> Part:
+    """Return rectangles on the face that a profile's edge sweeps out (windscreen, lamps, roof).
+
+    Args:
+        start: the edge's first corner (x, y), counter-clockwise.
+        end: the edge's second corner.
+        half_width: half the solid's width in metres.
+        colour: the paint.
+        along: stretches of the edge from 0 (start) to 1 (end).
+        across: stretches of the width from -1 to 1; one rectangle for each pair of stretches.
+    """
+    first, second = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    quads = []
+    for low, high in along:
+        p, q = first + low * (second - first), first + high * (second - first)
+        for left, right in across:
+            z0, z1 = left * half_width, right * half_width
+            quads.append(((*p, z1), (*p, z0), (*q, z0), (*q, z1)))
+    return Part(np.array(quads), colour, _edge_normal(first, second))
+
+
+def _edge_normal(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float]:
+    dx, dy = end - start
+    length = math.hypot(dx, dy) or 1.0
+    return dy / length, -dx / length, 0.0
+
+
+def circle(centre: Point, radius: float, corners: int = 12) -> list[Point]:
+    """Return the corners of a regular polygon, counter-clockwise."""
+    angles = [2 * math.pi * k / corners for k in range(corners)]
+    return [(centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles]
+
+
+def rectangle(x0: float, x1: float, y0: float, y1: float) -> list[Point]:
+    """Return the corners of an upright rectangle, counter-clockwise."""
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]

@@ -1,0 +1,227 @@
+"""Whole runs on a tiny network: what they write, how they resume, what they refuse."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mls_d2.checkpoint.backbone_file import read_backbone
+from mls_d2.config import load_cfg
+from mls_d2.errors import UserError
+from pretrain import run as run_module
+from pretrain.methods import build_method, check_method_config
+from pretrain.run import build_optimizer, check_config, pretrain, run_length
+
+TINY = {
+    "PRETRAIN.METHOD": "mls",
+    "PRETRAIN.EPOCHS": "2.0",
+    "PRETRAIN.LOG_PERIOD": "1",
+    "PRETRAIN.AUGMENT.CROP_SIZE": "32",
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "16",
+    "MODEL.RESNETS.WIDTH_PER_GROUP": "4",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "4",
+    "SOLVER.BASE_LR": "0.05",
+    "SOLVER.CHECKPOINT_PERIOD": "2",
+    "MOCO.DICTIONARY_SIZE": "16",
+    "MOCO.PROJECTOR_HIDDEN_DIM": "16",
+    "MOCO.PROJECTOR_OUT_DIM": "8",
+    "MLS.K": "3",
+    "SEED": "1",
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(9):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def config(images, tmp_path, request):
+    root = request.config.rootpath
+
+    def make(output: str = "run", **changes: str):
+        values = TINY | {"OUTPUT_DIR": str(tmp_path / output)}
+        values |= {"DATASETS.TRAIN": f"('{images}',)"}
+        values |= {key.replace("__", "."): value for key, value in changes.items()}
+        words = [word for pair in values.items() for word in pair]
+        return load_cfg(str(root / "pretrain/configs/mocov2_coco_400ep.yaml"), words)
+
+    return make
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    return read_backbone(path).state_dict
+
+
+def assert_equal_weights(one: str, other: str) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("method", ["mls", "mocov2"])
+def test_a_run_writes_the_online_backbone_with_what_belongs_to_it(config, method):
+    cfg = config(PRETRAIN__METHOD=method)
+    path = pretrain(cfg)
+    file = read_backbone(path)
+    names = set(build_method(cfg).pair.backbone.state_dict())
+    assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
+    assert all(value.dtype == torch.float32 for value in file.state_dict.values())
+    info = file.info
+    assert (info["method"], info["iterations"], info["epochs"]) == (method, 4, 2.0)
+    assert (info["seed"], info["input_format"], info["synthetic"]) == (1, "RGB", False)
+    newest = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
+    online = newest["pair.backbone.stem.conv1.weight"]
+    torch.testing.assert_close(file.state_dict["stem.conv1.weight"], online)
+    assert not torch.equal(online, newest["pair.momentum_backbone.stem.conv1.weight"])
+
+
+def test_the_metrics_hold_every_monitor(config):
+    cfg = config()
+    pretrain(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
+        rows = [json.loads(line) for line in file]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    expected = {"total_loss", "loss_nce", "loss_ml", "multi_label_bce", "nce_accuracy", "lr"}
+    expected |= {"positive_similarity", "negative_similarity", "label_similarity", "feature_std"}
+    expected |= {"dictionary_rank", "images_per_s", "data_time", "peak_memory_mb"}
+    for row in rows:
+        assert expected <= row.keys()
+        assert row["total_loss"] == pytest.approx(row["loss_nce"] + row["loss_ml"], abs=1e-5)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch):
+    whole = pretrain(config("whole"))
+
+    class Interrupted(run_module.PretrainTrainer):
+        def run_step(self):
+            if self.iter == 3:
+                raise KeyboardInterrupt
+            super().run_step()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "PretrainTrainer", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config("cut"))
+    assert not os.path.exists(os.path.join(config("cut").OUTPUT_DIR, "backbone.pth"))
+    assert_equal_weights(whole, pretrain(config("cut"), resume=True))
+
+
+def test_the_seed_decides(config):
+    one, again = pretrain(config("one")), pretrain(config("again"))
+    assert_equal_weights(one, again)
+    other = pretrain(config("other", SEED="2"))
+    name = "res5.2.conv3.weight"
+    assert not torch.equal(weights(one)[name], weights(other)[name])
+
+
+def test_a_finished_run_is_not_repeated(config, monkeypatch):
+    path = pretrain(config())
+    stamp = os.stat(path).st_mtime_ns
+    monkeypatch.setattr(run_module, "build_loader", None)
+    assert pretrain(config(), resume=True) == path
+    assert os.stat(path).st_mtime_ns == stamp
+
+
+def test_resuming_with_another_config_names_the_keys(config):
+    pretrain(config())
+    with pytest.raises(UserError, match=r"MLS.K: was 3, is 4"):
+        pretrain(config(MLS__K="4"), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, monkeypatch):
+    class Exploding(run_module.PretrainTrainer):
+        def run_step(self):
+            if self.iter == 2:
+                with torch.no_grad():
+                    self.method.pair.projector[0].weight.fill_(float("nan"))
+            super().run_step()
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Exploding)
+    cfg = config()
+    with pytest.raises(UserError, match="loss_nce = nan"):
+        pretrain(cfg)
+    saved = [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".pth")]
+    assert saved == ["model_0000001.pth"]
+    model = torch.load(os.path.join(cfg.OUTPUT_DIR, saved[0]), weights_only=True)["model"]
+    assert all(torch.isfinite(v).all() for v in model.values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MLS.K", "16", r"MLS.K must be in \[1, D\).*= 16, got 16"),
+        ("MLS.K", "0", r"MLS.K must be in \[1, D\)"),
+        ("MOCO.TEMPERATURE", "0.0", "MOCO.TEMPERATURE must be > 0, got 0.0"),
+        ("MOCO.MOMENTUM", "1.0", r"MOCO.MOMENTUM must be in \[0, 1\)"),
+        ("MOCO.PROJECTOR_NORM", "LN", "'' or 'BN', got 'LN'"),
+        ("MOCO.DICTIONARY_SIZE", "18", "IMS_PER_BATCH is 4, MOCO.DICTIONARY_SIZE is 18"),
+        ("MOCO.DICTIONARY_SIZE", "2", "the batch must divide the dictionary"),
+        ("PRETRAIN.METHOD", "mlss", "PRETRAIN.METHOD 'mlss' is unknown; did you mean 'mls'"),
+        ("PRETRAIN.EPOCHS", "0.0", "PRETRAIN.EPOCHS must be > 0"),
+        ("PRETRAIN.AUGMENT.CROP_SCALE", "(0.5, 0.2)", "0 < low <= high <= 1"),
+        ("PRETRAIN.AUGMENT.GRAY_PROB", "1.5", r"GRAY_PROB must be in \[0, 1\], got 1.5"),
+        ("SOLVER.BASE_LR", "0.0", "SOLVER.BASE_LR must be > 0"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT must be 'RGB'"),
+        ("SOLVER.IMS_PER_BATCH", "16", "9 images do not fill one batch"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_written(config, key, value, message):
+    changes = {key.replace(".", "__"): value}
+    cfg = config(**changes)
+    with pytest.raises(UserError, match=message):
+        pretrain(cfg)
+    assert not os.path.exists(cfg.OUTPUT_DIR)
+
+
+def test_an_output_dir_that_cannot_be_written_is_refused(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        pretrain(config(OUTPUT_DIR=str(tmp_path / "file" / "run")))
+
+
+def test_the_length_is_in_whole_batches(config):
+    length = run_length(config(), 9)
+    assert (length.iters_per_epoch, length.max_iter) == (2, 4)
+    assert run_length(config(PRETRAIN__EPOCHS="0.6"), 9).max_iter == 1
+
+
+def test_the_optimizer_holds_every_parameter_that_trains_once(config):
+    cfg = config()
+    method = build_method(cfg)
+    groups = build_optimizer(cfg, method).param_groups
+    held = [id(p) for group in groups for p in group["params"]]
+    trained = [id(p) for p in method.parameters() if p.requires_grad]
+    assert sorted(held) == sorted(trained)
+    norms = {id(p) for name, p in method.named_parameters() if ".norm." in name}
+    assert {id(p) for p in groups[1]["params"]} == norms & set(trained)
+
+
+@pytest.mark.parametrize("length", ["400", "800"])
+@pytest.mark.parametrize("method", ["mls", "mocov2"])
+def test_the_paper_configs_state_the_paper(request, method, length):
+    root = request.config.rootpath
+    cfg = load_cfg(str(root / f"pretrain/configs/{method}_coco_{length}ep.yaml"))
+    check_config(cfg)
+    check_method_config(cfg)
+    assert (cfg.PRETRAIN.METHOD, cfg.PRETRAIN.EPOCHS) == (method, float(length))
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH) == (0.3, 256)
+    assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (1e-4, 1e-4)
+    assert (cfg.MOCO.MOMENTUM, cfg.MOCO.TEMPERATURE, cfg.MOCO.DICTIONARY_SIZE) == (0.995, 0.2, 4096)
+    assert (cfg.MLS.K, cfg.MLS.LAMBDA, cfg.MLS.WARMUP) == (20, 0.5, 0.0)
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
+    # 118,287 images in batches of 256.
+    assert run_length(cfg, 118_287).max_iter == 462 * int(length)

@@ -217,7 +217,7 @@ def test_the_paper_configs_state_the_paper(request, method, length):
     cfg = load_cfg(str(root / f"pretrain/configs/{method}_coco_{length}ep.yaml"))
     check_config(cfg)
     check_method_config(cfg)
-    assert (cfg.PRETRAIN.METHOD, cfg.PRETRAIN.EPOCHS) == (method, float(length))
+    assert (method, float(length)) == (cfg.PRETRAIN.METHOD, cfg.PRETRAIN.EPOCHS)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH) == (0.3, 256)
     assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (1e-4, 1e-4)
     assert (cfg.MOCO.MOMENTUM, cfg.MOCO.TEMPERATURE, cfg.MOCO.DICTIONARY_SIZE) == (0.995, 0.2, 4096)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pickle
 import re
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
-from mls_d2.engine.files import atomic_write
+from mls_d2.engine.files import atomic_write, sha256_of
 from mls_d2.errors import UserError, nearest
 
 AUTHOR = "mls_d2"
@@ -124,7 +123,9 @@ def read_backbone(path: str) -> BackboneFile:
             f"'{path}' does not hold tensors by name (found {found}); "
             "convert it with tools/convert.py"
         )
-    info = content.get("pretrain", {}) if model is not content else {}
+    # A checkpoint of a transfer run remembers its backbone in its own metadata.
+    holder = content if "pretrain" in content else content.get("metadata")
+    info = holder.get("pretrain") if isinstance(holder, dict) else None
     return BackboneFile(
         state_dict={name: value for name, value in tensors.items() if value is not None},
         info=info if isinstance(info, dict) else {},
@@ -139,11 +140,7 @@ def sha256(path: str) -> str:
         UserError: no such file.
     """
     _check_exists(path)
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def _kept(name: str) -> bool:

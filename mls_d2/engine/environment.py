@@ -95,7 +95,10 @@ def setup_logging(output_dir: str | None = None) -> None:
     if output_dir and comm.is_main_process():
         check_writable(output_dir)
     comm.synchronize()
+    # Detectron2 adds handlers on each call with other arguments; a second call here replaces them.
+    setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "mls_d2", "pretrain"):
+        logging.getLogger(name).handlers.clear()
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
 
 

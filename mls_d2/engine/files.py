@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -83,6 +84,15 @@ def check_writable(folder: str) -> None:
     finally:
         if os.path.exists(probe):
             os.unlink(probe)
+
+
+def sha256_of(path: str) -> str:
+    """Return the hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def trim_metrics(path: str, iteration: int) -> None:

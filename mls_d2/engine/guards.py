@@ -137,16 +137,25 @@ class InterruptGuard:
             signal.signal(other, signal.SIG_DFL)
 
 
-def train_guarded(train: Callable[[], T]) -> T:
+def train_guarded(train: Callable[[], T], guard: FiniteLossGuard | None = None) -> T:
     """Run Detectron2's training loop without its logging a traceback for what the user can mend.
 
     Args:
         train: for example ``trainer.train``.
+        guard: of the losses; it names the terms where Detectron2 notices first that a sum is not
+            finite.
+
+    Raises:
+        NonFiniteLossError: in place of Detectron2's FloatingPointError.
     """
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
     loop_logger.addFilter(_is_no_user_error)
     try:
         return train()
+    except FloatingPointError as error:
+        if guard is not None:
+            guard.flush()
+        raise NonFiniteLossError(str(error)) from error
     finally:
         loop_logger.removeFilter(_is_no_user_error)
 
@@ -204,4 +213,4 @@ def _raise_if_bad(values: Mapping[str, float], iteration: int) -> None:
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError | FloatingPointError))

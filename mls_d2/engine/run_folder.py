@@ -1,0 +1,88 @@
+"""What an OUTPUT_DIR already holds, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode
+
+from mls_d2.engine.checkpointer import LAST_CHECKPOINT
+from mls_d2.engine.environment import CONFIG_FILE, ENVIRONMENT_FILE
+from mls_d2.engine.guards import config_changes
+from mls_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class RunState(enum.Enum):
+    """What to do with a run."""
+
+    NEW = "start from iteration 0"
+    RESUME = "continue from the last checkpoint"
+    FINISHED = "nothing is left to do"
+
+
+def run_state(
+    cfg: CfgNode, final_file: str, *, resume: bool, inputs: Mapping[str, str] | None = None
+) -> RunState:
+    """Decide what is to be done in ``cfg.OUTPUT_DIR``.
+
+    Args:
+        cfg: the config of the run.
+        final_file: name of the file that a run writes last.
+        resume: whether the user asked to continue.
+        inputs: digests of input files by name, as an earlier process stored them in
+            ``environment.json`` under ``"inputs"``.
+
+    Raises:
+        UserError: the folder holds a finished or unfinished run of another config or other inputs,
+            or an unfinished run of this one without ``resume``.
+    """
+    folder = cfg.OUTPUT_DIR
+    finished = os.path.isfile(os.path.join(folder, final_file))
+    started = os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
+    if not finished and not started:
+        return RunState.NEW
+    changes = config_changes(_read(folder, CONFIG_FILE), cfg) + _input_changes(folder, inputs or {})
+    if changes:
+        listed = "\n  ".join(changes)
+        raise UserError(
+            f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
+            "give the old values, choose another OUTPUT_DIR, or remove that folder"
+        )
+    if finished:
+        return RunState.FINISHED
+    if not resume:
+        raise UserError(
+            f"'{folder}' holds an unfinished run of this config; continue it with --resume, choose "
+            "another OUTPUT_DIR, or remove that folder"
+        )
+    return RunState.RESUME
+
+
+def _input_changes(folder: str, inputs: Mapping[str, str]) -> list[str]:
+    try:
+        before = json.loads(_read(folder, ENVIRONMENT_FILE)).get("inputs", {})
+    except ValueError:
+        return [f"{ENVIRONMENT_FILE} is damaged"]
+    return [
+        f"{name}: the file's content has changed (sha256 was {before.get(name)}, is {now})"
+        for name, now in inputs.items()
+        if before.get(name) != now
+    ]
+
+
+def _read(folder: str, name: str) -> str:
+    path = os.path.join(folder, name)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(
+            f"'{folder}' holds a run without a readable {name} ({error.strerror}); "
+            "choose another OUTPUT_DIR, or remove that folder"
+        ) from None

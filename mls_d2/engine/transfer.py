@@ -1,0 +1,194 @@
+"""A transfer run: from a config and initial weights to ``OUTPUT_DIR/results.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import os
+import time
+from typing import Any
+
+import detectron2.utils.comm as comm
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+from torch import nn
+
+from mls_d2.checkpoint.backbone_file import sha256
+from mls_d2.checkpoint.detector import load_detector
+from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
+from mls_d2.data.datasets import check_dataset, combined_fingerprint
+from mls_d2.engine.environment import (
+    collect_versions,
+    command_line,
+    resolve_device,
+    save_run_metadata,
+    seed_everything,
+    setup_logging,
+)
+from mls_d2.engine.guards import InterruptGuard
+from mls_d2.engine.run_folder import RunState, run_state
+from mls_d2.engine.transfer_trainer import Training, train
+from mls_d2.errors import UserError
+from mls_d2.evaluation.build import evaluate_model
+from mls_d2.evaluation.pictures import write_detections
+from mls_d2.registration import register_all
+from mls_d2.report.results import RESULTS_FILE, Result, write_result
+
+logger = logging.getLogger(__name__)
+
+PICTURE_FILE = "detections.png"
+
+
+def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
+    """Fine-tune a model from initial weights, evaluate it and write the results.
+
+    Writes ``metrics.json``, checkpoints, ``detections.png`` and, last, ``results.json``.
+    Where that is there already, from the same config and weights, nothing is done.
+
+    Args:
+        cfg: a Detectron2 config; ``MODEL.WEIGHTS`` is a backbone file or ``"random"``.
+        resume: continue from the last checkpoint in ``OUTPUT_DIR``, where there is one.
+
+    Raises:
+        UserError: bad config, data or weights, or an ``OUTPUT_DIR`` that holds another run.
+        KeyboardInterrupt: after a signal; a checkpoint has been written.
+    """
+    cfg = _prepare(cfg)
+    inputs = {"MODEL.WEIGHTS": "" if cfg.MODEL.WEIGHTS == RANDOM else sha256(cfg.MODEL.WEIGHTS)}
+    state = run_state(cfg, RESULTS_FILE, resume=resume, inputs=inputs)
+    comm.synchronize()
+    if state is RunState.FINISHED:
+        logger.info("already finished: %s", os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE))
+        return
+    setup_logging(cfg.OUTPUT_DIR)
+    seed_everything(cfg)
+    model = _build_model(cfg)
+    weights = load_initial_weights(model, cfg.MODEL.WEIGHTS, cfg)
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
+    with InterruptGuard() as interrupt:
+        training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
+    if interrupt.requested:
+        # It came during the last step, whose checkpoint is written; the evaluation is still to do.
+        raise KeyboardInterrupt
+    _evaluate(cfg, model, weights, training)
+
+
+def run_evaluation(cfg: CfgNode) -> None:
+    """Evaluate a trained detector and log its metrics.
+
+    ``results.json`` is written where there is none; that of a training run is left as it is.
+
+    Args:
+        cfg: a Detectron2 config; ``MODEL.WEIGHTS`` is a checkpoint of the whole model.
+
+    Raises:
+        UserError: bad config, data or weights.
+    """
+    cfg = _prepare(cfg, training=False)
+    setup_logging(cfg.OUTPUT_DIR)
+    seed_everything(cfg)
+    model = _build_model(cfg)
+    weights = load_detector(model, cfg.MODEL.WEIGHTS)
+    _evaluate(cfg, model, weights, Training.none())
+
+
+def task_name(cfg: CfgNode) -> str:
+    """Return what a run measures, for example ``"coco_mask_rcnn_fpn"``."""
+    dataset = cfg.DATASETS.TEST[0].partition("_")[0]
+    network = "mask_rcnn" if cfg.MODEL.MASK_ON else "faster_rcnn"
+    neck = "fpn" if "fpn" in cfg.MODEL.BACKBONE.NAME else "c4"
+    return f"{dataset}_{network}_{neck}"
+
+
+def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
+    """Check what can be checked before anything is built, and settle device and batch size."""
+    register_all()
+    setup_logging()
+    cfg = cfg.clone()
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on")
+    if not training:
+        cfg.DATASETS.TRAIN = ()
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        check_dataset(name)
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
+            "random weights"
+        )
+    resolve_device(cfg)
+    world_size = comm.get_world_size()
+    if cfg.MODEL.DEVICE == "cpu":
+        if world_size > 1:
+            raise UserError("several processes need a GPU each; start one process on the CPU")
+        if cfg.PRESET == "paper":
+            logger.warning("the published recipe takes months on a CPU; the quick preset minutes")
+    _check_batch(cfg, world_size)
+    # Detectron2's rule: a config made for more GPUs keeps its batch per GPU; lr and length follow.
+    return DefaultTrainer.auto_scale_workers(cfg, world_size)
+
+
+def _check_batch(cfg: CfgNode, world_size: int) -> None:
+    processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {processes} "
+            f"processes; take a multiple of {processes}"
+        )
+
+
+def _build_model(cfg: CfgNode) -> nn.Module:
+    model = build_model(cfg)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    logger.info(
+        "%s with %s, %.1f M parameters",
+        cfg.MODEL.META_ARCHITECTURE,
+        cfg.MODEL.BACKBONE.NAME,
+        millions,
+    )
+    return model
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: Training) -> None:
+    start = time.perf_counter()
+    metrics = evaluate_model(cfg, model)
+    seconds = training.seconds + time.perf_counter() - start
+    if comm.is_main_process():
+        write_detections(os.path.join(cfg.OUTPUT_DIR, PICTURE_FILE), model, cfg)
+        path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
+        if os.path.exists(path):
+            logger.info("%s is left as it is", path)
+        else:
+            training = dataclasses.replace(training, seconds=seconds)
+            write_result(path, _result(cfg, metrics, weights, training))
+            logger.info("wrote %s", path)
+    comm.synchronize()
+
+
+def _result(
+    cfg: CfgNode, metrics: dict[str, dict[str, float]], weights: WeightsReport, training: Training
+) -> Result:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return Result(
+        method=weights.method,
+        backbone={"file": weights.file, "sha256": weights.sha256, "info": weights.info},
+        task=task_name(cfg),
+        preset=cfg.PRESET,
+        metrics=metrics,
+        seed=cfg.SEED,
+        dataset=combined_fingerprint(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST),
+        config=cfg.dump(),
+        versions=collect_versions(),
+        wall_time_s=training.seconds,
+        peak_memory_mb=training.peak_mb,
+        images_per_s=training.images_per_s,
+        finished=now.isoformat(timespec="seconds"),
+        command=command_line(),
+    )
+
+
+def _info(weights: WeightsReport) -> dict[str, Any]:
+    # A detector remembers what its backbone came from, for --eval-only.
+    return {"method": weights.method, **weights.info}

@@ -1,0 +1,1 @@
+"""Evaluators that return ``{task: {metric: value}}``, and pictures of what a model finds."""

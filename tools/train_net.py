@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Fine-tune a detector from a pretrained backbone, and evaluate it."""
+
+from __future__ import annotations
+
+import argparse
+
+from mls_d2.config import load_cfg
+from mls_d2.engine.launch import launch, tool_parser
+from mls_d2.engine.transfer import run_evaluation, run_transfer
+from mls_d2.errors import run_tool
+
+EXAMPLES = """\
+examples (QUICK is transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml):
+  tools/train_net.py --config-file QUICK MODEL.WEIGHTS output/quick/mls/backbone.pth
+  tools/train_net.py --config-file QUICK MODEL.WEIGHTS random OUTPUT_DIR output/random SEED 1
+  tools/train_net.py --config-file QUICK --resume MODEL.WEIGHTS output/quick/mls/backbone.pth
+  tools/train_net.py --config-file QUICK --eval-only MODEL.WEIGHTS output/random/model_final.pth
+
+It writes OUTPUT_DIR/results.json, which tools/report.py reads, and OUTPUT_DIR/detections.png.
+MODEL.WEIGHTS is a backbone file, or "random" to start from random weights.
+"""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one process of the transfer."""
+    cfg = load_cfg(args.config_file, args.opts)
+    if args.eval_only:
+        run_evaluation(cfg)
+    else:
+        run_transfer(cfg, resume=args.resume)
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = tool_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS, a whole detector"
+    )
+    return launch(run, parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -64,9 +64,10 @@ def paint_background(scene: Scene, image: np.ndarray, ids: np.ndarray, over: int
 
 def _paint_sky(scene: Scene, sky: np.ndarray) -> None:
     light, rng = scene.light, np.random.default_rng(scene.render_seed)
-    rows, columns = sky.shape[:2]
-    if rows == 0:
+    if len(sky) == 0:
         return
+    # Clouds are soft: half the canvas's resolution is enough for them.
+    rows, columns = max(1, sky.shape[0] // 2), sky.shape[1] // 2
     height = np.linspace(0, 1, rows, dtype=np.float32)[:, None] ** 1.3
     top, low = np.array(light.sky_top, np.float32), np.array(light.sky_low, np.float32)
     gradient = top + (low - top) * height[..., None]
@@ -76,7 +77,8 @@ def _paint_sky(scene: Scene, sky: np.ndarray) -> None:
     noise += 0.5 * cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_CUBIC)
     cover = np.clip(0.9 * noise - 0.9 + 1.6 * light.clouds, 0, 0.9)[..., None]
     cloud = 0.35 * low + 0.65 * 246.0 * np.array(light.tint, np.float32)
-    sky[:] = np.clip(gradient + (cloud - gradient) * cover, 0, 255)
+    painted = cv2.convertScaleAbs(gradient + (cloud - gradient) * cover)
+    sky[:] = cv2.resize(painted, sky.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _paint_backdrop(scene: Scene, image: np.ndarray, ids: np.ndarray, over: int) -> None:
@@ -114,7 +116,10 @@ def _paint_ground(
     paint = np.array([strip.colour for strip in ground.strips], np.float32)
     paint *= np.array(light.tint, np.float32) * (light.ambient + 0.8 * light.sun)
     colours = paint.take(zone, axis=0)
-    colours *= _texture(ground, zone, (depth, along, across))[..., None]
+    # Grain is coarser than the canvas: every other pixel is enough for it.
+    sparse = (depth[::2], along[::2, ::2], across[::2, ::2])
+    texture = _texture(ground, zone[::2, ::2], sparse)
+    colours *= cv2.resize(texture, zone.shape[::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     if scene.name == "street":
         _add_markings(ground, colours, (along, across))
     _blend(colours, _reflection(light), _mirroring(ground, zone, depth))

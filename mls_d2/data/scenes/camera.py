@@ -47,20 +47,19 @@ class Camera:
         """Turn world points ``(N, 3)`` as (s, y, t) into camera points ``(N, 3)`` as (X, Y, Z)."""
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         along, across = world[:, 0], world[:, 2] - self.across
-        return np.stack(
-            (across * cos - along * sin, world[:, 1], along * cos + across * sin), axis=1
-        )
+        points = np.empty_like(world)
+        points[:, 0] = across * cos - along * sin
+        points[:, 1] = world[:, 1]
+        points[:, 2] = along * cos + across * sin
+        return points
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """Project camera points ``(N, 3)`` with ``Z > 0`` to pixels ``(N, 2)`` as (u, v)."""
-        scale = self.focal / points[:, 2]
-        return np.stack(
-            (
-                self.width / 2 + points[:, 0] * scale,
-                self.horizon + (self.eye - points[:, 1]) * scale,
-            ),
-            axis=1,
-        )
+        scale = self.focal / np.maximum(points[:, 2], 1e-6)
+        pixels = np.empty((len(points), 2))
+        pixels[:, 0] = self.width / 2 + points[:, 0] * scale
+        pixels[:, 1] = self.horizon + (self.eye - points[:, 1]) * scale
+        return pixels
 
     def world_at(self, u: float, depth: float, up: float = 0.0) -> tuple[float, float, float]:
         """Return the world point (s, y, t) seen in column ``u`` at a depth and a height in metres."""

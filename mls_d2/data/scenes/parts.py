@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -115,36 +115,41 @@ def moved(
     side = -1.0 if flip else 1.0
     matrix = np.array([[side * cos, sin, 0], [-side * sin, cos, 0], [0, 0, scale]])
     offset = np.array([side * shift[0], shift[1], 0])
-    return [replace(part, points=part.points @ matrix + offset) for part in parts]
+    return [
+        Part(part.points @ matrix + offset, part.colour, part.normal, part.masked) for part in parts
+    ]
 
 
 def prism(profile: Sequence[Point], half_width: float, colour: Colour) -> list[Part]:
-    """Return the faces of a convex profile in x-y, counter-clockwise, extruded over ``z`` = ± half_width."""
-    flat = np.asarray(profile, dtype=np.float64)
-    parts = []
-    for side in (1.0, -1.0):
-        face = np.concatenate((flat, np.full((len(flat), 1), side * half_width)), axis=1)
-        parts.append(Part(face[None], colour, (0.0, 0.0, side)))
-    for start, end in zip(flat, np.roll(flat, -1, axis=0), strict=True):
-        normal = _edge_normal(start, end)
-        if normal[1] > -0.5:  # what faces the ground is never seen
+    """Return the faces of a solid: a convex profile in x-y, extruded over ``z`` = ± half_width.
+
+    Args:
+        profile: corners (x, y), counter-clockwise.
+        half_width: half the solid's width in metres.
+        colour: the paint.
+    """
+    parts = on_side([profile], half_width, colour)
+    for start, end in zip(profile, [*profile[1:], profile[0]], strict=True):
+        if _edge_normal(start, end)[1] > -0.5:  # what faces the ground is never seen
             parts.append(on_edge(start, end, half_width, colour))
     return parts
 
 
 def on_side(polygons: Sequence[Sequence[Point]], half_width: float, colour: Colour) -> list[Part]:
     """Return polygons (windows, wheels) painted on both sides ``z`` = ± half_width of a solid."""
-    flat = np.asarray(polygons, dtype=np.float64)
+    flat = np.array(polygons)
     parts = []
     for side in (1.0, -1.0):
-        depth = np.full((*flat.shape[:2], 1), side * half_width)
-        parts.append(Part(np.concatenate((flat, depth), axis=2), colour, (0.0, 0.0, side)))
+        points = np.empty((*flat.shape[:2], 3))
+        points[..., :2] = flat
+        points[..., 2] = side * half_width
+        parts.append(Part(points, colour, (0.0, 0.0, side)))
     return parts
 
 
 def on_edge(
-    start: Sequence[float],
-    end: Sequence[float],
+    start: Point,
+    end: Point,
     half_width: float,
     colour: Colour,
     *,
@@ -161,18 +166,19 @@ def on_edge(
         along: stretches of the edge from 0 (start) to 1 (end).
         across: stretches of the width from -1 to 1; one rectangle for each pair of stretches.
     """
-    first, second = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    (x0, y0), (x1, y1) = start, end
+    dx, dy = x1 - x0, y1 - y0
     quads = []
     for low, high in along:
-        p, q = first + low * (second - first), first + high * (second - first)
+        px, py, qx, qy = x0 + low * dx, y0 + low * dy, x0 + high * dx, y0 + high * dy
         for left, right in across:
             z0, z1 = left * half_width, right * half_width
-            quads.append(((*p, z1), (*p, z0), (*q, z0), (*q, z1)))
-    return Part(np.array(quads), colour, _edge_normal(first, second))
+            quads.append(((px, py, z1), (px, py, z0), (qx, qy, z0), (qx, qy, z1)))
+    return Part(np.array(quads), colour, _edge_normal(start, end))
 
 
-def _edge_normal(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float]:
-    dx, dy = end - start
+def _edge_normal(start: Point, end: Point) -> tuple[float, float, float]:
+    dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy) or 1.0
     return dy / length, -dx / length, 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from mls_d2.data.scenes.scene import Item, Scene
 
 _OVER = 2  # canvas pixels for one image pixel along each axis
 _SHIFT = 4  # OpenCV's fixed-point bits for corners between pixels
-_FAR_OUT = (
-    4000.0  # corners further out than this many pixels are pulled in, where OpenCV would overflow
-)
+# Corners further out than this many pixels are pulled in, where OpenCV would overflow.
+_FAR_OUT = 4000.0
+_NOISE_SIDE = 509  # a prime, so that repeats never line up with anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +88,49 @@ def _project(item: Item, camera: Camera, light: Light) -> list[_Shape]:
     if not parts:
         return []
     flat = np.concatenate([part.points.reshape(-1, 3) for part in parts])
-    world = np.stack(
-        (
-            s0 + flat[:, 0] * cos - flat[:, 2] * sin,
-            y0 + flat[:, 1],
-            t0 + flat[:, 0] * sin + flat[:, 2] * cos,
-        ),
-        axis=1,
-    )
+    world = np.empty_like(flat)
+    world[:, 0] = s0 + flat[:, 0] * cos - flat[:, 2] * sin
+    world[:, 1] = y0 + flat[:, 1]
+    world[:, 2] = t0 + flat[:, 0] * sin + flat[:, 2] * cos
     points = camera.to_camera(world)
-    clipped = bool((points[:, 2] < NEAR).any())
-    canvas = None if clipped else _to_canvas(camera, points)
+    canvas = _to_canvas(camera, points)
+    behind = points[:, 2] < NEAR
+    cut = bool(behind.any())
+    if not cut and not _on_canvas(canvas, camera):
+        return []
     shapes, start = [], 0
     for part in parts:
         count, size = part.points.shape[:2]
         stop = start + count * size
-        if canvas is not None:
-            corners = list(canvas[start:stop].reshape(count, size, 2))
-        else:
-            polygons = (clip_near(p) for p in points[start:stop].reshape(count, size, 3))
-            corners = [_to_canvas(camera, polygon) for polygon in polygons if len(polygon) > 2]
+        corners = list(canvas[start:stop].reshape(count, size, 2))
+        if cut:
+            hidden = behind[start:stop].reshape(count, size)
+            corners = _clipped(camera, points[start:stop].reshape(count, size, 3), corners, hidden)
         start = stop
         if corners:
             shapes.append(_Shape(corners, _lit(part, item.heading, light, fade), part.masked))
     return shapes
+
+
+def _on_canvas(canvas: np.ndarray, camera: Camera) -> bool:
+    low, high = canvas.min(axis=0), canvas.max(axis=0)
+    unit = _OVER << _SHIFT
+    return bool(
+        (high >= 0).all() and low[0] <= camera.width * unit and low[1] <= camera.height * unit
+    )
+
+
+def _clipped(
+    camera: Camera, points: np.ndarray, corners: list[np.ndarray], behind: np.ndarray
+) -> list[np.ndarray]:
+    """Return the polygons' corners on the canvas, those that reach behind the near plane cut there."""
+    kept = []
+    for polygon, ready, hidden in zip(points, corners, behind, strict=True):
+        if not hidden.any():
+            kept.append(ready)
+        elif not hidden.all():
+            kept.append(_to_canvas(camera, clip_near(polygon)))
+    return kept
 
 
 def _faces(part: Part, eye: tuple[float, float, float]) -> bool:
@@ -124,8 +144,8 @@ def _faces(part: Part, eye: tuple[float, float, float]) -> bool:
 
 def _to_canvas(camera: Camera, points: np.ndarray) -> np.ndarray:
     """Project camera points to canvas corners in OpenCV's fixed point, where pixel centres are whole."""
-    pixels = np.clip(camera.to_image(points) * _OVER - 0.5, -_FAR_OUT, _FAR_OUT)
-    return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
+    pixels = camera.to_image(points) * _OVER - 0.5
+    return np.rint(pixels.clip(-_FAR_OUT, _FAR_OUT) * (1 << _SHIFT)).astype(np.int32)
 
 
 def _lit(
@@ -190,8 +210,20 @@ def _develop(image: np.ndarray, seed: int) -> np.ndarray:
     blur, contrast, grain = rng.uniform(0.0, 0.7), rng.uniform(0.88, 1.12), rng.uniform(1.0, 5.0)
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (3, 3), blur)
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    noise *= grain
-    noise += 118.0 * (1 - contrast)
+    noise = np.float32(grain) * _noise(image.shape[0], image.shape[1], rng)
+    noise += np.float32(118.0 * (1 - contrast))
     toned = cv2.addWeighted(image, contrast, noise, 1.0, 0.0, dtype=cv2.CV_32F)
     return np.clip(toned, 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _noise_tile() -> np.ndarray:
+    rng = np.random.default_rng(97)
+    return rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3), dtype=np.float32)
+
+
+def _noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut white noise ``(height, width, 3)`` from a tile at a random place; much cheaper than new noise."""
+    rows = (np.arange(height) + rng.integers(_NOISE_SIDE)) % _NOISE_SIDE
+    columns = (np.arange(width) + rng.integers(_NOISE_SIDE)) % _NOISE_SIDE
+    return _noise_tile()[rows[:, None], columns[None, :]]

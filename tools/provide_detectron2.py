@@ -94,7 +94,6 @@ class Change:
 NUMPY_ALIAS = "the aliases of Python's types are gone from NumPy >= 1.24"
 PKG_RESOURCES = "pkg_resources is gone from setuptools >= 82"
 AMP = "torch.cuda.amp warns that it is deprecated in favour of torch.amp"
-MESHGRID = "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today"
 
 CHANGES = (
     Change(
@@ -116,9 +115,9 @@ CHANGES = (
     ),
     Change(
         NUMPY_ALIAS,
-        "np.int)",
-        "int)",
-        {"detectron2/data/build.py": 1, "detectron2/evaluation/sem_seg_evaluation.py": 2},
+        "dtype=np.int",
+        "dtype=int",
+        {"detectron2/data/build.py": 2, "detectron2/evaluation/sem_seg_evaluation.py": 2},
     ),
     Change(NUMPY_ALIAS, "np.float)", "float)", {"detectron2/evaluation/sem_seg_evaluation.py": 5}),
     Change(NUMPY_ALIAS, "np.str)", "str)", {"detectron2/data/datasets/pascal_voc.py": 1}),
@@ -175,17 +174,10 @@ CHANGES = (
         {"detectron2/engine/train_loop.py": 1},
     ),
     Change(
-        MESHGRID,
+        "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today",
         "torch.meshgrid(shifts_y, shifts_x)",
         'torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
         {"detectron2/modeling/anchor_generator.py": 1},
-    ),
-    Change(
-        MESHGRID,
-        "torch.arange(width, dtype=offsets.dtype, device=offsets.device),\n",
-        "torch.arange(width, dtype=offsets.dtype, device=offsets.device),\n"
-        '        indexing="ij",\n',
-        {"detectron2/projects/panoptic_deeplab/post_processing.py": 1},
     ),
     Change(
         "without the C++ part, what does not need it must import and what does must say so",

@@ -1,0 +1,144 @@
+# Every target sets up first what it needs. `make` alone lists the targets and the variables.
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= quick
+METHOD ?= mls
+EPOCHS ?= 400
+SEED ?= 0
+OUT ?= output
+NUM_GPUS ?=
+ARGS ?=
+
+METHODS := $(patsubst pretrain/configs/%_quick.yaml,%,$(wildcard pretrain/configs/*_quick.yaml))
+RUN := $(VENV)/bin/python
+
+# $(call one-of,NAME,values): stops at once where variable NAME is not one of the values
+one-of = $(if $(and $(filter 1,$(words $($(1)))),$(filter $(2),$($(1)))),,\
+	$(error $(1)=$($(1)) is not known here. Valid: $(sort $(2))))
+
+$(call one-of,PRESET,quick paper)
+$(call one-of,EPOCHS,400 800)
+ifneq ($(filter pretrain demo,$(MAKECMDGOALS)),)
+  $(call one-of,METHOD,$(METHODS))
+else
+  $(call one-of,METHOD,$(METHODS) random)
+endif
+
+ifeq ($(PRESET),quick)
+  DATA ?= datasets/scenes
+  PRETRAIN_CONFIG := pretrain/configs/$(METHOD)_quick.yaml
+  COCO_CONFIG := transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml
+else
+  DATA ?= $(DETECTRON2_DATASETS)
+  PRETRAIN_CONFIG := pretrain/configs/$(METHOD)_coco_$(EPOCHS)ep.yaml
+  COCO_CONFIG := transfer_configs/coco/mask_rcnn_R_50_FPN_1x.yaml
+endif
+
+RESULTS := $(OUT)/$(PRESET)
+RUN_NAME := $(METHOD)$(if $(filter paper-800,$(PRESET)-$(EPOCHS)),-800ep)
+PRETRAIN_DIR := $(RESULTS)/$(RUN_NAME)
+BACKBONE ?= $(if $(filter random,$(METHOD)),random,$(PRETRAIN_DIR)/backbone.pth)
+GPUS := $(if $(NUM_GPUS),--num-gpus $(NUM_GPUS))
+WITH_DATA := DETECTRON2_DATASETS="$(abspath $(DATA))"
+
+# The stamp's name carries what the set-up is made from, so that it is repeated when that changes.
+SETUP_PYTHON := $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))
+SETUP_FROM := constraints.txt pyproject.toml tools/provide_detectron2.py
+SETUP_KEY := $(shell { $(SETUP_PYTHON) -V; cat $(SETUP_FROM); } 2>&1 | cksum | tr -dc '0-9')
+STAMP := $(VENV)/.setup-$(SETUP_KEY)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo data require-data require-backbone pretrain eval-coco report benchmark \
+	check test clean
+
+help: ## list targets and variables
+	@echo "Targets:"
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@echo "Variables (now):"
+	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
+	@echo "    METHOD=$(METHOD)     one of: $(METHODS); for eval-coco also: random"
+	@echo "    EPOCHS=$(EPOCHS)     of PRESET=paper: 400 or 800"
+	@echo "    SEED=$(SEED)         of every random choice"
+	@echo "    DATA=$(DATA)   datasets' root; PRESET=paper takes DETECTRON2_DATASETS"
+	@echo "    OUT=$(OUT)     where runs write    NUM_GPUS=$(NUM_GPUS) processes, one a GPU"
+	@echo "    BACKBONE=…     another backbone file for eval-coco"
+	@echo "    ARGS=…         appended: 'KEY VALUE' of the config, or options of pytest for test"
+	@echo "    VENV=$(VENV)     an environment of your own may stand here; its Detectron2 is kept"
+
+setup: $(STAMP) ## make .venv with the tested versions, Detectron2 and this project
+	@$(if $(filter 0,$(MAKELEVEL)),echo "setup: $(VENV) is up to date",:)
+
+$(STAMP):
+	@command -v $(SETUP_PYTHON) >/dev/null || { \
+	  echo "error: $(SETUP_PYTHON) is not there. Install Python 3.10 or newer, or say make PYTHON=…" >&2; exit 2; }
+	@$(SETUP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: $$($(SETUP_PYTHON) -V 2>&1) is too old: Python 3.10 or newer is needed." \
+	    "Say make PYTHON=python3.11 or the like (and remove $(VENV) if it was made with the old one)." >&2; exit 2; }
+	@[ -x $(RUN) ] || { echo "setup [1/4] $(VENV), with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup [2/4] torch and torchvision (large; minutes where they are not cached)"
+	@$(RUN) -m pip install -q -c constraints.txt torch torchvision
+	@echo "setup [3/4] this project, editable, and what it depends on"
+	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
+	@echo "setup [4/4] Detectron2"
+	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
+	@rm -f $(VENV)/.setup-*
+	@touch $@
+
+demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
+	@$(MAKE) --no-print-directory data
+	@$(MAKE) --no-print-directory pretrain
+	@$(MAKE) --no-print-directory eval-coco
+	@$(MAKE) --no-print-directory eval-coco METHOD=random BACKBONE=random
+	@$(MAKE) --no-print-directory report
+
+ifeq ($(PRESET),quick)
+data: setup ## PRESET=quick: generate the scenes; PRESET=paper: say where the datasets are
+	$(RUN) tools/make_scenes.py --root $(DATA)
+
+require-data: setup
+	@[ -e "$(DATA)/scenes.json" ] || { \
+	  echo "error: there are no scenes in '$(DATA)'. Make them with: make data" >&2; exit 2; }
+else
+data: require-data
+	@echo "data: PRESET=paper uses the real datasets in $(DATA); nothing is generated or fetched"
+
+require-data: setup
+	@[ -n "$(DATA)" ] && [ -d "$(DATA)" ] || { \
+	  echo "error: PRESET=paper needs the real datasets, and '$(DATA)' is not a folder." \
+	    "Set DETECTRON2_DATASETS to the folder that holds coco/." >&2; exit 2; }
+endif
+
+pretrain: setup require-data ## learn a backbone with METHOD; resumes what was interrupted
+	$(WITH_DATA) $(RUN) tools/pretrain.py --config-file $(PRETRAIN_CONFIG) --resume $(GPUS) \
+	  OUTPUT_DIR $(PRETRAIN_DIR) SEED $(SEED) $(ARGS)
+
+require-backbone:
+	@[ "$(BACKBONE)" = random ] || [ -e "$(BACKBONE)" ] || { \
+	  echo "error: there is no backbone '$(BACKBONE)'." \
+	    "Make it with: make pretrain METHOD=$(METHOD) PRESET=$(PRESET)" >&2; exit 2; }
+
+eval-coco: setup require-data require-backbone ## fine-tune and evaluate Mask R-CNN FPN on COCO from METHOD's backbone
+	$(WITH_DATA) $(RUN) tools/train_net.py --config-file $(COCO_CONFIG) --resume $(GPUS) \
+	  MODEL.WEIGHTS $(BACKBONE) OUTPUT_DIR $(RESULTS)/coco/$(RUN_NAME)-seed$(SEED) SEED $(SEED) $(ARGS)
+
+report: setup ## tables and plots of every result of this PRESET
+	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report
+
+benchmark: setup ## what a pretraining step of each method costs
+	$(RUN) benchmarks/pretrain_step.py $(ARGS)
+
+check: setup ## format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: setup ## every test that this machine can run
+	$(RUN) -m pytest $(ARGS)
+
+clean: ## remove caches; keeps .venv, datasets and results
+	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist
+	find mls_d2 pretrain tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""What every test shares: fixed seeds, few threads, and the pictures to work on."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REAL_COCO = "MLS_D2_REAL_COCO"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    # Tests compute on tiny tensors, where more threads only wait for one another.
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_coco_root() -> Path:
+    """Folder that holds ``coco/`` with real pictures: $MLS_D2_REAL_COCO, or beside the checkout."""
+    named = os.environ.get(REAL_COCO)
+    root = Path(named) if named else REPOSITORY.parent / "shared" / "datasets"
+    if named and not root.is_dir():
+        pytest.fail(f"{REAL_COCO}={named} is not a folder")
+    if not (root / "coco" / "annotations" / "instances_train2017.json").is_file():
+        pytest.skip(f"no real COCO pictures: set {REAL_COCO} to a folder that holds coco/")
+    return root
+
+
+@pytest.fixture(scope="session")
+def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny generated scenes in the layouts of COCO, VOC and Cityscapes; not to be written to."""
+    from mls_d2.data.scenes import generate
+
+    root = tmp_path_factory.mktemp("scenes") / "root"
+    sizes = {"train": 16, "val": 8, "unlabeled": 32, "voc": 8, "cityscapes": 4}
+    generate(root, seed=0, size=(96, 96), num_workers=0, **sizes)
+    return root

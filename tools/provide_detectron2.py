@@ -113,12 +113,8 @@ CHANGES = (
             "detectron2/utils/visualizer.py": 3,
         },
     ),
-    Change(
-        NUMPY_ALIAS,
-        "dtype=np.int",
-        "dtype=int",
-        {"detectron2/data/build.py": 2, "detectron2/evaluation/sem_seg_evaluation.py": 2},
-    ),
+    Change(NUMPY_ALIAS, "dtype=np.int", "dtype=int", {"detectron2/data/build.py": 2}),
+    Change(NUMPY_ALIAS, "np.int)", "int)", {"detectron2/evaluation/sem_seg_evaluation.py": 2}),
     Change(NUMPY_ALIAS, "np.float)", "float)", {"detectron2/evaluation/sem_seg_evaluation.py": 5}),
     Change(NUMPY_ALIAS, "np.str)", "str)", {"detectron2/data/datasets/pascal_voc.py": 1}),
     Change(

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from mls_d2.data.scenes import SceneParams, generate
+from mls_d2.data.scenes.files import write_png
+from mls_d2.data.scenes.sheet import contact_sheet
 from mls_d2.errors import run_tool
 
 
@@ -38,6 +41,10 @@ def parse_args() -> argparse.Namespace:
         help="pixels of an image (default 128 128)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument(
+        "--contact-sheet", type=Path, metavar="FILE.png",
+        help="also draw the first scenes, with and without annotations, into this file",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -46,8 +53,11 @@ def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = ("seed", "train", "val", "unlabeled", "voc", "cityscapes")
-    params = SceneParams(**{name: getattr(args, name) for name in names}, size=tuple(args.size))
-    generate(args.root, params, num_workers=args.workers)
+    parameters = {name: getattr(args, name) for name in names} | {"size": tuple(args.size)}
+    generate(args.root, num_workers=args.workers, **parameters)
+    if args.contact_sheet is not None:
+        write_png(args.contact_sheet, contact_sheet(SceneParams(**parameters)))
+        print(f"contact sheet: {args.contact_sheet}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mls_d2.data.scenes.files import make_folder, write_bytes, write_jpeg
+from mls_d2.data.scenes.files import write_bytes, write_jpeg
 from mls_d2.data.scenes.labels import COCO_CATEGORIES, COCO_IDS, KINDS
+from mls_d2.data.scenes.marker import SceneParams
 from mls_d2.data.scenes.outlines import mask_polygons
 from mls_d2.data.scenes.render import Picture
+from mls_d2.data.scenes.split import Split
 
 MIN_AREA = 16
 """Visible pixels below which an object is too little to be annotated."""
@@ -20,25 +23,33 @@ MIN_SIDE = 3
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 
 
-def save_image(root: Path, split: str, index: int, picture: Picture) -> dict:
-    """Write one image and return its records.
+def splits(params: SceneParams) -> list[Split]:
+    """Return the splits that are asked for, of train2017, val2017 and unlabeled2017."""
+    counts = {"train2017": params.train, "val2017": params.val, "unlabeled2017": params.unlabeled}
+    return [
+        Split(
+            name=f"coco/{name}",
+            stream=stream,
+            count=count,
+            size=params.size,
+            folders=(f"coco/{name}", "coco/annotations"),
+            save=partial(_save, name=name),
+            finish=partial(_finish, name=name),
+        )
+        for stream, (name, count) in enumerate(counts.items())
+        if count
+    ]
 
-    Args:
-        root: the datasets' root.
-        split: ``train2017``, ``val2017`` or ``unlabeled2017``.
-        index: number of the image in the split.
-        picture: the rendered scene.
 
-    Returns:
-        ``{"image": …, "annotations": […]}`` as in COCO's files, the annotations without ids.
-    """
-    image_id = _FIRST_ID[split] + index
-    name = f"{image_id:012d}.jpg"
-    write_jpeg(root / "coco" / split / name, picture.image)
+def _save(root: Path, split: Split, index: int, picture: Picture, *, name: str) -> dict:
+    """Write one image and return its records as in COCO's files, the annotations without ids."""
+    image_id = _FIRST_ID[name] + index
+    file_name = f"{image_id:012d}.jpg"
+    write_jpeg(root / "coco" / name / file_name, picture.image)
     height, width = picture.ids.shape
-    record = {"id": image_id, "file_name": name, "height": height, "width": width, "license": 1}
-    annotations = [] if split == "unlabeled2017" else _annotations(picture, image_id)
-    return {"image": record, "annotations": annotations}
+    image = {"id": image_id, "file_name": file_name, "height": height, "width": width, "license": 1}
+    annotations = [] if name == "unlabeled2017" else _annotations(picture, image_id)
+    return {"image": image, "annotations": annotations}
 
 
 def visible_things(picture: Picture) -> list[tuple[int, np.ndarray, tuple[int, int, int, int]]]:
@@ -77,20 +88,20 @@ def _annotations(picture: Picture, image_id: int) -> list[dict]:
     return annotations
 
 
-def write_annotations(root: Path, split: str, records: list[dict]) -> None:
-    """Write a split's JSON file from the records of its images, in their order."""
-    annotations = [item for record in records for item in record["annotations"]]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number + _FIRST_ID[split] - 1
+def _finish(root: Path, split: Split, records: list[dict], *, name: str) -> None:
+    """Write the split's JSON file."""
     content = {
         "info": {"description": "Synthetic scenes in COCO's layout", "version": "1", "year": 2017},
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
         "images": [record["image"] for record in records],
         "categories": list(COCO_CATEGORIES),
     }
-    stem = "image_info" if split == "unlabeled2017" else "instances"
-    if stem == "instances":
+    if name == "unlabeled2017":
+        path = root / "coco" / "annotations" / f"image_info_{name}.json"
+    else:
+        annotations = [item for record in records for item in record["annotations"]]
+        for number, annotation in enumerate(annotations):
+            annotation["id"] = _FIRST_ID[name] + number
         content["annotations"] = annotations
-    path = root / "coco" / "annotations" / f"{stem}_{split}.json"
-    make_folder(path.parent)
+        path = root / "coco" / "annotations" / f"instances_{name}.json"
     write_bytes(path, json.dumps(content, separators=(",", ":")).encode())

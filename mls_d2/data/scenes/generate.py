@@ -1,152 +1,115 @@
-"""Making a root of scenes: parts one after the other, images in parallel, resumable."""
+"""Making a root of scenes: splits one after the other, images in parallel, resumable."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mls_d2.data.scenes import coco
+from mls_d2.data.scenes import cityscapes, coco, voc
 from mls_d2.data.scenes.files import make_folder
 from mls_d2.data.scenes.layout import compose
 from mls_d2.data.scenes.marker import SceneParams, merge_with_marker, write_marker
 from mls_d2.data.scenes.render import Picture, render
+from mls_d2.data.scenes.split import Split
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 16
+_CHUNK = 16  # images that a process makes in one go
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a root: a split of a dataset.
-
-    Args:
-        name: its name in the marker and in the progress bar.
-        stream: number of its random stream; parts with different numbers share no scene.
-        count: number of images.
-        size: (width, height) of an image in pixels.
-        kind: the kind of its scenes, or None for all kinds.
-        split: what ``save`` and ``finish`` know it as.
-        save: writes one image with its own files and returns what ``finish`` needs of it.
-        finish: writes the files that list all images.
-        folders: folders to make before, relative to the root.
-    """
-
-    name: str
-    stream: int
-    count: int
-    size: tuple[int, int]
-    kind: str | None
-    split: str
-    save: Callable[[Path, str, int, Picture], dict]
-    finish: Callable[[Path, str, list[dict]], None]
-    folders: tuple[str, ...]
+def all_splits(params: SceneParams) -> list[Split]:
+    """Return the splits that the parameters ask for, in the order in which they are written."""
+    return [*coco.splits(params), *voc.splits(params), *cityscapes.splits(params)]
 
 
-def _parts(params: SceneParams) -> list[Part]:
-    counts = {"train2017": params.train, "val2017": params.val, "unlabeled2017": params.unlabeled}
-    return [
-        Part(
-            name=f"coco/{split}",
-            stream=stream,
-            count=count,
-            size=params.size,
-            kind=None,
-            split=split,
-            save=coco.save_image,
-            finish=coco.write_annotations,
-            folders=(f"coco/{split}", "coco/annotations"),
-        )
-        for stream, (split, count) in enumerate(counts.items())
-        if count
-    ]
-
-
-def picture_of(params: SceneParams, part: Part, index: int) -> Picture:
-    """Render one image; it depends on the seed, the part's stream and the index, and on nothing else."""
-    rng = np.random.default_rng(np.random.SeedSequence((params.seed, part.stream, index)))
-    return render(compose(rng, part.size, part.kind))
+def picture_of(seed: int, split: Split, index: int) -> Picture:
+    """Render an image; it depends on the seed, the split's stream and the index, on nothing else."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, split.stream, index)))
+    return render(compose(rng, split.size, split.kind), full_masks=split.full_masks)
 
 
 def generate(
-    root: str | os.PathLike[str], params: SceneParams, *, num_workers: int | None = None
+    root: str | os.PathLike[str], *, num_workers: int | None = None, **parameters: Any
 ) -> None:
     """Write scenes under a root, in the layouts of COCO, VOC and Cityscapes.
 
-    With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The bytes written
-    depend on the parameters only. Interrupted, it goes on with the part it was at when it is called again;
-    called again on a complete root, it returns at once.
+    With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The
+    bytes written depend on the parameters only, not on the number of processes. Interrupted, it goes
+    on with the split it was at when it is called again; on a complete root it returns at once.
 
     Args:
         root: folder to write, made when missing.
-        params: what to write.
-        num_workers: processes; 1 stays in this process, None takes one for each core.
+        num_workers: processes; 0 or 1 stays in this one, None takes one for each core.
+        **parameters: the fields of :class:`SceneParams`.
 
     Raises:
-        UserError: the root has foreign content or scenes of other parameters, or cannot be written.
+        UserError: bad parameters, or the root has foreign content or scenes of other parameters, or
+            cannot be written.
     """
     root = Path(root)
-    whole, finished = merge_with_marker(root, params)
-    parts = _parts(whole)
-    missing = [part for part in parts if part.name not in finished]
-    if not missing and finished:
-        logger.info("%s already has these scenes: %s", root, ", ".join(finished))
+    params, finished = merge_with_marker(root, SceneParams(**parameters))
+    missing = [split for split in all_splits(params) if split.name not in finished]
+    if not missing:
+        logger.info(
+            "%s already has these scenes: %s", root, ", ".join(finished) or "none asked for"
+        )
         return
+    workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     make_folder(root)
-    write_marker(root, whole, finished, complete=False)
-    for part in missing:
-        _write_part(root, whole, part, num_workers or os.cpu_count() or 1)
-        finished.append(part.name)
-        write_marker(root, whole, finished, complete=part is missing[-1])
-    logger.info("wrote %s to %s", ", ".join(part.name for part in missing), root)
+    write_marker(root, params, finished, complete=False)
+    for split in missing:
+        _write_split(root, params.seed, split, workers)
+        finished.append(split.name)
+        write_marker(root, params, finished, complete=split is missing[-1])
+    logger.info("wrote %s to %s", ", ".join(split.name for split in missing), root)
 
 
-def _write_part(root: Path, params: SceneParams, part: Part, num_workers: int) -> None:
-    for folder in part.folders:
+def _write_split(root: Path, seed: int, split: Split, workers: int) -> None:
+    for folder in split.folders:
         make_folder(root / folder)
-    starts = range(0, part.count, _CHUNK)
+        for leftover in (root / folder).glob(".tmp-*"):  # of a process that was killed
+            leftover.unlink()
     records: list[dict] = []
-    with tqdm(total=part.count, desc=part.name, unit="img") as bar:
-        for chunk in _run(root, params, part, starts, num_workers):
+    with tqdm(total=split.count, desc=split.name, unit="img") as bar:
+        for chunk in _chunks(root, seed, split, workers):
             records += chunk
             bar.update(len(chunk))
-    part.finish(root, part.split, records)
+    split.finish(root, split, records)
 
 
-def _run(
-    root: Path, params: SceneParams, part: Part, starts: range, num_workers: int
-) -> Iterator[list[dict]]:
-    """Yield the records of each chunk in order, from worker processes where there is more than one."""
-    if num_workers == 1 or len(starts) == 1:
+def _chunks(root: Path, seed: int, split: Split, workers: int) -> Iterator[list[dict]]:
+    """Yield the records of each chunk in order."""
+    starts = range(0, split.count, _CHUNK)
+    if workers <= 1 or len(starts) == 1:
         for start in starts:
-            yield _write_chunk(root, params, part, start)
+            yield _write_chunk(root, seed, split, start)
         return
-    with ProcessPoolExecutor(num_workers, initializer=_init_worker) as pool:
-        futures: list[Future] = [
-            pool.submit(_write_chunk, root, params, part, start) for start in starts
-        ]
+    with ProcessPoolExecutor(workers, initializer=_init_worker) as pool:
+        futures = [pool.submit(_write_chunk, root, seed, split, start) for start in starts]
         try:
             for future in futures:
                 yield future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _init_worker() -> None:
-    cv2.setNumThreads(0)
+    # One process for each core already, and Ctrl-C is the parent's to handle.
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write_chunk(root: Path, params: SceneParams, part: Part, start: int) -> list[dict]:
+def _write_chunk(root: Path, seed: int, split: Split, start: int) -> list[dict]:
     return [
-        part.save(root, part.split, index, picture_of(params, part, index))
-        for index in range(start, min(start + _CHUNK, part.count))
+        split.save(root, split, index, picture_of(seed, split, index))
+        for index in range(start, min(start + _CHUNK, split.count))
     ]

@@ -31,7 +31,7 @@ class SceneParams:
             height.
 
     Raises:
-        UserError: a count or the seed is negative, or the size is out of 32 to 4096.
+        UserError: a count or the seed is negative, ``voc`` is 1 to 3, or the size out of 32 to 4096.
     """
 
     seed: int = 0
@@ -46,6 +46,8 @@ class SceneParams:
         for name in ("seed", *COUNTS):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if 0 < self.voc < 4:
+            raise UserError(f"voc is {self.voc}, expected 0, or 4 or more to fill train and val")
         if len(self.size) != 2 or not all(32 <= side <= 4096 for side in self.size):
             raise UserError(f"size is {self.size}, expected width and height of 32 to 4096 pixels")
 

@@ -30,14 +30,17 @@ class Picture:
         image: RGB ``(H, W, 3)`` uint8.
         ids: ``(H, W)`` uint16, the index into ``kinds`` of what each pixel shows.
         kinds: what each id is, a key of :data:`mls_d2.data.scenes.labels.KINDS`.
-        extents: for each id the box (x0, y0, x1, y1) in pixels that it would fill without occlusion and
-            without the image's border; None for sky and ground.
+        extents: for each id the box (x0, y0, x1, y1) in pixels that it would fill without occlusion
+            and without the image's border; None for sky and ground.
+        full_masks: for each id the mask ``(H, W)`` bool that it would have with nothing before it;
+            empty where they were not asked for.
     """
 
     image: np.ndarray
     ids: np.ndarray
     kinds: tuple[str, ...]
     extents: tuple[tuple[float, float, float, float] | None, ...]
+    full_masks: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,20 @@ class _Shape:
     masked: bool
 
 
-def render(scene: Scene) -> Picture:
-    """Paint a scene, far things first."""
+def render(scene: Scene, *, full_masks: bool = False) -> Picture:
+    """Paint a scene, far things first.
+
+    Args:
+        scene: what to paint.
+        full_masks: whether to return the masks without occlusion as well.
+    """
     camera = scene.camera
     image = np.empty((camera.height * _OVER, camera.width * _OVER, 3), np.uint8)
     ids = np.empty(image.shape[:2], np.uint16)
     kinds = paint_background(scene, image, ids, _OVER)
     extents: list[tuple[float, float, float, float] | None] = [None] * len(kinds)
+    background = _thinned(ids)
+    masks = [background == number for number in range(len(kinds))] if full_masks else []
     _paint_shadows(scene, image)
     for item in scene.items:
         shapes = _project(item, camera, scene.light)
@@ -64,15 +74,31 @@ def render(scene: Scene) -> Picture:
                 cv2.fillPoly(image, shape.corners, shape.colour, cv2.LINE_AA, _SHIFT)
             if shape.masked:
                 cv2.fillPoly(ids, shape.corners, len(kinds), cv2.LINE_8, _SHIFT)
+        if full_masks:
+            masks.append(_full_mask(shapes, ids.shape))
         kinds.append(item.kind)
         extents.append(_extent(shapes))
     small = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     return Picture(
         image=_develop(small, scene.render_seed),
-        ids=np.ascontiguousarray(ids[::_OVER, ::_OVER]),
+        ids=_thinned(ids),
         kinds=tuple(kinds),
         extents=tuple(extents),
+        full_masks=tuple(masks),
     )
+
+
+def _thinned(canvas: np.ndarray) -> np.ndarray:
+    """Return a canvas of ids at the image's resolution."""
+    return canvas[::_OVER, ::_OVER].copy()
+
+
+def _full_mask(shapes: list[_Shape], size: tuple[int, ...]) -> np.ndarray:
+    canvas = np.zeros(size, np.uint8)
+    for shape in shapes:
+        if shape.masked:
+            cv2.fillPoly(canvas, shape.corners, 1, cv2.LINE_8, _SHIFT)
+    return _thinned(canvas) > 0
 
 
 def _project(item: Item, camera: Camera, light: Light) -> list[_Shape]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mls_d2.data.scenes import figures, furniture, vehicles
+from mls_d2.data.scenes import boats, figures, furniture, plants, two_wheelers, vehicles
 from mls_d2.data.scenes.camera import Camera
 from mls_d2.data.scenes.palette import chance, pick
 from mls_d2.data.scenes.parts import moved
@@ -36,7 +36,7 @@ class Spot:
     wet: bool = False
 
     def item(self, kind: str, parts: list, *, reach: float, **rest: float) -> Item:
-        """Return a flat figure here, turned to the camera, ``dx`` metres to the right and ``y`` up."""
+        """Return a flat figure here that faces the camera, ``dx`` m to the right and ``y`` m up."""
         facing = self.camera.facing_angle()
         dx, y = rest.get("dx", 0.0), rest.get("y", 0.0)
         place = (self.along + dx * math.cos(facing), y, self.across + dx * math.sin(facing))
@@ -45,7 +45,7 @@ class Spot:
 
 
 def _side_view(rng: np.random.Generator) -> float:
-    """Return a turn away from the camera at which a flat figure still shows its side, to the left or right."""
+    """Return a turn, heading left or right, at which a flat figure still shows its side."""
     return rng.uniform(-0.75, 0.75) + (math.pi if chance(rng, 0.5) else 0.0)
 
 
@@ -105,12 +105,12 @@ def bench(spot: Spot) -> list[Item]:
 
 def cyclist(spot: Spot) -> list[Item]:
     """A bicycle with its rider."""
-    return _rider_on(spot, "bicycle", vehicles.bicycle(spot.rng), 0.92)
+    return _rider_on(spot, "bicycle", two_wheelers.bicycle(spot.rng), 0.92)
 
 
 def motorcyclist(spot: Spot) -> list[Item]:
     """A motorcycle, mostly with its rider."""
-    machine = vehicles.motorcycle(spot.rng)
+    machine = two_wheelers.motorcycle(spot.rng)
     if chance(spot.rng, 0.3):
         return [spot.item("motorcycle", machine, reach=0.8, turn=_side_view(spot.rng))]
     return _rider_on(spot, "motorcycle", machine, 0.86)
@@ -129,7 +129,9 @@ def _rider_on(spot: Spot, kind: str, machine: list, saddle: float) -> list[Item]
 
 def parked_bicycle(spot: Spot) -> list[Item]:
     """A bicycle alone."""
-    return [spot.item("bicycle", vehicles.bicycle(spot.rng), reach=0.8, turn=_side_view(spot.rng))]
+    return [
+        spot.item("bicycle", two_wheelers.bicycle(spot.rng), reach=0.8, turn=_side_view(spot.rng))
+    ]
 
 
 def _driving(spot: Spot, kind: str, build: Callable[..., list], reach: float) -> list[Item]:
@@ -162,7 +164,7 @@ def truck(spot: Spot) -> list[Item]:
 
 def boat(spot: Spot) -> list[Item]:
     """A boat on the water."""
-    parts = vehicles.boat(spot.rng, sea=spot.strip.kind == "water")
+    parts = boats.boat(spot.rng, sea=spot.strip.kind == "water")
     return [spot.item("boat", parts, reach=1.5, turn=spot.rng.uniform(-0.7, 0.7))]
 
 
@@ -214,17 +216,17 @@ def surfboard(spot: Spot) -> list[Item]:
 
 def tree(spot: Spot) -> list[Item]:
     """A tree."""
-    return [spot.item("tree", furniture.tree(spot.rng), reach=1.6)]
+    return [spot.item("tree", plants.tree(spot.rng), reach=1.6)]
 
 
 def palm(spot: Spot) -> list[Item]:
     """A palm."""
-    return [spot.item("tree", furniture.palm(spot.rng), reach=1.0)]
+    return [spot.item("tree", plants.palm(spot.rng), reach=1.0)]
 
 
 def bush(spot: Spot) -> list[Item]:
     """A bush."""
-    return [spot.item("tree", furniture.bush(spot.rng), reach=0.8)]
+    return [spot.item("tree", plants.bush(spot.rng), reach=0.8)]
 
 
 def lamp_post(spot: Spot) -> list[Item]:
@@ -234,14 +236,15 @@ def lamp_post(spot: Spot) -> list[Item]:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A group that can be placed: how it is made, how much ground it takes and how near it may come.
+    """A group that can be placed: how it is made, its room, and how near it may come.
 
     Args:
         make: stands the group on a spot.
         radius: ground kept free around it, in metres.
         height: of its smallest thing, in metres; decides how far away it can still be seen.
         nearest: depth in metres before which it would not fit into the image.
-        lane: half its width in metres where it keeps to a lane of its strip; None where it stands anywhere.
+        lane: half its width in metres where it keeps to a lane of its strip; None where it stands
+            anywhere.
     """
 
     make: Callable[[Spot], list[Item]]

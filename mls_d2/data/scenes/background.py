@@ -16,7 +16,8 @@ _TILE = 128
 _BACKDROP_DEPTH = 120.0
 # How strongly each ground is mottled: fine grain, broad patches.
 _GRAIN = {
-    "road": (0.07, 0.05), "sidewalk": (0.06, 0.04), "grass": (0.2, 0.16), "yard": (0.1, 0.1), "path": (0.1, 0.06),
+    "road": (0.07, 0.05), "sidewalk": (0.06, 0.04), "grass": (0.2, 0.16), "yard": (0.1, 0.1),
+    "path": (0.1, 0.06),
     "sand": (0.09, 0.07), "wet sand": (0.06, 0.06), "foam": (0.05, 0.02), "water": (0.16, 0.1),
     "pond": (0.1, 0.12),
 }  # fmt: skip
@@ -73,9 +74,11 @@ def _paint_sky(scene: Scene, sky: np.ndarray) -> None:
     gradient = top + (low - top) * height[..., None]
     coarse = rng.standard_normal((5, 7)).astype(np.float32)
     fine = rng.standard_normal((9, 17)).astype(np.float32)
-    noise = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
-    noise += 0.5 * cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_CUBIC)
-    cover = np.clip(0.9 * noise - 0.9 + 1.6 * light.clouds, 0, 0.9)[..., None]
+    billows = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
+    wisps = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_CUBIC)
+    cover = np.clip(0.9 * (billows + np.float32(0.5) * wisps) - 0.9 + 1.6 * light.clouds, 0, 0.9)[
+        ..., None
+    ]
     cloud = 0.35 * low + 0.65 * 246.0 * np.array(light.tint, np.float32)
     painted = cv2.convertScaleAbs(gradient + (cloud - gradient) * cover)
     sky[:] = cv2.resize(painted, sky.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -139,7 +142,7 @@ def _blend(colours: np.ndarray, other: np.ndarray, share: np.ndarray | None) -> 
 def _ground_points(
     camera: Camera, rows: int, columns: int, origin: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return depth ``(rows, 1)``, ``s`` and ``t`` ``(rows, columns)`` in metres of the ground in each pixel."""
+    """Return depth ``(rows, 1)``, ``s`` and ``t`` ``(rows, columns)`` of each pixel in metres."""
     first_row, over = origin
     v = (np.arange(first_row, first_row + rows, dtype=np.float32) + 0.5) / over
     u = (np.arange(columns, dtype=np.float32) + 0.5) / over
@@ -197,7 +200,7 @@ def _fraction(values: np.ndarray) -> np.ndarray:
 
 
 def _mirroring(ground: Ground, zone: np.ndarray, depth: np.ndarray) -> np.ndarray | None:
-    """Return how much of the sky the water mirrors, the more the flatter it is seen; None on dry land."""
+    """Return how much of the sky the water mirrors, more where it is seen flat; None on land."""
     wet = np.array([strip.kind in ("water", "pond") for strip in ground.strips], np.float32)
     return wet.take(zone) * np.clip(depth / 90.0, 0.12, 0.55) if wet.any() else None
 

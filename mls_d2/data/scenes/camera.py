@@ -1,8 +1,8 @@
 """A pinhole camera over a flat ground, and the frames that scenes are laid out in.
 
-World frame, metres: ``s`` along the strips (road, path, shore), ``y`` up from the ground, ``t`` across the
-strips. Camera frame: ``X`` right, ``Y`` up from the ground, ``Z`` depth. Image frame, pixels: ``u`` right,
-``v`` down, continuous, with the centre of the first pixel at (0.5, 0.5).
+World frame, metres: ``s`` along the strips (road, path, shore), ``y`` up from the ground, ``t``
+across the strips. Camera frame: ``X`` right, ``Y`` up from the ground, ``Z`` depth. Image frame,
+pixels: ``u`` right, ``v`` down, continuous, with the centre of the first pixel at (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Camera:
         return pixels
 
     def world_at(self, u: float, depth: float, up: float = 0.0) -> tuple[float, float, float]:
-        """Return the world point (s, y, t) seen in column ``u`` at a depth and a height in metres."""
+        """Return the point (s, y, t) seen in column ``u`` at a depth and a height in metres."""
         right = (u - self.width / 2) * depth / self.focal
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         return depth * cos - right * sin, up, self.across + depth * sin + right * cos
@@ -80,7 +80,8 @@ def clip_near(polygon: np.ndarray) -> np.ndarray:
     """Cut the part of a camera-frame polygon ``(N, 3)`` that lies before the near plane.
 
     Returns:
-        The remaining polygon ``(M, 3)``; empty where nothing remains (Sutherland and Hodgman, 1974).
+        The remaining polygon ``(M, 3)``; empty where nothing remains (Sutherland and Hodgman,
+        1974).
     """
     kept: list[np.ndarray] = []
     for start, end in zip(np.roll(polygon, 1, axis=0), polygon, strict=True):

@@ -1,7 +1,7 @@
-"""Writing street scenes as Cityscapes: leftImg8bit and gtFine with ids, train ids, instances, polygons.
+"""Writing street scenes as Cityscapes: leftImg8bit and gtFine.
 
-As in the original, polygons are drawn one over the other in their order, in pixel indices, and go on
-behind what hides them; the id images say what is visible, pixel by pixel.
+As in the original, polygons are drawn one over the other in their order, in pixel indices, and go
+on behind what hides them; the id images say what is visible, pixel by pixel.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what each pixel shows.
 
     Returns:
-        Label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16: ``id * 1000 + n`` for
-        the n-th instance of a label that has instances, else the label id.
+        Label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16: ``id * 1000 +
+        n`` for the n-th instance of a label that has instances, else the label id.
     """
     label_ids = np.zeros(len(picture.kinds), np.uint8)
     train_ids = np.zeros(len(picture.kinds), np.uint8)
@@ -97,7 +97,8 @@ def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def polygons(picture: Picture) -> list[dict]:
     """Return the ``objects`` of a polygons file, in the order in which they are drawn.
 
-    Of an object in several pieces the largest piece counts; sky and ground have a polygon for each piece.
+    Of an object in several pieces the largest piece counts; sky and ground have a polygon for each
+    piece.
     """
     objects = []
     visible = set(np.unique(picture.ids).tolist())

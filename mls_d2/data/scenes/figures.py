@@ -59,7 +59,7 @@ def draw_looks(rng: np.random.Generator, *, beach: bool = False) -> Looks:
 
 
 def _two_bone(start: Point, angle: float, bend: float, length: float) -> tuple[Point, Point]:
-    """Return knee and foot (or elbow and hand); angles from straight down, in radians, forward positive."""
+    """Return knee and foot, or elbow and hand; angles in radians from straight down, forward."""
     knee = (start[0] + length * math.sin(angle), start[1] - length * math.cos(angle))
     lower = angle - bend
     return knee, (knee[0] + length * math.sin(lower), knee[1] - length * math.cos(lower))
@@ -139,8 +139,8 @@ def person(rng: np.random.Generator, looks: Looks, pose: str) -> list[Part]:
     Args:
         rng: where the variety comes from.
         looks: skin, hair and clothes.
-        pose: ``stand``, ``walk``, ``run``, ``hold`` (an arm up), ``sit`` (on a seat 0.45 m high), ``ride`` (on a
-            saddle 0.9 m high), ``lie`` or ``swim`` (head and shoulders).
+        pose: ``stand``, ``walk``, ``run``, ``hold`` (an arm up), ``sit`` (on a seat 0.45 m high),
+            ``ride`` (on a saddle 0.9 m high), ``lie`` or ``swim`` (head and shoulders).
     """
     height = (
         rng.uniform(1.55, 1.9)
@@ -196,7 +196,7 @@ def _joints(
 
 
 def dog(rng: np.random.Generator) -> list[Part]:
-    """Return a dog seen from the side: standing, walking or sitting, 0.35 to 0.75 m tall, one or two furs."""
+    """Return a dog seen from the side, 0.35 to 0.75 m tall: standing, walking or sitting."""
     fur = varied(rng, pick(rng, FURS), 10)
     patch = varied(rng, pick(rng, FURS), 10) if chance(rng, 0.4) else fur
     thick, leg, size = rng.uniform(0.24, 0.36), rng.uniform(0.28, 0.45), rng.uniform(0.62, 1.05)
@@ -205,61 +205,46 @@ def dog(rng: np.random.Generator) -> list[Part]:
     back = leg + thick / 2
     tail = rng.uniform(0.2, 1.3)
     sitting = chance(rng, 0.2)
-    chest, rump = (0.28, back), (-0.3, back if not sitting else thick * 0.55)
+    chest, rump = (0.28, back), (-0.3, back)
     if sitting:
-        chest = (0.12, back + 0.08)
+        chest, rump = (0.12, back + 0.08), (-0.3, thick * 0.55)
     for start, turn, colour in (
         (rump, -swing, dark), (chest, swing, dark), (rump, swing, fur), (chest, -swing, fur),
     ):  # fmt: skip
         foot = (start[0] + leg * math.sin(turn), 0.03)
         sketch.limb(start, foot, (0.15, 0.075), colour)
-    sketch.limb(
-        (rump[0] - 0.08, rump[1] + 0.05),
-        (rump[0] - 0.12 - 0.28 * math.cos(tail), rump[1] + 0.32 * math.sin(tail)),
-        (0.08, 0.04),
-        fur,
-    )
+    tip = (rump[0] - 0.12 - 0.28 * math.cos(tail), rump[1] + 0.32 * math.sin(tail))
+    sketch.limb((rump[0] - 0.08, rump[1] + 0.05), tip, (0.08, 0.04), fur)
     sketch.limb(rump, chest, (thick * 0.9, thick * 1.05), fur)
     if chance(rng, 0.5):
-        sketch.disc(
-            ((rump[0] + chest[0]) / 2 - 0.05, (rump[1] + chest[1]) / 2 + 0.03),
-            (0.16, thick * 0.35),
-            patch,
-        )
+        saddle = ((rump[0] + chest[0]) / 2 - 0.05, (rump[1] + chest[1]) / 2 + 0.03)
+        sketch.disc(saddle, (0.16, thick * 0.35), patch)
     head = (chest[0] + 0.24, chest[1] + rng.uniform(0.16, 0.32))
     sketch.limb(chest, head, (thick * 0.75, 0.17), fur)
-    sketch.disc(head, 0.13, patch)
-    sketch.limb(
-        (head[0] + 0.06, head[1] - 0.03),
-        (head[0] + rng.uniform(0.16, 0.24), head[1] - 0.05),
-        (0.13, 0.09),
-        fur,
-    )
-    sketch.disc((head[0] + 0.25, head[1] - 0.03), 0.03, (24, 20, 20))
-    if chance(rng, 0.5):
-        sketch.limb(
-            (head[0] - 0.07, head[1] + 0.07),
-            (head[0] - 0.1, head[1] - 0.1),
-            (0.08, 0.1),
-            darker(patch, 0.7),
-        )
-    else:
-        sketch.polygon(
-            [
-                (head[0] - 0.1, head[1] + 0.08),
-                (head[0] + 0.02, head[1] + 0.1),
-                (head[0] - 0.05, head[1] + 0.24),
-            ],
-            darker(patch, 0.7),
-        )
+    _dog_head(rng, sketch, head, (fur, patch))
     return moved(sketch.parts, scale=size, flip=chance(rng, 0.5))
+
+
+def _dog_head(
+    rng: np.random.Generator, sketch: Sketch, head: Point, furs: tuple[Colour, Colour]
+) -> None:
+    """Add the skull, the snout with its nose, and hanging or pricked ears."""
+    (x, y), (fur, patch) = head, furs
+    sketch.disc(head, 0.13, patch)
+    sketch.limb((x + 0.06, y - 0.03), (x + rng.uniform(0.16, 0.24), y - 0.05), (0.13, 0.09), fur)
+    sketch.disc((x + 0.25, y - 0.03), 0.03, (24, 20, 20))
+    if chance(rng, 0.5):
+        sketch.limb((x - 0.07, y + 0.07), (x - 0.1, y - 0.1), (0.08, 0.1), darker(patch, 0.7))
+    else:
+        ear = [(x - 0.1, y + 0.08), (x + 0.02, y + 0.1), (x - 0.05, y + 0.24)]
+        sketch.polygon(ear, darker(patch, 0.7))
 
 
 _PLUMES: tuple[Colour, ...] = ((120, 124, 134), (236, 236, 232), (52, 50, 54), (146, 110, 76))
 
 
 def bird(rng: np.random.Generator, *, flying: bool) -> list[Part]:
-    """Return a bird: on the ground (0.45 m) or in flight (span 1.4 m), drawn as large as gulls and geese are."""
+    """Return a bird as large as a gull: on the ground (0.45 m) or in flight (span 1.4 m)."""
     plume = varied(rng, pick(rng, _PLUMES), 8)
     sketch, wing = Sketch(), darker(plume, rng.uniform(0.6, 0.85))
     beak = (222, 150, 50)

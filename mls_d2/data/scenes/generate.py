@@ -32,7 +32,7 @@ def all_splits(params: SceneParams) -> list[Split]:
 
 
 def picture_of(seed: int, split: Split, index: int) -> Picture:
-    """Render an image; it depends on the seed, the split's stream and the index, on nothing else."""
+    """Render an image; it depends on the seed, the split's stream and size, and the index."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, split.stream, index)))
     return render(compose(rng, split.size, split.kind), full_masks=split.full_masks)
 
@@ -43,8 +43,8 @@ def generate(
     """Write scenes under a root, in the layouts of COCO, VOC and Cityscapes.
 
     With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The
-    bytes written depend on the parameters only, not on the number of processes. Interrupted, it goes
-    on with the split it was at when it is called again; on a complete root it returns at once.
+    bytes written depend on the parameters only, not on the number of processes. Interrupted, it
+    goes on with the split it was at when it is called again; on a complete root it returns at once.
 
     Args:
         root: folder to write, made when missing.

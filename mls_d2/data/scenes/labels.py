@@ -65,7 +65,8 @@ KINDS: dict[str, Labels] = {
     "fence": _stuff("fence"),
 }
 
-_COCO_NAMES: dict[str, tuple[int, tuple[str, ...]]] = {  # first id of each supercategory, names in order
+# For each supercategory the id of its first category, and the names in order of their ids.
+_COCO_NAMES: dict[str, tuple[int, tuple[str, ...]]] = {
     "person": (1, ("person",)),
     "vehicle": (2, (
         "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mls_d2.data.scenes import figures, furniture
+from mls_d2.data.scenes import buildings, figures, furniture
 from mls_d2.data.scenes.actors import ACTORS, Spot
 from mls_d2.data.scenes.camera import Camera
 from mls_d2.data.scenes.palette import Light, chance, draw_light, pick, varied
@@ -49,15 +49,15 @@ _CASTS: dict[str, dict[str, dict[str, float]]] = {
     "park": {
         "path": {"pedestrian": 5, "dog walker": 2.5, "cyclist": 3, "bench": 1.4, "birds": 1.2},
         "grass": {
-            "tree": 5, "bush": 1.2, "bench": 2.2, "dog": 2, "birds": 1.4, "sitter": 1.2, "pedestrian": 2,
-            "bicycle": 0.8,
+            "tree": 5, "bush": 1.2, "bench": 2.2, "dog": 2, "birds": 1.4, "sitter": 1.2,
+            "pedestrian": 2, "bicycle": 0.8,
         },
         "pond": {"boat": 3, "birds": 2},
     },
     "beach": {
         "sand": {
-            "parasol": 5, "pedestrian": 4, "sitter": 1.6, "surfboard": 2.6, "dog": 1.4, "birds": 1.6,
-            "palm": 0.9,
+            "parasol": 5, "pedestrian": 4, "sitter": 1.6, "surfboard": 2.6, "dog": 1.4,
+            "birds": 1.6, "palm": 0.9,
         },
         "wet sand": {"pedestrian": 4, "dog": 2, "birds": 2, "surfboard": 1},
         "water": {"boat": 5, "swimmer": 3},
@@ -81,7 +81,7 @@ class _Stage:
         return next(strip for strip in self.strips if across < strip.high)
 
     def is_free(self, room: tuple[float, float, float, float]) -> bool:
-        """Whether a box on the ground, (s, t) and half its extents, overlaps with none that is taken."""
+        """Whether a box on the ground, (s, t) and its half extents, overlaps no taken one."""
         s, t, length, width = room
         return all(
             abs(s - other_s) > length + other_length or abs(t - other_t) > width + other_width
@@ -243,10 +243,10 @@ def _add_lot(
     heading = math.pi if side > 0 else 0.0
     if lot < 0.78:
         place = (middle, 0.0, edge + side * 4.0)
-        parts = furniture.building(rng, length, detailed=detailed)
+        parts = buildings.building(rng, length, detailed=detailed)
         stage.items.append(Item("building", parts, place, heading))
         return
-    build, kind = (furniture.wall, "wall") if lot < 0.88 else (furniture.fence, "fence")
+    build, kind = (buildings.wall, "wall") if lot < 0.88 else (buildings.fence, "fence")
     place = (middle, 0.0, edge + side * 0.3)
     spot = Spot(rng, stage.camera, middle, edge + side * rng.uniform(2.0, 4.0), stage.strips[0])
     if stage.camera.depth_of(spot.along, spot.across) > 2.0:

@@ -27,11 +27,12 @@ class SceneParams:
         unlabeled: images in COCO unlabeled2017.
         voc: images in each of VOC2007 trainval, VOC2007 test and VOC2012 trainval.
         cityscapes: images in Cityscapes train; val has a fifth as many, at least one.
-        size: (width, height) of an image in pixels; Cityscapes' images are twice as wide as high, of this
-            height.
+        size: (width, height) of an image in pixels; Cityscapes' images are twice as wide as high,
+            of this height.
 
     Raises:
-        UserError: a count or the seed is negative, ``voc`` is 1 to 3, or the size out of 32 to 4096.
+        UserError: a count or the seed is negative, ``voc`` is 1 to 3, or the size out of 32 to
+        4096.
     """
 
     seed: int = 0
@@ -52,6 +53,9 @@ class SceneParams:
             raise UserError(f"size is {self.size}, expected width and height of 32 to 4096 pixels")
 
 
+_KEYS = {"format", "synthetic", "finished", "complete", *SceneParams.__dataclass_fields__}
+
+
 def read_marker(root: str | os.PathLike[str]) -> dict | None:
     """Read a root's marker.
 
@@ -59,8 +63,8 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
         root: the datasets' root.
 
     Returns:
-        ``{"format": 1, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts], "complete": …}``;
-        None where there is none, so that the data is not known to be synthetic.
+        ``{"format": 1, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
+        "complete": …}``; None where there is none, so that the data is not known to be synthetic.
 
     Raises:
         UserError: there is a marker, but it cannot be read or is of another format.
@@ -74,10 +78,11 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
         raise UserError(
             f"{path} cannot be read ({error}); delete {root} and make the scenes again"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else content
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT or not content.keys() >= _KEYS:
         raise UserError(
-            f"{path} has format {found!r}, expected {FORMAT}; delete {root} and make the scenes again"
+            f"{path} is not a marker of format {FORMAT} (its format is {found!r}); "
+            f"delete {root} and make the scenes again"
         )
     return content
 
@@ -97,10 +102,12 @@ def write_marker(root: Path, params: SceneParams, finished: list[str], *, comple
 def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, list[str]]:
     """Check that a root may be written with these parameters.
 
-    A part that is asked for with 0 images is left as it is; one that the root does not have yet is added.
+    A part that is asked for with 0 images is left as it is; one that the root does not have yet is
+    added.
 
     Returns:
-        The parameters of the root when it will be complete, and the parts that are finished already.
+        The parameters of the root when it will be complete, and the parts that are finished
+        already.
 
     Raises:
         UserError: the root has foreign content, or scenes of other parameters.
@@ -111,8 +118,8 @@ def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, lis
     if marker is None:
         if root.is_dir() and any(root.iterdir()):
             raise UserError(
-                f"{root} is not empty and has no {MARKER_NAME}, so it was not made by this generator; "
-                "choose a new or an empty folder"
+                f"{root} is not empty and has no {MARKER_NAME}, so it was not made by this "
+                "generator; choose a new or an empty folder"
             )
         return params, []
     merged, differing = asdict(params), []
@@ -124,7 +131,7 @@ def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, lis
             differing.append(f"{name} is {found} there, {wanted} wanted")
     if differing:
         raise UserError(
-            f"{root} has scenes with other parameters ({'; '.join(differing)}); ask for the same ones, "
-            "choose another root, or delete this one"
+            f"{root} has scenes with other parameters ({'; '.join(differing)}); ask for the "
+            "same ones, choose another root, or delete this one"
         )
     return SceneParams(**merged), list(marker["finished"])

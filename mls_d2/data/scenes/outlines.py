@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons that follow the pixels' edges, so that nothing is lost on the way."""
+"""Outlines of masks as polygons that follow the pixels' edges and so lose nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]]:
     """Return polygons that cover exactly the pixels of a mask.
 
     Corners lie on the pixels' corners, so the polygon of one pixel in column 2 and row 5 is
-    ``[2, 5, 3, 5, 3, 6, 2, 6]``. Regions that touch at a corner only get polygons of their own. Since COCO's
-    polygons cannot have holes, a region with a hole is cut in two through it.
+    ``[2, 5, 3, 5, 3, 6, 2, 6]``. Regions that touch at a corner only get polygons of their own.
+    Since COCO's polygons cannot have holes, a region with a hole is cut in two through it.
 
     Args:
         mask: ``(H, W)`` bool.
@@ -38,7 +38,7 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def _trace(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Return the loops around a mask's regions, the mask on the right hand; holes run the other way."""
+    """Return the loops around regions, the mask on the right hand; holes run the other way."""
     edges = _edges(mask)
     loops = []
     for heading in range(4):
@@ -48,7 +48,7 @@ def _trace(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 
 
 def _edges(mask: np.ndarray) -> list[dict[tuple[int, int], None]]:
-    """Return, for each of the four headings, the start corners of the edges between mask and no mask."""
+    """Return, for each of the four headings, the start corners of the mask's edges."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     neighbours = (

@@ -59,7 +59,7 @@ def vivid(rng: np.random.Generator) -> Colour:
 
 
 def varied(rng: np.random.Generator, colour: Colour, spread: float = 12.0) -> Colour:
-    """Return a colour near ``colour``: each channel moved a little, the brightness a little more."""
+    """Return a colour near ``colour``: the channels moved a little, the brightness more."""
     shift = rng.normal(0, 1, 4)
     red, green, blue = (
         min(255.0, max(0.0, value + spread * (shift[0] + 0.4 * shift[k + 1])))
@@ -101,11 +101,11 @@ class Light:
     clouds: float
 
     def fade(self, depth: float) -> float:
-        """Return how much of a thing's colour the haze has replaced at a depth in metres, 0 to 1."""
+        """Return how much of a colour the haze has replaced at a depth in metres, 0 to 1."""
         return 1.0 - math.exp(-depth / self.haze)
 
     def shade(self, normal: Sequence[float], heading: float) -> float:
-        """Return the brightness of a face whose normal is given in the frame of an object's heading."""
+        """Return the brightness of a face; its normal is in the frame of an object's heading."""
         angle = self.sun_heading - heading
         level = normal[0] * math.cos(angle) + normal[2] * math.sin(angle)
         return self.ambient + self.sun * max(0.0, 0.6 * level + 0.8 * normal[1])

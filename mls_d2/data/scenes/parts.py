@@ -1,7 +1,7 @@
 """What objects are made of: coloured polygons in an object's own frame, in metres.
 
-Object frame: ``x`` forward (to the viewer's right for flat figures), ``y`` up, ``z`` to the side (towards the
-viewer for flat figures), with the origin on the ground under the object.
+Object frame: ``x`` forward (to the viewer's right for flat figures), ``y`` up, ``z`` to the side
+(towards the viewer for flat figures), with the origin on the ground under the object.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Part:
 
     Args:
         points: corners of K polygons, ``(K, N, 3)``, in metres.
-        colour: the paint under white light as (red, green, blue), 0 to 255; None for what belongs to the
-            object's mask but is not drawn (the air between spokes).
-        normal: outward normal of a face of a solid: shaded by the sun, and left out where it faces away.
-            None for flat figures.
+        colour: the paint under white light as (red, green, blue), 0 to 255; None for what belongs
+            to the object's mask but is not drawn (the air between spokes).
+        normal: outward normal of a face of a solid: shaded by the sun, and left out where it faces
+            away. None for flat figures.
         masked: False for what is drawn but is no part of the object's mask (a leash, a string).
     """
 
@@ -110,7 +110,7 @@ def moved(
     shift: Point = (0.0, 0.0),
     flip: bool = False,
 ) -> list[Part]:
-    """Return parts scaled, turned by radians in the x-y plane, shifted in x and y, then mirrored in x."""
+    """Return parts scaled, turned (radians, in x-y), shifted in x and y, then mirrored in x."""
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
     side = -1.0 if flip else 1.0
     matrix = np.array([[side * cos, sin, 0], [-side * sin, cos, 0], [0, 0, scale]])
@@ -120,19 +120,44 @@ def moved(
     ]
 
 
-def prism(profile: Sequence[Point], half_width: float, colour: Colour) -> list[Part]:
-    """Return the faces of a solid: a convex profile in x-y, extruded over ``z`` = ± half_width.
+class Solid:
+    """A convex profile in x-y extruded over ``z`` = ± half_width, and what is painted on its faces.
 
     Args:
-        profile: corners (x, y), counter-clockwise.
-        half_width: half the solid's width in metres.
+        profile: corners (x, y), counter-clockwise; edge k runs from corner k to the next one.
+        half_width: half the width in metres.
         colour: the paint.
     """
-    parts = on_side([profile], half_width, colour)
-    for start, end in zip(profile, [*profile[1:], profile[0]], strict=True):
-        if _edge_normal(start, end)[1] > -0.5:  # what faces the ground is never seen
-            parts.append(on_edge(start, end, half_width, colour))
-    return parts
+
+    def __init__(self, profile: Sequence[Point], half_width: float, colour: Colour) -> None:
+        self._edges = list(zip(profile, [*profile[1:], profile[0]], strict=True))
+        self._half_width = half_width
+        self.parts = on_side([profile], half_width, colour)
+        for start, end in self._edges:
+            if _edge_normal(start, end)[1] > -0.5:  # what faces the ground is never seen
+                self.parts.append(on_edge(start, end, half_width, colour))
+
+    def paint_sides(
+        self, polygons: Sequence[Sequence[Point]], colour: Colour, *, proud: float = 0.01
+    ) -> None:
+        """Paint polygons (x, y) with equally many corners on both sides, ``proud`` metres out."""
+        self.parts += on_side(polygons, self._half_width + proud, colour)
+
+    def paint_edge(self, edge: int, colour: Colour, *, along: Point, across: Point) -> None:
+        """Paint a rectangle, and its mirror image, on the face that an edge sweeps out.
+
+        Args:
+            edge: number of the edge.
+            colour: the paint.
+            along: from where to where on the edge, 0 (its start) to 1 (its end).
+            across: from where to where over the width, 0 (the middle) to 1 (the side).
+        """
+        inner, outer = across
+        stretches = [(-outer, -inner), (inner, outer)] if inner > 0 else [(-outer, outer)]
+        start, end = self._edges[edge]
+        self.parts.append(
+            on_edge(start, end, self._half_width, colour, along=[along], across=stretches)
+        )
 
 
 def on_side(polygons: Sequence[Sequence[Point]], half_width: float, colour: Colour) -> list[Part]:

@@ -102,7 +102,7 @@ def _full_mask(shapes: list[_Shape], size: tuple[int, ...]) -> np.ndarray:
 
 
 def _project(item: Item, camera: Camera, light: Light) -> list[_Shape]:
-    """Turn an item's parts into shapes on the canvas: faces turned away and points behind are left out."""
+    """Turn an item's parts into shapes on the canvas, without what faces away or lies behind."""
     cos, sin = math.cos(item.heading), math.sin(item.heading)
     s0, y0, t0 = item.place
     depth = camera.depth_of(s0, t0)
@@ -149,7 +149,7 @@ def _on_canvas(canvas: np.ndarray, camera: Camera) -> bool:
 def _clipped(
     camera: Camera, points: np.ndarray, corners: list[np.ndarray], behind: np.ndarray
 ) -> list[np.ndarray]:
-    """Return the polygons' corners on the canvas, those that reach behind the near plane cut there."""
+    """Return the polygons' corners on the canvas, cut at the near plane."""
     kept = []
     for polygon, ready, hidden in zip(points, corners, behind, strict=True):
         if not hidden.any():
@@ -169,7 +169,7 @@ def _faces(part: Part, eye: tuple[float, float, float]) -> bool:
 
 
 def _to_canvas(camera: Camera, points: np.ndarray) -> np.ndarray:
-    """Project camera points to canvas corners in OpenCV's fixed point, where pixel centres are whole."""
+    """Project camera points to canvas corners in OpenCV's fixed point (pixel centres are whole)."""
     pixels = camera.to_image(points) * _OVER - 0.5
     return np.rint(pixels.clip(-_FAR_OUT, _FAR_OUT) * (1 << _SHIFT)).astype(np.int32)
 
@@ -249,7 +249,7 @@ def _noise_tile() -> np.ndarray:
 
 
 def _noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut white noise ``(height, width, 3)`` from a tile at a random place; much cheaper than new noise."""
+    """Cut white noise ``(height, width, 3)`` from a tile at a random place: cheaper than new."""
     rows = (np.arange(height) + rng.integers(_NOISE_SIDE)) % _NOISE_SIDE
     columns = (np.arange(width) + rng.integers(_NOISE_SIDE)) % _NOISE_SIDE
     return _noise_tile()[rows[:, None], columns[None, :]]

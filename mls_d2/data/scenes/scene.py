@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A strip of ground that runs along ``s`` without end, from ``low`` to ``high`` in ``t`` (metres)."""
+    """A strip of ground without end along ``s``, from ``low`` to ``high`` metres in ``t``."""
 
     kind: str
     low: float
@@ -50,7 +50,8 @@ class Ground:
         phase: where along ``s`` the swing and the dashes of the road begin.
         crossing: ``s`` in metres of a zebra crossing over the road, or None.
         backdrop: what stands along the horizon: ``hills``, ``skyline`` or None.
-        backdrop_heights: its heights in metres at equal steps over the image's width, seen 120 m away.
+        backdrop_heights: its heights in metres at equal steps over the image's width, seen 120 m
+            away.
         texture_seed: picks the section of the texture tiles.
     """
 

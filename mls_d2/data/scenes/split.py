@@ -1,4 +1,4 @@
-"""One split of a dataset, as the generator sees it: how many images of what, and how to write them."""
+"""One split of a dataset as the generator sees it: how many images of what, written how."""
 
 from __future__ import annotations
 

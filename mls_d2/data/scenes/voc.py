@@ -85,9 +85,9 @@ def voc_objects(picture: Picture) -> list[dict]:
     """Return the annotated objects of a picture.
 
     Returns:
-        ``{"name", "box", "truncated", "difficult"}`` each; the box is (xmin, ymin, xmax, ymax), 1-based
-        and inclusive, around the visible pixels. Truncated is what reaches beyond the image or behind
-        something else with a fair share of its full box; difficult is what hardly shows.
+        ``{"name", "box", "truncated", "difficult"}`` each; the box is (xmin, ymin, xmax, ymax),
+        1-based and inclusive, around the visible pixels. Truncated is what reaches beyond the image
+        or behind something else with a fair share of its full box; difficult is what hardly shows.
     """
     objects = []
     for number, _, (x, y, w, h) in visible_things(picture):
@@ -109,7 +109,7 @@ def voc_objects(picture: Picture) -> list[dict]:
 
 
 def _finish(root: Path, split: Split, records: list[dict], *, year: str, name: str) -> None:
-    """Write the lists of images, and for each class the lists of where it is (1), hardly (0), not (-1)."""
+    """List the images, and for each class where it is (1), hardly (0) or not (-1)."""
     sets = {name: records}
     if name == "trainval":
         sets |= {"train": records[::2], "val": records[1::2]}

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.launch import launch, tool_parser
-from mls_d2.errors import run_tool
-from pretrain.run import pretrain
+# Python puts this script's folder first, where the script hides the package of the same name.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from mls_d2.config import load_cfg  # noqa: E402 - after the path above
+from mls_d2.engine.launch import launch, tool_parser  # noqa: E402
+from mls_d2.errors import run_tool  # noqa: E402
+from pretrain.run import pretrain  # noqa: E402
 
 EXAMPLES = """\
 examples:

@@ -78,7 +78,7 @@ $(STAMP):
 	@$(SETUP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "error: $$($(SETUP_PYTHON) -V 2>&1) is too old: Python 3.10 or newer is needed." \
 	    "Say make PYTHON=python3.11 or the like (and remove $(VENV) if it was made with the old one)." >&2; exit 2; }
-	@[ -x $(RUN) ] || { echo "setup [1/4] $(VENV), with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "setup [1/4] $(VENV), with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup [2/4] torch and torchvision (large; minutes where they are not cached)"
 	@$(RUN) -m pip install -q -c constraints.txt torch torchvision
 	@echo "setup [3/4] this project, editable, and what it depends on"

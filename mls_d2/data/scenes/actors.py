@@ -11,7 +11,7 @@ import numpy as np
 from mls_d2.data.scenes import boats, figures, furniture, plants, two_wheelers, vehicles
 from mls_d2.data.scenes.camera import Camera
 from mls_d2.data.scenes.palette import chance, pick
-from mls_d2.data.scenes.parts import moved
+from mls_d2.data.scenes.parts import Part, moved
 from mls_d2.data.scenes.scene import Item, Strip
 
 
@@ -35,13 +35,29 @@ class Spot:
     strip: Strip
     wet: bool = False
 
-    def item(self, kind: str, parts: list, *, reach: float, **rest: float) -> Item:
-        """Return a flat figure here that faces the camera, ``dx`` m to the right and ``y`` m up."""
+    def item(
+        self,
+        kind: str,
+        parts: list[Part],
+        *,
+        reach: float,
+        dx: float = 0.0,
+        turn: float = 0.0,
+        layer: float = 0.0,
+    ) -> Item:
+        """Return a flat figure here that faces the camera, less ``turn`` radians.
+
+        Args:
+            kind: what it is.
+            parts: what it is drawn from.
+            reach: radius in metres of its shadow; 0 for none.
+            dx: how far to the right of this spot it stands, in metres.
+            turn: how far it is turned away from the camera, in radians.
+            layer: the higher, the later it is drawn of those in one place.
+        """
         facing = self.camera.facing_angle()
-        dx, y = rest.get("dx", 0.0), rest.get("y", 0.0)
-        place = (self.along + dx * math.cos(facing), y, self.across + dx * math.sin(facing))
-        heading = facing + rest.get("turn", 0.0)
-        return Item(kind, parts, place, heading, reach=reach, layer=rest.get("layer", 0.0))
+        place = (self.along + dx * math.cos(facing), 0.0, self.across + dx * math.sin(facing))
+        return Item(kind, parts, place, facing + turn, reach=reach, layer=layer)
 
 
 def _side_view(rng: np.random.Generator) -> float:
@@ -116,11 +132,10 @@ def motorcyclist(spot: Spot) -> list[Item]:
     return _rider_on(spot, "motorcycle", machine, 0.86)
 
 
-def _rider_on(spot: Spot, kind: str, machine: list, saddle: float) -> list[Item]:
+def _rider_on(spot: Spot, kind: str, machine: list[Part], saddle: float) -> list[Item]:
     rng, turn = spot.rng, _side_view(spot.rng)
     rider = figures.person(rng, figures.draw_looks(rng), "ride")
-    lift = saddle - 0.92
-    rider = moved(rider, shift=(-0.24, lift))
+    rider = moved(rider, shift=(-0.24, saddle - 0.92))
     return [
         spot.item(kind, machine, reach=0.8, turn=turn),
         spot.item("rider", rider, reach=0, turn=turn, layer=0.1),
@@ -134,7 +149,7 @@ def parked_bicycle(spot: Spot) -> list[Item]:
     ]
 
 
-def _driving(spot: Spot, kind: str, build: Callable[..., list], reach: float) -> list[Item]:
+def _driving(spot: Spot, kind: str, build: Callable[..., list[Part]], reach: float) -> list[Item]:
     """Stand a solid vehicle in its lane, heading with the traffic; some turn off."""
     rng, strip = spot.rng, spot.strip
     far_lane = spot.across > (strip.low + strip.high) / 2

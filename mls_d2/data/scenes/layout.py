@@ -10,7 +10,7 @@ import numpy as np
 from mls_d2.data.scenes import buildings, figures, furniture
 from mls_d2.data.scenes.actors import ACTORS, Spot
 from mls_d2.data.scenes.camera import Camera
-from mls_d2.data.scenes.palette import Light, chance, draw_light, pick, varied
+from mls_d2.data.scenes.palette import chance, draw_light, pick, varied
 from mls_d2.data.scenes.parts import Colour, Sketch
 from mls_d2.data.scenes.scene import Ground, Item, Scene, Strip
 
@@ -112,7 +112,7 @@ def compose(rng: np.random.Generator, size: tuple[int, int], kind: str | None = 
         name=name,
         camera=camera,
         light=light,
-        ground=_ground(rng, name, strips, light),
+        ground=_ground(rng, name, strips),
         items=tuple(sorted(stage.items, key=lambda item: _paint_rank(camera, item))),
         render_seed=int(rng.integers(2**31)),
     )
@@ -195,7 +195,7 @@ def _beach(rng: np.random.Generator, size: tuple[int, int]) -> tuple[tuple[Strip
 _WORLDS = {"street": _street, "park": _park, "beach": _beach}
 
 
-def _ground(rng: np.random.Generator, name: str, strips: tuple[Strip, ...], light: Light) -> Ground:
+def _ground(rng: np.random.Generator, name: str, strips: tuple[Strip, ...]) -> Ground:
     road = name == "street" and chance(rng, 0.4)
     options = {
         "street": ("skyline", "hills"),

@@ -126,6 +126,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
         if cfg.PRESET == "paper":
             logger.warning("the published recipe takes months on a CPU; the quick preset minutes")
     _check_batch(cfg, world_size)
+    _drop_late_steps(cfg)
     # Detectron2's rule: a config made for more GPUs keeps its batch per GPU; lr and length follow.
     return DefaultTrainer.auto_scale_workers(cfg, world_size)
 
@@ -137,6 +138,14 @@ def _check_batch(cfg: CfgNode, world_size: int) -> None:
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {processes} "
             f"processes; take a multiple of {processes}"
         )
+
+
+def _drop_late_steps(cfg: CfgNode) -> None:
+    # Detectron2 fails on a step at the very end, as a shortened schedule may have one.
+    steps = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
+    if steps != tuple(cfg.SOLVER.STEPS):
+        logger.warning("SOLVER.STEPS beyond MAX_ITER are dropped, which leaves %s", steps)
+        cfg.SOLVER.STEPS = steps
 
 
 def _build_model(cfg: CfgNode) -> nn.Module:

@@ -39,10 +39,11 @@ class ProgressPrinter(EventWriter):
         if storage.iter >= self._max_iter:
             # Called once more after the run, with nothing new to say.
             return
-        known = storage.histories()
+        # A median where a value comes with every step, the value itself where it comes more rarely.
+        known = storage.latest_with_smoothing_hint(_WINDOW)
         names = [name for name in known if "loss" in name]
         names += [name for name in self._show if name in known]
-        values = [f"{name} {known[name].median(_WINDOW):.4g}" for name in names]
+        values = [f"{name} {known[name][0]:.4g}" for name in names]
         where = f"{storage.iter + 1}/{self._max_iter}"
         logger.info("%s", "  ".join([where, *values, *self._rates(storage)]))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from mls_d2.data.scenes.layout import compose
 from mls_d2.data.scenes.marker import SceneParams, merge_with_marker, write_marker
 from mls_d2.data.scenes.render import Picture, render
 from mls_d2.data.scenes.split import Split
+from mls_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -66,40 +71,45 @@ def generate(
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     make_folder(root)
     write_marker(root, params, finished, complete=False)
-    for split in missing:
-        _write_split(root, params.seed, split, workers)
-        finished.append(split.name)
-        write_marker(root, params, finished, complete=split is missing[-1])
+    with _mapper(workers) as run:
+        for split in missing:
+            _write_split(root, params.seed, split, run)
+            finished.append(split.name)
+            write_marker(root, params, finished, complete=split is missing[-1])
     logger.info("wrote %s to %s", ", ".join(split.name for split in missing), root)
 
 
-def _write_split(root: Path, seed: int, split: Split, workers: int) -> None:
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield a function like ``map`` that runs in so many processes, or in this one."""
+    if workers <= 1:
+        yield map
+        return
+    # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_init_worker)
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died: out of memory, or it could not start because the script that "
+            "calls generate() does so outside of `if __name__ == '__main__':`; try num_workers=1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterable[Any]]) -> None:
     for folder in split.folders:
         make_folder(root / folder)
         for leftover in (root / folder).glob(".tmp-*"):  # of a process that was killed
             leftover.unlink()
     records: list[dict] = []
     with tqdm(total=split.count, desc=split.name, unit="img") as bar:
-        for chunk in _chunks(root, seed, split, workers):
+        for chunk in run(partial(_write_chunk, root, seed, split), range(0, split.count, _CHUNK)):
             records += chunk
             bar.update(len(chunk))
     split.finish(root, split, records)
-
-
-def _chunks(root: Path, seed: int, split: Split, workers: int) -> Iterator[list[dict]]:
-    """Yield the records of each chunk in order."""
-    starts = range(0, split.count, _CHUNK)
-    if workers <= 1 or len(starts) == 1:
-        for start in starts:
-            yield _write_chunk(root, seed, split, start)
-        return
-    with ProcessPoolExecutor(workers, initializer=_init_worker) as pool:
-        futures = [pool.submit(_write_chunk, root, seed, split, start) for start in starts]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _init_worker() -> None:

@@ -44,6 +44,7 @@ class SceneParams:
     size: tuple[int, int] = (128, 128)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
         for name in ("seed", *COUNTS):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more")

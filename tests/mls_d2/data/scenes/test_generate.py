@@ -136,6 +136,11 @@ def test_a_foreign_folder_is_refused(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_size_may_be_a_list(small_root: Path):
+    generate(small_root, num_workers=1, **{**SMALL, "size": [40, 32]})
+    assert SceneParams(size=[40, 32]) == SceneParams(size=(40, 32))
+
+
 def test_an_empty_folder_is_welcome(small_root: Path, tmp_path: Path):
     generate(tmp_path, num_workers=1, **SMALL)
     assert digests(tmp_path) == digests(small_root)
@@ -168,6 +173,27 @@ def test_bad_parameters_are_refused(tmp_path: Path, parameters: dict, message: s
     with pytest.raises(UserError, match=message):
         generate(tmp_path / "root", num_workers=1, **parameters)
     assert not (tmp_path / "root").exists()
+
+
+_UNGUARDED = """
+import sys
+from mls_d2.data.scenes import generate
+from mls_d2.errors import UserError
+try:
+    generate(sys.argv[1], train=17, val=0, unlabeled=0, size=(32, 32), num_workers=2)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_worker_that_dies_is_a_message(tmp_path: Path):
+    # New processes import the script, which would start processes again: Python stops them.
+    script = tmp_path / "unguarded.py"
+    script.write_text(_UNGUARDED)
+    command = [sys.executable, str(script), str(tmp_path / "root")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "a worker process died" in done.stdout
+    assert "try num_workers=1" in done.stdout
 
 
 _LOAD_BY_NAME = """

@@ -34,7 +34,10 @@ def test_every_key_of_detectron2_is_still_there():
     ("text", "message"),
     [
         ("MLS: {KK: 7}\n", "unknown config key 'MLS.KK'; did you mean .*'MLS.K'"),
-        ("SOLVR: {BASE_LR: 7}\n", "unknown config key 'SOLVR.BASE_LR'; did you mean 'SOLVER.BASE_LR'"),
+        (
+            "SOLVR: {BASE_LR: 7}\n",
+            "unknown config key 'SOLVR.BASE_LR'; did you mean 'SOLVER.BASE_LR'",
+        ),
         ("MLS: {K: [1, 2]}\n", "a.yaml"),
         ("MLS: {K: 7\n", "not a readable YAML config"),
         ("just words\n", "not a readable YAML config"),

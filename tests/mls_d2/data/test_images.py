@@ -16,10 +16,15 @@ def photo() -> np.ndarray:
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 4.0) -> bool:
-    return got.shape == expected.shape and np.abs(got.astype(int) - expected.astype(int)).mean() < tolerance
+    return (
+        got.shape == expected.shape
+        and np.abs(got.astype(int) - expected.astype(int)).mean() < tolerance
+    )
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("a.jpg", 4.0), ("a.png", 0.01), ("a.bmp", 0.01), ("a.webp", 6.0)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("a.jpg", 4.0), ("a.png", 0.01), ("a.bmp", 0.01), ("a.webp", 6.0)]
+)
 def test_rgb_files_come_back_as_they_are(tmp_path, photo, name, tolerance):
     Image.fromarray(photo).save(tmp_path / name, quality=95)
     assert close(read_image(str(tmp_path / name)), photo, tolerance)
@@ -34,7 +39,9 @@ def test_cmyk_jpeg(tmp_path, photo):
 def test_greyscale_gets_three_equal_channels(tmp_path, photo, suffix):
     grey = Image.fromarray(photo).convert("L")
     grey.save(tmp_path / f"a.{suffix}", quality=95)
-    assert close(read_image(str(tmp_path / f"a.{suffix}")), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+    assert close(
+        read_image(str(tmp_path / f"a.{suffix}")), np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    )
 
 
 def test_palette_images_take_their_colours(tmp_path, photo):

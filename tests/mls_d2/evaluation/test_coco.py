@@ -104,7 +104,9 @@ def official(dataset, detections, task):
 @pytest.mark.parametrize("seed", range(4))
 def test_all_metrics_equal_those_of_pycocotools(seed, task):
     dataset, detections = random_case(seed)
-    results = evaluate_detections(COCO(copy.deepcopy(dataset)), detections, ["bbox", "segm"], CLASSES)
+    results = evaluate_detections(
+        COCO(copy.deepcopy(dataset)), detections, ["bbox", "segm"], CLASSES
+    )
     reference = official(dataset, detections, task)
     expected = [100 * value if value >= 0 else math.nan for value in reference.stats[:6]]
     assert [results[task][name] for name in METRICS] == pytest.approx(
@@ -121,7 +123,9 @@ def test_all_metrics_equal_those_of_pycocotools(seed, task):
 
 def test_boxes_and_masks_are_measured_apart():
     dataset, detections = random_case(0)
-    results = evaluate_detections(COCO(copy.deepcopy(dataset)), detections, ["bbox", "segm"], CLASSES)
+    results = evaluate_detections(
+        COCO(copy.deepcopy(dataset)), detections, ["bbox", "segm"], CLASSES
+    )
     assert results["bbox"]["AP"] != results["segm"]["AP"]
 
 

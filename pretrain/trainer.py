@@ -36,7 +36,7 @@ class PretrainTrainer(TrainerBase):
         augment: turns uint8 views into network input.
         iters_per_epoch: steps a pass over the data.
         images: keeps count of unreadable images.
-        log_period: iterations between two entries in the metrics.
+        log_period: iterations between two entries in the metrics, which are means over them.
         amp: compute in bfloat16 where autocast deems it safe.
     """
 
@@ -64,6 +64,7 @@ class PretrainTrainer(TrainerBase):
         self.log_period = log_period
         self.amp = amp
         self.guard = FiniteLossGuard()
+        self.means = ScalarMeans()
 
     def run_step(self) -> None:
         """Load, augment, forward, backward, step, enqueue."""
@@ -83,13 +84,13 @@ class PretrainTrainer(TrainerBase):
         inner(self.method).enqueue({name: gather(rows) for name, rows in output.keys.items()})
 
         self.storage.put_scalar("data_time", data_time)
+        self.means.add({"total_loss": total, **output.losses, **output.metrics})
         if (self.iter + 1) % self.log_period == 0:
-            scalars = {"total_loss": total.detach(), **output.losses, **output.metrics}
-            self._log({**scalars, **inner(self.method).diagnostics()})
+            self._log({**self.means.take(), **inner(self.method).diagnostics()})
 
     def _log(self, scalars: dict[str, Tensor]) -> None:
         # One transfer to the host for all values.
-        values = torch.stack([value.detach().float() for value in scalars.values()]).cpu().tolist()
+        values = torch.stack([value.float() for value in scalars.values()]).cpu().tolist()
         reduced = comm.reduce_dict(dict(zip(scalars, map(torch.tensor, values), strict=True)))
         if comm.is_main_process():
             self.storage.put_scalars(
@@ -99,6 +100,33 @@ class PretrainTrainer(TrainerBase):
     def _autocast(self) -> contextlib.AbstractContextManager:
         device = next(self.method.parameters()).device
         return torch.autocast(device.type, torch.bfloat16, enabled=self.amp)
+
+
+class ScalarMeans:
+    """Means of scalars over the steps since they were last taken, without a transfer to the host.
+
+    One batch tells little: its BatchNorm statistics move all of its similarities together.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Add one step's scalars; the names must be the same in every step."""
+        values = torch.stack([value.detach().float() for value in scalars.values()])
+        self._names = list(scalars)
+        self._sum = values if self._sum is None else self._sum + values
+        self._count += 1
+
+    def take(self) -> dict[str, Tensor]:
+        """Return the means by name and begin anew; empty where no step was added."""
+        if self._sum is None:
+            return {}
+        means = dict(zip(self._names, (self._sum / self._count).unbind(), strict=True))
+        self._sum, self._count = None, 0
+        return means
 
 
 class Augment:

@@ -1,0 +1,89 @@
+"""Hooks measure and save what they say."""
+
+import math
+import time
+
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+
+from mls_d2.engine.checkpointer import AtomicCheckpointer
+from mls_d2.engine.guards import FiniteLossGuard, NonFiniteLossError
+from mls_d2.engine.hooks import PeriodicCheckpointer, Throughput, peak_memory_mb
+
+
+class Loop(TrainerBase):
+    """Sleeps instead of training."""
+
+    def __init__(self, hooks, seconds=0.0):
+        super().__init__()
+        self.seconds = seconds
+        self.logged = []
+        self.register_hooks(hooks)
+
+    def run_step(self):
+        time.sleep(self.seconds)
+
+    def after_step(self):
+        super().after_step()
+        self.logged.append({name: value for name, (value, _) in self.storage.latest().items()})
+
+
+def test_throughput_counts_the_time_of_steps_and_goes_on_after_a_resume():
+    hook = Throughput(images_per_step=8)
+    assert math.isnan(hook.images_per_s)
+    loop = Loop([hook], seconds=0.02)
+    loop.train(0, 3)
+    # Sleeping never takes less than asked for.
+    assert hook.seconds >= 0.06
+    assert hook.images_per_s == pytest.approx(24 / hook.seconds)
+    assert [line["images_per_s"] <= 8 / 0.02 for line in loop.logged] == [True] * 3
+    resumed = Throughput(images_per_step=8)
+    resumed.load_state_dict(hook.state_dict())
+    Loop([resumed], seconds=0.02).train(3, 4)
+    assert resumed.seconds >= hook.seconds + 0.02
+    assert resumed.images_per_s == pytest.approx(32 / resumed.seconds)
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory_mb()
+    block = torch.ones(2**20 * (int(before) + 64) // 4)
+    assert peak_memory_mb() >= before + 32
+    del block
+    # A peak does not fall again.
+    assert peak_memory_mb() >= before + 32
+
+
+def test_old_checkpoints_go_and_the_last_is_named_final(tmp_path):
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    hook = PeriodicCheckpointer(checkpointer, 2, guard=FiniteLossGuard(), max_to_keep=2)
+    Loop([hook]).train(0, 9)
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["model_0000005.pth", "model_0000007.pth", "model_final.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    newest_first = [path.rsplit("/", 1)[1] for path in checkpointer.checkpoints()]
+    assert newest_first == ["model_final.pth", "model_0000007.pth", "model_0000005.pth"]
+
+
+def test_losses_still_on_their_way_are_looked_at_before_saving(tmp_path):
+    class Late(FiniteLossGuard):
+        def flush(self):
+            raise NonFiniteLossError("late")
+
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    hook = PeriodicCheckpointer(checkpointer, 2, guard=Late())
+    with pytest.raises(NonFiniteLossError, match="late"):
+        Loop([hook]).train(0, 9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_and_iteration_come_back(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    checkpointer = AtomicCheckpointer(model, str(tmp_path), metadata={"kind": "x"})
+    assert checkpointer.resume() is None
+    checkpointer.save("model_0000003", iteration=3)
+    expected = model.weight.detach().clone()
+    torch.nn.init.zeros_(model.weight)
+    rest = checkpointer.resume()
+    assert (rest["iteration"], rest["metadata"]) == (3, {"kind": "x"})
+    assert torch.equal(model.weight, expected)

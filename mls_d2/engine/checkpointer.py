@@ -106,13 +106,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def checkpoints(self) -> list[str]:
         """Return the paths of the checkpoints in ``save_dir``, newest first."""
-        if not os.path.isdir(self.save_dir):
-            return []
-        names = [
-            name
-            for name in os.listdir(self.save_dir)
-            if name.startswith("model_") and name.endswith(".pth")
-        ]
+        names = list_checkpoints(self.save_dir)
         last = os.path.basename(self.get_checkpoint_file()) if self.has_checkpoint() else ""
         # Iterations are padded with zeros, so names sort as numbers do and model_final comes last.
         names.sort(key=lambda name: (name == last, name), reverse=True)
@@ -126,6 +120,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
             raise CorruptCheckpointError(
                 f"checkpoint '{filename}' is damaged or truncated ({reason})"
             ) from error
+
+
+def list_checkpoints(folder: str) -> list[str]:
+    """Return the file names of the checkpoints in ``folder``, which may be missing."""
+    if not os.path.isdir(folder):
+        return []
+    names = os.listdir(folder)
+    return [name for name in names if name.startswith("model_") and name.endswith(".pth")]
 
 
 def _refuse_non_finite(state: dict[str, torch.Tensor]) -> None:

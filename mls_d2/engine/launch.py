@@ -75,8 +75,8 @@ def launch(main: Main, args: argparse.Namespace) -> int:
             args=(args,),
         )
     except mp.ProcessExitedException as error:
-        # The process that failed has already said why.
-        return error.exit_code or 1
+        # The process that failed has already said why. Negative codes are those of signals.
+        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code
     return 0
 
 

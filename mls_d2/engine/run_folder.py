@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 
-from mls_d2.engine.checkpointer import LAST_CHECKPOINT
+from mls_d2.engine.checkpointer import list_checkpoints
 from mls_d2.engine.environment import CONFIG_FILE, ENVIRONMENT_FILE
 from mls_d2.engine.guards import config_changes
 from mls_d2.errors import UserError
@@ -44,7 +44,7 @@ def run_state(
     """
     folder = cfg.OUTPUT_DIR
     finished = os.path.isfile(os.path.join(folder, final_file))
-    started = os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
+    started = bool(list_checkpoints(folder))
     if not finished and not started:
         return RunState.NEW
     changes = config_changes(_read(folder, CONFIG_FILE), cfg) + _input_changes(folder, inputs or {})

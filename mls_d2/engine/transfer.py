@@ -111,8 +111,10 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
         raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on")
     if not training:
         cfg.DATASETS.TRAIN = ()
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        check_dataset(name)
+    if comm.get_local_rank() == 0:
+        # A failure here ends the other processes, too.
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            check_dataset(name)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
@@ -121,6 +123,8 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     resolve_device(cfg)
     world_size = comm.get_world_size()
     if cfg.MODEL.DEVICE == "cpu":
+        if cfg.SOLVER.AMP.ENABLED:
+            raise UserError("SOLVER.AMP.ENABLED needs a GPU; set it to False on the CPU")
         if world_size > 1:
             raise UserError("several processes need a GPU each; start one process on the CPU")
         if cfg.PRESET == "paper":

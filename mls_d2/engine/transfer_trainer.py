@@ -92,14 +92,8 @@ def train(
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     if start < cfg.SOLVER.MAX_ITER:
-        wrapped = create_ddp_model(model, broadcast_buffers=False)
-        loader = build_detection_train_loader(cfg)
-        trainer = (
-            AMPTrainer(wrapped, loader, optimizer, grad_scaler=scaler)
-            if cfg.SOLVER.AMP.ENABLED
-            else SimpleTrainer(wrapped, loader, optimizer)
-        )
-        watch = wrapped.register_forward_hook(
+        trainer = _build_trainer(cfg, model, optimizer, scaler)
+        watch = trainer.model.register_forward_hook(
             lambda module, _, losses: guard.check(losses, trainer.iter) if module.training else None
         )
         trainer.register_hooks(
@@ -107,7 +101,7 @@ def train(
                 hooks.IterationTimer(),
                 hooks.LRScheduler(optimizer, scheduler),
                 throughput,
-                *_build_hooks(cfg, wrapped, checkpointer, guard),
+                *_build_hooks(cfg, trainer.model, checkpointer, guard),
                 StopOnInterrupt(interrupt, checkpointer, guard=guard),
                 *_build_writing(cfg),
             ]
@@ -115,6 +109,16 @@ def train(
         train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard)
         watch.remove()
     return Training(throughput.seconds, throughput.images_per_s, throughput.peak_mb)
+
+
+def _build_trainer(
+    cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> SimpleTrainer:
+    wrapped = create_ddp_model(model, broadcast_buffers=False)
+    loader = build_detection_train_loader(cfg)
+    if cfg.SOLVER.AMP.ENABLED:
+        return AMPTrainer(wrapped, loader, optimizer, grad_scaler=scaler)
+    return SimpleTrainer(wrapped, loader, optimizer)
 
 
 def _build_hooks(

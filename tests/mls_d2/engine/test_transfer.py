@@ -113,7 +113,7 @@ def test_a_finished_run_is_left_alone(make_cfg, capfd):
     assert {path: path.stat().st_mtime_ns for path in Path(cfg.OUTPUT_DIR).iterdir()} == before
     # Where it is computed and how often it is saved does not make it another run.
     run_transfer(make_cfg("DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 5))
-    with pytest.raises(UserError, match="SOLVER.BASE_LR: was 0.05, is 0.01"):
+    with pytest.raises(UserError, match="SOLVER.BASE_LR: was 0.03, is 0.01"):
         run_transfer(make_cfg("SOLVER.BASE_LR", 0.01), resume=True)
 
 
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_where_it_was(make_cfg, interrupt_at, write_e
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
     assert losses(cfg)[:2] == before[:2]
     # Warm-up ends after two iterations: the schedule went on, too.
-    assert [line["lr"] for line in lines[2:]] == [0.05, 0.05]
+    assert [line["lr"] for line in lines[2:]] == [0.03, 0.03]
     assert Path(cfg.OUTPUT_DIR, "results.json").exists()
 
 
@@ -320,7 +320,7 @@ def test_detectron2s_scaling_rule_holds_on_fewer_processes(make_cfg):
     text = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json")).config
     assert "IMS_PER_BATCH: 1\n" in text
     assert "MAX_ITER: 2\n" in text
-    assert "BASE_LR: 0.025\n" in text
+    assert "BASE_LR: 0.015\n" in text
 
 
 def test_the_task_is_named_after_data_and_network(make_cfg):

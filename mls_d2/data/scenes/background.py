@@ -16,10 +16,10 @@ _TILE = 128
 _BACKDROP_DEPTH = 120.0
 # How strongly each ground is mottled: fine grain, broad patches.
 _GRAIN = {
-    "road": (0.07, 0.05), "sidewalk": (0.06, 0.04), "grass": (0.2, 0.16), "yard": (0.1, 0.1),
-    "path": (0.1, 0.06),
-    "sand": (0.09, 0.07), "wet sand": (0.06, 0.06), "foam": (0.05, 0.02), "water": (0.16, 0.1),
-    "pond": (0.1, 0.12),
+    "road": (0.03, 0.02), "sidewalk": (0.03, 0.02), "grass": (0.1, 0.08), "yard": (0.05, 0.05),
+    "path": (0.05, 0.03),
+    "sand": (0.04, 0.03), "wet sand": (0.03, 0.03), "foam": (0.02, 0.01), "water": (0.08, 0.05),
+    "pond": (0.05, 0.06),
 }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ SCENE_KINDS = ("street", "park", "beach")
 
 _KIND_ODDS = (*("street",) * 5, *("park",) * 3, *("beach",) * 3)
 _FAR = 500.0
-_DEEPEST = 26.0  # metres; nobody is placed further away
-_SMALLEST = 9.5  # pixels at an image height of 128; smaller things are not placed
+_DEEPEST = 16.0  # metres; nobody is placed further away
+_SMALLEST = 16.0  # pixels at an image height of 128; smaller things are not placed
 
 _PAINTS: dict[str, tuple[Colour, ...]] = {
     "road": ((96, 98, 102), (116, 114, 112), (78, 80, 86)),
@@ -38,29 +38,29 @@ _PAINTS: dict[str, tuple[Colour, ...]] = {
 _CASTS: dict[str, dict[str, dict[str, float]]] = {
     "street": {
         "road": {
-            "car": 10, "bus": 6, "truck": 6, "motorcyclist": 3, "cyclist": 2, "pedestrian": 0.4,
+            "car": 8, "bus": 6, "truck": 6, "motorcyclist": 8, "cyclist": 2, "pedestrian": 0.4,
         },
         "sidewalk": {
-            "pedestrian": 7, "dog walker": 2.2, "bench": 1.6, "traffic light": 3.4, "stop sign": 3,
-            "bicycle": 1.6, "tree": 1.6, "birds": 0.8, "lamp post": 0.6,
+            "pedestrian": 4, "dog walker": 3, "bench": 2, "traffic light": 6, "stop sign": 8,
+            "bicycle": 1.6, "tree": 1.6, "birds": 0.4, "lamp post": 0.6,
         },
         "grass": {"tree": 3, "bush": 2, "pedestrian": 1, "dog": 1},
     },
     "park": {
-        "path": {"pedestrian": 5, "dog walker": 2.5, "cyclist": 3, "bench": 1.4, "birds": 1.2},
+        "path": {"pedestrian": 3, "dog walker": 4, "cyclist": 3, "bench": 2.5, "birds": 0.6},
         "grass": {
-            "tree": 5, "bush": 1.2, "bench": 2.2, "dog": 2, "birds": 1.4, "sitter": 1.2,
+            "tree": 4, "bush": 1.2, "bench": 4, "dog": 5, "birds": 0.7, "sitter": 1.2,
             "pedestrian": 2, "bicycle": 0.8,
         },
         "pond": {"boat": 3, "birds": 2},
     },
     "beach": {
         "sand": {
-            "parasol": 5, "pedestrian": 4, "sitter": 1.6, "surfboard": 2.6, "dog": 1.4,
-            "birds": 1.6, "palm": 0.9,
+            "parasol": 4, "pedestrian": 2.5, "sitter": 1.6, "surfboard": 2.4, "dog": 2.5,
+            "birds": 0.8, "palm": 0.9,
         },
-        "wet sand": {"pedestrian": 4, "dog": 2, "birds": 2, "surfboard": 1},
-        "water": {"boat": 5, "swimmer": 3},
+        "wet sand": {"pedestrian": 3, "dog": 3, "birds": 1, "surfboard": 1},
+        "water": {"boat": 7, "swimmer": 2},
     },
 }  # fmt: skip
 
@@ -107,7 +107,7 @@ def compose(rng: np.random.Generator, size: tuple[int, int], kind: str | None = 
     if name == "street":
         _add_rows(stage)
     _add_sky_things(stage)
-    _fill(stage, int(rng.integers(4, 10)))
+    _fill(stage, int(rng.integers(4, 9)))
     return Scene(
         name=name,
         camera=camera,
@@ -136,7 +136,7 @@ def _camera(
     return Camera(
         width=width,
         height=height,
-        focal=height * rng.uniform(0.85, 1.35),
+        focal=height * rng.uniform(1.05, 1.55),
         horizon=height * rng.uniform(0.3, 0.48),
         eye=rng.uniform(*eye),
         yaw=yaw,
@@ -257,7 +257,7 @@ def _add_lot(
 def _add_sky_things(stage: _Stage) -> None:
     """Fly birds over all scenes, and kites over parks and beaches."""
     rng = stage.rng
-    odds = {"street": (0.0, 0.15), "park": (0.4, 0.25), "beach": (0.4, 0.4)}[stage.name]
+    odds = {"street": (0.0, 0.15), "park": (0.3, 0.15), "beach": (0.3, 0.2)}[stage.name]
     if chance(rng, odds[0]):
         for _ in range(int(rng.integers(1, 3))):
             stage.items.append(_flying(stage, "kite", furniture.kite(rng), rng.uniform(8, 20)))

@@ -11,7 +11,8 @@ from mls_d2.data.scenes.files import write_bytes
 from mls_d2.errors import UserError
 
 MARKER_NAME = "scenes.json"
-FORMAT = 1
+# Raise it when the files or the pictures of a seed change, so that roots are not mixed.
+FORMAT = 2
 
 COUNTS = ("train", "val", "unlabeled", "voc", "cityscapes")
 
@@ -64,7 +65,7 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
         root: the datasets' root.
 
     Returns:
-        ``{"format": 1, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
+        ``{"format": …, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
         "complete": …}``; None where there is none, so that the data is not known to be synthetic.
 
     Raises:

@@ -128,12 +128,8 @@ _TIMES: dict[str, dict] = {
         "tint": (0.56, 0.58, 0.72), "sky_top": (44, 52, 92), "sky_low": (168, 126, 132),
         "ambient": 0.76, "sun": 0.24, "haze": 120.0, "shadow": 0.25, "clouds": 0.45,
     },
-    "mist": {
-        "tint": (0.9, 0.92, 0.93), "sky_top": (196, 202, 206), "sky_low": (212, 215, 216),
-        "ambient": 0.86, "sun": 0.12, "haze": 34.0, "shadow": 0.15, "clouds": 0.1,
-    },
 }  # fmt: skip
-_TIME_NAMES = ("noon", "noon", "noon", "overcast", "overcast", "evening", "dusk", "mist")
+_TIME_NAMES = (*("noon",) * 4, *("overcast",) * 3, *("evening",) * 2, "dusk")
 
 
 def draw_light(rng: np.random.Generator) -> Light:

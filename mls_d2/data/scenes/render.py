@@ -233,7 +233,7 @@ def _paint_shadows(scene: Scene, image: np.ndarray) -> None:
 def _develop(image: np.ndarray, seed: int) -> np.ndarray:
     """Give the image a camera's softness, contrast and grain."""
     rng = np.random.default_rng(seed + 1)
-    blur, contrast, grain = rng.uniform(0.0, 0.7), rng.uniform(0.88, 1.12), rng.uniform(1.0, 5.0)
+    blur, contrast, grain = rng.uniform(0.0, 0.4), rng.uniform(0.93, 1.07), rng.uniform(0.5, 2.0)
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (3, 3), blur)
     noise = np.float32(grain) * _noise(image.shape[0], image.shape[1], rng)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
-from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
+from detectron2.data.datasets.cityscapes import (
+    load_cityscapes_instances,
+    load_cityscapes_semantic,
+)
 from PIL import Image
 
 from mls_d2.data.scenes import SceneParams
@@ -114,3 +117,20 @@ def test_detectron2_loads_it(tiny_root: Path):
         assert (item["height"], item["width"]) == (64, 128)
         values = set(np.unique(read(Path(item["sem_seg_file_name"]))).tolist())
         assert values <= {*range(19), 255}
+
+
+def test_detectron2_loads_the_instances(tiny_root: Path):
+    folder = tiny_root / "cityscapes"
+    paths = str(folder / "leftImg8bit" / "train"), str(folder / "gtFine" / "train")
+    drawn = load_cityscapes_instances(*paths, from_json=False)
+    outlined = load_cityscapes_instances(*paths, from_json=True)
+    truth = {item["file_name"]: item["annotations"] for item in drawn}
+    assert sum(map(len, truth.values())) > 0
+    for item in outlined:
+        for category in range(8):
+            shown = [a for a in truth[item["file_name"]] if a["category_id"] == category]
+            found = [a for a in item["annotations"] if a["category_id"] == category]
+            assert len(found) == len(shown)
+            wanted = sorted((a["bbox"] for a in shown), key=tuple)
+            for box, other in zip(sorted((a["bbox"] for a in found), key=tuple), wanted):
+                np.testing.assert_allclose(box, other, atol=3)

@@ -57,7 +57,7 @@ def test_seeds_and_splits_have_scenes_of_their_own():
 
 def test_the_marker_holds_all_parameters(small_root: Path):
     assert read_marker(small_root) == {
-        "format": 1,
+        "format": 2,
         "synthetic": True,
         **{"seed": 1, "train": 18, "val": 2, "unlabeled": 0, "voc": 0, "cityscapes": 0},
         "size": [40, 32],
@@ -146,7 +146,7 @@ def test_an_empty_folder_is_welcome(small_root: Path, tmp_path: Path):
     assert digests(tmp_path) == digests(small_root)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 2}'])
 def test_a_broken_marker_is_refused(tmp_path: Path, text: str):
     (tmp_path / "scenes.json").write_text(text)
     with pytest.raises(UserError, match=r"scenes\.json .*make the scenes again"):

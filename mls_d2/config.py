@@ -91,6 +91,14 @@ def _add_method_keys(cfg: CfgNode) -> None:
     mls.LAMBDA = 0.5
     # Epochs of InfoNCE alone before the multi-label loss joins (paper, section 3.3, first remedy).
     mls.WARMUP = 0.0
+    # Whether InfoNCE stays after the warm-up; False leaves the multi-label loss alone.
+    mls.KEEP_NCE = True
+    # The loss beside InfoNCE (paper, Table 6): "none" (MoCo-v2), "knn" (Eq. 2), "bce_pos" (the
+    # positive terms of Eq. 9) or "bce" (Eq. 9: MLS).
+    mls.LOSS = "bce"
+    # Which dictionary gives labels and logits (paper, Table 7): "g", "z" or "both" (labels from g,
+    # logits from z: MLS).
+    mls.DICTIONARIES = "both"
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:

@@ -85,13 +85,55 @@ def multi_label_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
 
     Source: MLS (arXiv 2308.03286), Eq. 9.
     """
+    scaled = _scaled(logits, labels, temperature)
+    return F.binary_cross_entropy_with_logits(scaled, labels.to(scaled.dtype))
+
+
+def positive_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Only the terms with ``y_i = 1`` of :func:`multi_label_bce`, divided by D all the same.
+
+    Args, returns and errors as there. It is (k / D) · log(2) where all cosines are 0.
+
+    Source: MLS (arXiv 2308.03286), Table 6, "BCE-pos".
+    """
+    scaled = _scaled(logits, labels, temperature)
+    return -(labels * F.logsigmoid(scaled)).mean()
+
+
+def knn_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Each neighbour against the negatives by a softmax of its own, mean over the k neighbours.
+
+    ``-(1/k) Σ_{i: y_i = 1} log(exp(p_i/τ) / (exp(p_i/τ) + Σ_{j: y_j = 0} exp(p_j/τ)))``, mean over
+    the batch: other neighbours are not among the negatives.
+
+    Args:
+        logits: ``(N, D)``, the cosines p *before* the temperature.
+        labels: ``(N, D)``, bool or {0, 1}, with the same number k >= 1 of neighbours in each row.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar. It is log(D - k + 1) where all cosines are equal.
+
+    Raises:
+        ValueError: shapes that differ, or τ <= 0.
+
+    Source: MLS (arXiv 2308.03286), Eq. 2.
+    """
+    scaled = _scaled(logits, labels, temperature)
+    labels = labels.bool()
+    negatives = scaled.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
+    # log(e^p / (e^p + e^n)) = log σ(p - n)
+    return -F.logsigmoid(scaled - negatives)[labels].mean()
+
+
+def _scaled(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return ``logits / temperature`` in float32 at least, the shapes checked."""
     _check_temperature(temperature)
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in shape"
         )
-    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    return F.binary_cross_entropy_with_logits(scaled, labels.to(scaled.dtype))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
 
 
 def _check_temperature(temperature: float) -> None:

@@ -41,7 +41,7 @@ _STYLE: Any = {
 _PRETRAINING_PANELS = (
     ("loss_nce", "InfoNCE loss (nats)"),
     # Not loss_ml, which is weighted by lambda and zero while InfoNCE trains alone.
-    ("multi_label_bce", "multi-label loss (nats per entry)"),
+    ("multi_label_loss", "multi-label loss (nats per entry)"),
     ("nce_accuracy", "InfoNCE accuracy (share, 0 to 1)"),
     ("feature_std", "feature standard deviation (unit vectors)"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
@@ -11,7 +11,7 @@ from torch import nn
 from mls_d2.errors import UserError, nearest
 from pretrain.heads import mlp_projector
 from pretrain.methods.base import Method, StepOutput
-from pretrain.methods.mls import MLS
+from pretrain.methods.mls import DICTIONARIES, LOSSES, MLS
 from pretrain.methods.moco import MoCo
 
 __all__ = ["METHODS", "Method", "StepOutput", "build_method", "check_method_config"]
@@ -32,6 +32,9 @@ def _mls(cfg: CfgNode) -> MLS:
         num_positives=cfg.MLS.K,
         loss_weight=cfg.MLS.LAMBDA,
         warmup=cfg.MLS.WARMUP,
+        keep_nce=cfg.MLS.KEEP_NCE,
+        loss=cfg.MLS.LOSS,
+        dictionaries=cfg.MLS.DICTIONARIES,
     )
 
 
@@ -69,11 +72,17 @@ def check_method_config(cfg: CfgNode) -> None:
         ("MLS.K", 1 <= cfg.MLS.K < size, f"in [1, D) with D = MOCO.DICTIONARY_SIZE = {size}"),
         ("MLS.LAMBDA", cfg.MLS.LAMBDA >= 0, ">= 0"),
         ("MLS.WARMUP", cfg.MLS.WARMUP >= 0, ">= 0 epochs"),
+        ("MLS.LOSS", cfg.MLS.LOSS in LOSSES, _one_of(LOSSES)),
+        ("MLS.DICTIONARIES", cfg.MLS.DICTIONARIES in DICTIONARIES, _one_of(DICTIONARIES)),
     ]
     for key, holds, expected in rules:
         if not holds:
             node, leaf = key.split(".")
             raise UserError(f"{key} must be {expected}, got {cfg[node][leaf]!r}")
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(f"'{name}'" for name in names)
 
 
 def _encoder(cfg: CfgNode) -> tuple[nn.Module, nn.Module, int]:

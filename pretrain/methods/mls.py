@@ -11,9 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.dictionary import Dictionary
-from pretrain.losses import info_nce_from_similarities, multi_label_bce, similarities
+from pretrain.losses import (
+    info_nce_from_similarities,
+    knn_softmax,
+    multi_label_bce,
+    positive_bce,
+    similarities,
+)
 from pretrain.methods.base import Method, StepOutput, contrast_metrics
 from pretrain.momentum import MomentumPair
+
+# What may stand beside InfoNCE (Table 6); "none" is MoCo-v2.
+LOSSES = {"none": None, "knn": knn_softmax, "bce_pos": positive_bce, "bce": multi_label_bce}
+# Which dictionary gives the labels and which the logits (Table 7).
+DICTIONARIES = {"g": ("g", "g"), "z": ("z", "z"), "both": ("g", "z")}
 
 
 @torch.no_grad()
@@ -62,6 +73,9 @@ class MLS(Method):
         num_positives: k.
         loss_weight: λ >= 0.
         warmup: epochs of InfoNCE alone before the multi-label loss joins (section 3.3).
+        keep_nce: whether InfoNCE stays after the warm-up; without it the multi-label loss is alone.
+        loss: one of :data:`LOSSES`, Eq. 9 unless an ablation asks for another.
+        dictionaries: one of :data:`DICTIONARIES`.
     """
 
     def __init__(
@@ -77,6 +91,9 @@ class MLS(Method):
         num_positives: int,
         loss_weight: float,
         warmup: float = 0.0,
+        keep_nce: bool = True,
+        loss: str = "bce",
+        dictionaries: str = "both",
     ) -> None:
         super().__init__()
         self.pair = MomentumPair(backbone, projector, momentum=momentum)
@@ -85,6 +102,9 @@ class MLS(Method):
         self.num_positives = num_positives
         self.loss_weight = loss_weight
         self.warmup = warmup
+        self.keep_nce = keep_nce
+        self.loss = LOSSES[loss]
+        self.label_table, self.logit_table = DICTIONARIES[dictionaries]
 
     def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
         """Take one step: Eqs. 6 to 10."""
@@ -93,20 +113,33 @@ class MLS(Method):
         g2, z2 = self.pair.keys(view2)
         z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
 
-        labels = pseudo_labels(g1, self.dictionary["g"], self.num_positives)  # Eq. 7, (N, D)
         # Eq. 8's logits p are the cosines that InfoNCE calls negatives: one product serves both.
         positive, logits = similarities(z1, z2, self.dictionary["z"])
         loss_nce = info_nce_from_similarities(positive, logits, self.temperature)
-        loss_ml = multi_label_bce(logits, labels, self.temperature)  # Eq. 9
-        weight = self.loss_weight if epoch >= self.warmup else 0.0
-
         metrics = contrast_metrics(positive, logits, g1)
-        metrics["label_similarity"] = (logits.detach() * labels).sum(
-            dim=1
-        ).mean() / self.num_positives
-        metrics["multi_label_bce"] = loss_ml.detach()
+        loss_ml = self._multi_label_loss({"g": g1, "z": z1}, logits, metrics)
+        warm = epoch < self.warmup
+        nce_weight = 1.0 if warm or self.keep_nce else 0.0
+        ml_weight = 0.0 if warm else self.loss_weight
         return StepOutput(
-            losses={"loss_nce": loss_nce, "loss_ml": weight * loss_ml},  # Eq. 10
+            losses={"loss_nce": nce_weight * loss_nce, "loss_ml": ml_weight * loss_ml},  # Eq. 10
             metrics=metrics,
             keys={"g": g2, "z": z2},
         )
+
+    def _multi_label_loss(
+        self, queries: dict[str, Tensor], logits: Tensor, metrics: dict[str, Tensor]
+    ) -> Tensor:
+        """Eqs. 7 to 9 for g1 and z1 in ``queries``; ``logits`` ``(N, D)`` are those of z1."""
+        if self.loss is None:
+            return logits.new_zeros(())
+        label_table = self.dictionary[self.label_table]
+        labels = pseudo_labels(queries[self.label_table], label_table, self.num_positives)
+        if self.logit_table == "g":
+            unit = F.normalize(queries["g"].float(), dim=1)
+            logits = similarities(unit, unit, self.dictionary["g"])[1]
+        loss = self.loss(logits, labels, self.temperature)
+        share = (logits.detach() * labels).sum(dim=1).mean()
+        metrics["label_similarity"] = share / self.num_positives
+        metrics["multi_label_loss"] = loss.detach()
+        return loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.losses import info_nce, multi_label_bce, similarities
+from pretrain.losses import info_nce, knn_softmax, multi_label_bce, positive_bce, similarities
 
 TAU = 0.2
 
@@ -37,6 +37,33 @@ def bce_loops(logits, labels, temperature):
             sigma = 1 / (1 + math.exp(-p / temperature))
             total -= (math.log(sigma) if y else math.log(1 - sigma)) / len(row)
     return total / len(logits)
+
+
+def positive_bce_loops(logits, labels, temperature):
+    total = 0.0
+    for row, marks in zip(logits.tolist(), labels.tolist(), strict=True):
+        for p, y in zip(row, marks, strict=True):
+            total -= y * math.log(1 / (1 + math.exp(-p / temperature))) / len(row)
+    return total / len(logits)
+
+
+def knn_loops(logits, labels, temperature):
+    total = 0.0
+    for row, marks in zip(logits.tolist(), labels.tolist(), strict=True):
+        pairs = list(zip(row, marks, strict=True))
+        negatives = sum(math.exp(p / temperature) for p, y in pairs if not y)
+        for p, y in pairs:
+            own = math.exp(p / temperature)
+            total -= y * math.log(own / (own + negatives)) / sum(marks)
+    return total / len(logits)
+
+
+def cosines_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``(5, 12)`` in [-1, 1] and three labels a row."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.rand(5, 12, generator=generator, dtype=torch.float64) * 2 - 1
+    order = torch.rand(5, 12, generator=generator).argsort(dim=1)
+    return logits, order < 3
 
 
 @pytest.mark.parametrize(("n", "d", "size"), [(1, 2, 1), (3, 5, 7), (4, 8, 16)])
@@ -111,3 +138,44 @@ def test_shapes_that_do_not_fit_are_named():
         similarities(torch.ones(4, 8), torch.ones(4, 8), torch.ones(16, 7))
     with pytest.raises(ValueError, match="differ in shape"):
         multi_label_bce(torch.ones(4, 8), torch.ones(4, 7), TAU)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+@pytest.mark.parametrize(
+    ("loss", "loops"), [(positive_bce, positive_bce_loops), (knn_softmax, knn_loops)]
+)
+def test_the_losses_of_the_ablation_equal_the_loops(loss, loops, temperature):
+    logits, labels = cosines_and_labels()
+    expected = pytest.approx(loops(logits, labels, temperature), abs=1e-12)
+    assert loss(logits, labels, temperature).item() == expected
+    assert loss(logits, labels.double(), temperature).item() == expected
+
+
+def test_bce_pos_and_the_rest_make_the_whole_of_eq_9():
+    logits, labels = cosines_and_labels()
+    rest = positive_bce(-logits, ~labels, TAU)
+    whole = positive_bce(logits, labels, TAU) + rest
+    assert whole.item() == pytest.approx(multi_label_bce(logits, labels, TAU).item(), abs=1e-12)
+
+
+def test_the_losses_of_the_ablation_where_all_cosines_are_equal():
+    labels = cosines_and_labels()[1]
+    flat = torch.zeros(5, 12, dtype=torch.float64)
+    assert positive_bce(flat, labels, TAU).item() == pytest.approx(3 / 12 * math.log(2))
+    assert knn_softmax(flat + 0.7, labels, TAU).item() == pytest.approx(math.log(12 - 3 + 1))
+
+
+def test_one_neighbour_is_info_nce_with_the_other_rows_as_negatives():
+    query, rows = unit_rows(1, 8, seed=5), unit_rows(9, 8, seed=6)
+    label = torch.arange(9).unsqueeze(0) == 4
+    others = torch.cat([rows[:4], rows[5:]])
+    expected = info_nce(query, rows[4:5], others, TAU)
+    torch.testing.assert_close(knn_softmax(query @ rows.T, label, TAU), expected)
+
+
+@pytest.mark.parametrize("loss", [multi_label_bce, positive_bce, knn_softmax])
+def test_losses_of_labels_refuse_bad_input(loss):
+    with pytest.raises(ValueError, match=r"logits \(2, 3\) and labels \(2, 4\) differ in shape"):
+        loss(torch.zeros(2, 3), torch.zeros(2, 4), TAU)
+    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+        loss(torch.zeros(2, 3), torch.zeros(2, 3), 0)

@@ -95,7 +95,7 @@ def test_the_metrics_hold_every_monitor(config):
     with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
         rows = [json.loads(line) for line in file]
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
-    expected = {"total_loss", "loss_nce", "loss_ml", "multi_label_bce", "nce_accuracy", "lr"}
+    expected = {"total_loss", "loss_nce", "loss_ml", "multi_label_loss", "nce_accuracy", "lr"}
     expected |= {"positive_similarity", "negative_similarity", "label_similarity", "feature_std"}
     expected |= {"dictionary_rank", "images_per_s", "data_time", "peak_memory_mb"}
     for row in rows:
@@ -225,3 +225,59 @@ def test_the_paper_configs_state_the_paper(request, method, length):
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
     # 118,287 images in batches of 256.
     assert run_length(cfg, 118_287).max_iter == 462 * int(length)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("table6_none", "MLS.LOSS", "none"),
+        ("table6_knn", "MLS.LOSS", "knn"),
+        ("table6_bce_pos", "MLS.LOSS", "bce_pos"),
+        ("table7_g", "MLS.DICTIONARIES", "g"),
+        ("table7_z", "MLS.DICTIONARIES", "z"),
+        ("table8_k1", "MLS.K", 1),
+        ("table8_k5", "MLS.K", 5),
+        ("table8_k40", "MLS.K", 40),
+        ("figure5_d1024", "MOCO.DICTIONARY_SIZE", 1024),
+        ("figure5_d2048", "MOCO.DICTIONARY_SIZE", 2048),
+        ("figure5_d8192", "MOCO.DICTIONARY_SIZE", 8192),
+        ("figure5_d16384", "MOCO.DICTIONARY_SIZE", 16384),
+        ("figure5_lambda0.1", "MLS.LAMBDA", 0.1),
+        ("figure5_lambda0.2", "MLS.LAMBDA", 0.2),
+        ("figure5_lambda1.0", "MLS.LAMBDA", 1.0),
+    ],
+)
+def test_an_ablation_changes_one_key_of_mls(request, name, key, value):
+    folder = request.config.rootpath / "pretrain/configs"
+    base = load_cfg(str(folder / "mls_coco_400ep.yaml"))
+    cfg = load_cfg(str(folder / f"ablations/{name}.yaml"))
+    check_config(cfg)
+    check_method_config(cfg)
+    assert os.path.basename(cfg.OUTPUT_DIR) == name
+    node, leaf = key.split(".")
+    assert cfg[node][leaf] == value
+    cfg[node][leaf], cfg.OUTPUT_DIR = base[node][leaf], base.OUTPUT_DIR
+    assert cfg == base
+
+
+def test_every_ablation_is_known_to_the_test_above(request):
+    folder = request.config.rootpath / "pretrain/configs/ablations"
+    marks = test_an_ablation_changes_one_key_of_mls.pytestmark[0].args[1]
+    names = {name for name, _, _ in marks} | {"remedy_warmup"}
+    assert {path.stem for path in folder.glob("*.yaml")} == names
+    cfg = load_cfg(str(folder / "remedy_warmup.yaml"))
+    assert cfg.MLS.WARMUP > 0
+    assert not cfg.MLS.KEEP_NCE
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MLS.LOSS", "mse"], "MLS.LOSS must be one of 'none', 'knn', 'bce_pos', 'bce', got 'mse'"),
+        (["MLS.DICTIONARIES", "q"], "MLS.DICTIONARIES must be one of 'g', 'z', 'both', got 'q'"),
+    ],
+)
+def test_an_unknown_ablation_names_the_valid_ones(request, words, message):
+    config = request.config.rootpath / "pretrain/configs/mls_quick.yaml"
+    with pytest.raises(UserError, match=message):
+        check_method_config(load_cfg(str(config), words))

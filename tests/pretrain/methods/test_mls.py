@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pretrain.methods.mls import MLS, pseudo_labels
+from pretrain.methods.mls import LOSSES, MLS, pseudo_labels
 from pretrain.methods.moco import MoCo
 
 SIZE, K, TAU, WEIGHT = 16, 3, 0.2, 0.5
@@ -84,7 +84,7 @@ def test_the_losses_are_those_of_the_paper(filled):
     # z is normalised in float32 at least; here everything is float64 until there.
     assert output.losses["loss_nce"].item() == pytest.approx(nce, abs=1e-6)
     assert output.losses["loss_ml"].item() == pytest.approx(WEIGHT * ml, abs=1e-6)
-    assert output.metrics["multi_label_bce"].item() == pytest.approx(ml, abs=1e-6)
+    assert output.metrics["multi_label_loss"].item() == pytest.approx(ml, abs=1e-6)
 
 
 def test_labels_come_from_the_backbone_dictionary_and_logits_from_the_embeddings(filled):
@@ -119,6 +119,58 @@ def test_during_the_warm_up_it_is_moco(filled):
     late = filled(*views(), epoch=2.0).losses
     assert early["loss_ml"].item() == 0
     assert late["loss_ml"].item() > 0
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(True, True), (False, False)])
+def test_after_the_warm_up_info_nce_stays_or_goes(filled, keep, expected):
+    filled.warmup, filled.keep_nce = 2.0, keep
+    early = filled(*views(), epoch=1.99).losses
+    late = filled(*views(), epoch=2.0).losses
+    assert early["loss_nce"].item() > 0
+    assert (late["loss_nce"].item() > 0) is expected
+    assert late["loss_ml"].item() > 0
+
+
+@pytest.mark.parametrize(("name", "labels_from", "logits_from"), [("g", 0, 0), ("z", 1, 1)])
+def test_one_dictionary_can_give_labels_and_logits(filled, name, labels_from, logits_from):
+    method = make_mls(dictionaries=name)
+    method.load_state_dict(filled.state_dict())
+    view1, view2 = views()
+    queries = [rows.tolist() for rows in method.pair.online(view1)]
+    tables = [method.dictionary[table].tolist() for table in ("g", "z")]
+    total = 0.0
+    for image in range(4):
+        marks = sorted(
+            range(SIZE), key=lambda i: -dot(queries[labels_from][image], tables[labels_from][i])
+        )[:K]
+        for i, row in enumerate(tables[logits_from]):
+            sigma = 1 / (1 + math.exp(-dot(unit(queries[logits_from][image]), row) / TAU))
+            total -= math.log(sigma if i in marks else 1 - sigma) / SIZE / 4
+    got = method(view1, view2, epoch=0.0)
+    assert got.metrics["multi_label_loss"].item() == pytest.approx(total, abs=1e-6)
+
+
+def test_without_a_loss_beside_it_it_is_moco(filled):
+    method = make_mls(loss="none")
+    method.load_state_dict(filled.state_dict())
+    view1, view2 = views()
+    plain, full = method(view1, view2, epoch=0.0), filled(view1, view2, epoch=0.0)
+    assert plain.losses["loss_ml"].item() == 0
+    torch.testing.assert_close(plain.losses["loss_nce"], full.losses["loss_nce"])
+    assert "multi_label_loss" not in plain.metrics
+
+
+@pytest.mark.parametrize("loss", ["knn", "bce_pos"])
+def test_the_loss_is_the_one_that_was_asked_for(filled, loss):
+    method = make_mls(loss=loss)
+    method.load_state_dict(filled.state_dict())
+    view1, view2 = views()
+    g1, z1 = method.pair.online(view1)
+    labels = pseudo_labels(g1, method.dictionary["g"], K)
+    cosines = F.normalize(z1, dim=1) @ method.dictionary["z"].T
+    expected = WEIGHT * LOSSES[loss](cosines, labels, TAU)
+    got = method(view1, view2, epoch=0.0).losses["loss_ml"]
+    assert got.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_with_weight_zero_its_gradients_are_mocos():

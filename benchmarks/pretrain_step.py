@@ -29,7 +29,7 @@ class Stepper:
         torch.manual_seed(0)
         self.method = build_method(cfg).to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(cfg, self.method)
-        self.augment = augment_from_config(cfg, self.device, rank=0)
+        self.augment = augment_from_config(cfg, self.device)
         side = cfg.PRETRAIN.AUGMENT.CROP_SIZE
         shape = (2, cfg.SOLVER.IMS_PER_BATCH, side, side, 3)
         self.views = torch.randint(0, 256, shape, dtype=torch.uint8)

@@ -42,6 +42,11 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.EPOCHS = 400.0
     # Linear warm-up of the learning rate from 0, in epochs (>= 0).
     node.WARMUP_EPOCHS = 0.0
+    # Whose statistics BatchNorm takes. "shuffled": each process's own images, keys shuffled among
+    # the processes (MoCo); "local": the same without shuffling; "sync": the whole batch.
+    node.BATCH_NORM = "shuffled"
+    # Parts into which BatchNorm splits a process's images (>= 1): 8 on one big GPU is 8 processes.
+    node.BATCH_NORM_GROUPS = 1
     # Largest share of unreadable images tolerated before the run stops, in [0, 1].
     node.MAX_BROKEN_SHARE = 0.01
     # Iterations between two entries in the metrics (>= 1).

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.batchnorm import BatchShuffle
+
 
 class MomentumPair(nn.Module):
     """Online backbone φ and projector f, and their momentum copies φᵐ and fᵐ.
@@ -17,6 +19,9 @@ class MomentumPair(nn.Module):
         projector: ``(N, d_g) → (N, d_z)``.
         momentum: m in [0, 1): θᵐ ← m θᵐ + (1 - m) θ, over parameters only. The momentum copies'
             BatchNorm statistics come from their own forward passes.
+
+    Attributes:
+        shuffle: where it is not None, keys are computed in the order that it gives the batch.
 
     Raises:
         ValueError: m outside [0, 1).
@@ -32,6 +37,7 @@ class MomentumPair(nn.Module):
         self.momentum_backbone = copy.deepcopy(backbone).requires_grad_(False)
         self.momentum_projector = copy.deepcopy(projector).requires_grad_(False)
         self.momentum = momentum
+        self.shuffle: BatchShuffle | None = None
 
     def online(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Return g ``(N, d_g)`` and z ``(N, d_z)`` of a view ``(N, C, H, W)``, with gradient."""
@@ -41,8 +47,11 @@ class MomentumPair(nn.Module):
     @torch.no_grad()
     def keys(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Return g and z of a view ``(N, C, H, W)`` from the momentum copies, without gradient."""
-        g = pooled(self.momentum_backbone, view)
-        return g, self.momentum_projector(g)
+        if self.shuffle is None:
+            g = pooled(self.momentum_backbone, view)
+            return g, self.momentum_projector(g)
+        g = pooled(self.momentum_backbone, self.shuffle.shuffle(view))
+        return self.shuffle.restore(g), self.shuffle.restore(self.momentum_projector(g))
 
     @torch.no_grad()
     def update(self) -> None:

@@ -33,8 +33,10 @@ from mls_d2.engine.progress import METRICS_FILE, build_writers
 from mls_d2.engine.run_folder import RunState, run_state
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
+from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
 from pretrain.data import ImageReport, build_loader, image_paths
 from pretrain.methods import build_method, check_method_config
+from pretrain.scaling import scale_to_processes
 from pretrain.schedule import WarmupThen
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 
@@ -71,13 +73,14 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         KeyboardInterrupt: interrupted; a checkpoint has been written.
     """
     register_all()
+    setup_logging()
+    scale_to_processes(cfg, comm.get_world_size())
     check_config(cfg)
     resolve_device(cfg)
     target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)
     state = run_state(cfg, BACKBONE_FILE, resume=resume)
     comm.synchronize()
     if state is RunState.FINISHED:
-        setup_logging()
         logger.info("already finished: %s", target)
         return target
     paths = image_paths(cfg.DATASETS.TRAIN)
@@ -186,6 +189,7 @@ def check_config(cfg: CfgNode) -> None:
     for key, holds, value, expected in rules:
         if not holds:
             raise UserError(f"{key} must be {expected}, got {value!r}")
+    check_batchnorm(cfg, comm.get_world_size())
 
 
 def run_length(cfg: CfgNode, num_images: int) -> Length:
@@ -251,7 +255,11 @@ def _build_trainer(
 ) -> tuple[PretrainTrainer, int]:
     """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
     device = torch.device(cfg.MODEL.DEVICE)
-    method: nn.Module = build_method(cfg).to(device).to(memory_format=torch.channels_last)
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    method: nn.Module = build_method(cfg)
+    method, shuffle = set_up_batchnorm(method, cfg, rank=rank, world_size=world_size)
+    inner(method).pair.shuffle = shuffle
+    method = method.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg, method)
     warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
     schedule = LRMultiplier(
@@ -267,16 +275,18 @@ def _build_trainer(
         throughput=throughput,
     )
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
-    if comm.get_world_size() > 1:
+    if world_size > 1:
+        # DistributedDataParallel would leave the buffers, and so the dictionaries, as they are.
+        for buffer in method.buffers():
+            torch.distributed.broadcast(buffer, src=0)
         devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
         method = DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
-    rank, world_size = comm.get_rank(), comm.get_world_size()
     loader = build_loader(cfg, paths, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
         method,
         iter(loader),
         optimizer,
-        augment_from_config(cfg, device, rank=rank),
+        augment_from_config(cfg, device),
         iters_per_epoch=length.iters_per_epoch,
         images=ImageReport(len(paths), cfg.PRETRAIN.MAX_BROKEN_SHARE),
         log_period=cfg.PRETRAIN.LOG_PERIOD,

@@ -15,10 +15,11 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mls_d2.engine.guards import FiniteLossGuard
+from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
 from pretrain.methods import Method
 from pretrain.views import Photometric
-from pretrain.views.photometric import normalize
+from pretrain.views.photometric import augment, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ class PretrainTrainer(TrainerBase):
         self.images.update(batch.broken, batch.enlarged)
 
         views = self.augment(batch.views, self.iter)
+        shuffle = inner(self.method).pair.shuffle
+        if shuffle is not None:
+            shuffle.iteration = self.iter
         with self._autocast():
             output = self.method(*views, epoch=self.iter / self.iters_per_epoch)
         total = torch.stack(list(output.losses.values())).sum()
@@ -137,8 +141,10 @@ class Augment:
         mean: ``MODEL.PIXEL_MEAN``, RGB, 0–255 scale.
         std: ``MODEL.PIXEL_STD``.
         device: where the model is.
-        seed: of the parameters; what is drawn depends on (seed, iteration, rank) alone.
+        seed: of the parameters; what is drawn depends on (seed, iteration, place in the batch of
+            all processes) alone.
         rank: this process.
+        world_size: processes, each with an equal share of the batch, in rank order.
     """
 
     def __init__(
@@ -150,25 +156,28 @@ class Augment:
         device: torch.device,
         seed: int,
         rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.photometric, self.mean, self.std = photometric, mean, std
-        self.device, self.seed, self.rank = device, seed, rank
+        self.device, self.seed = device, seed
+        self.rank, self.world_size = rank, world_size
 
     def __call__(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         """Turn ``(2, N, H, W, 3)`` uint8 into two ``(N, 3, H, W)`` float views."""
-        state = np.random.SeedSequence(
-            (self.seed, _AUGMENT_STREAM, iteration, self.rank)
-        ).generate_state(2)
-        generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+        generator = seeded_generator(self.seed, _AUGMENT_STREAM, iteration)
+        share = views.shape[1]
+        parameters = self.photometric.draw(2 * share * self.world_size, generator)
+        places = torch.arange(2 * share * self.world_size).view(2, self.world_size, share)
         flat = views.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
         # Channel by channel in memory: colour operations are 1.5 times as fast so.
-        images = self.photometric(flat.contiguous().float().div_(255), generator)
+        images = flat.contiguous().float().div_(255)
+        images = augment(images, parameters[places[:, self.rank].flatten()])
         images = normalize(images, self.mean, self.std)
         first, second = images.contiguous(memory_format=torch.channels_last).chunk(2)
         return first, second
 
 
-def augment_from_config(cfg: CfgNode, device: torch.device, *, rank: int) -> Augment:
+def augment_from_config(cfg: CfgNode, device: torch.device) -> Augment:
     """Build the augmentation that ``PRETRAIN.AUGMENT`` describes."""
     node = cfg.PRETRAIN.AUGMENT
     photometric = Photometric(
@@ -182,7 +191,21 @@ def augment_from_config(cfg: CfgNode, device: torch.device, *, rank: int) -> Aug
         blur_sigma=tuple(node.BLUR_SIGMA),
     )
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    return Augment(photometric, mean=mean, std=std, device=device, seed=cfg.SEED, rank=rank)
+    return Augment(
+        photometric,
+        mean=mean,
+        std=std,
+        device=device,
+        seed=cfg.SEED,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+
+
+def seeded_generator(*seed: int) -> torch.Generator:
+    """Return a CPU generator whose stream numbers such as (seed, purpose, iteration) fix."""
+    state = np.random.SeedSequence(seed).generate_state(2)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
 def inner(method: nn.Module) -> Method:
@@ -190,13 +213,3 @@ def inner(method: nn.Module) -> Method:
     module = getattr(method, "module", method)
     assert isinstance(module, Method), f"not a method: {type(module)}"
     return module
-
-
-def gather(rows: Tensor) -> Tensor:
-    """Return the rows ``(N, d)`` of all processes in rank order, ``(world_size · N, d)``."""
-    world_size = comm.get_world_size()
-    if world_size == 1:
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(world_size)]
-    torch.distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

@@ -39,48 +39,78 @@ class Photometric:
     blur_prob: float
     blur_sigma: tuple[float, float]
 
-    def __call__(self, views: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a batch.
-
-        Args:
-            views: ``(N, 3, H, W)`` float in [0, 1], on any device; changed in place.
-            generator: on the CPU: parameters and the choice of images are drawn there, so that no
-                step waits for the device.
-
-        Returns:
-            ``views``, ``(N, 3, H, W)`` in [0, 1].
-        """
-        count = len(views)
+    def draw(self, count: int, generator: torch.Generator) -> Parameters:
+        """Draw what happens to each of ``count`` images, on the CPU, where no step waits for it."""
 
         def chosen(probability: float) -> Tensor:
-            return (torch.rand(count, generator=generator) < probability).nonzero().flatten()
+            return torch.rand(count, generator=generator) < probability
 
-        self._jitter(views, chosen(self.jitter_prob), generator)
-        _apply(views, chosen(self.gray_prob), grayscale)
-        blurred = chosen(self.blur_prob)
-        sigma = _uniform(len(blurred), *self.blur_sigma, generator)
-        _apply(views, blurred, gaussian_blur, sigma)
-        return views
+        def factors(strength: float) -> Tensor:
+            return _uniform(count, 1 - strength, 1 + strength, generator)
 
-    def _jitter(self, views: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
-        count = len(chosen)
-        steps = (
-            (
-                adjust_brightness,
-                _uniform(count, 1 - self.brightness, 1 + self.brightness, generator),
-            ),
-            (adjust_contrast, _uniform(count, 1 - self.contrast, 1 + self.contrast, generator)),
-            (
-                adjust_saturation,
-                _uniform(count, 1 - self.saturation, 1 + self.saturation, generator),
-            ),
-            (adjust_hue, _uniform(count, -self.hue, self.hue, generator)),
+        return Parameters(
+            jitter=chosen(self.jitter_prob),
+            brightness=factors(self.brightness),
+            contrast=factors(self.contrast),
+            saturation=factors(self.saturation),
+            hue=_uniform(count, -self.hue, self.hue, generator),
+            order=torch.rand(count, 4, generator=generator).argsort(dim=1),
+            gray=chosen(self.gray_prob),
+            blur=chosen(self.blur_prob),
+            sigma=_uniform(count, *self.blur_sigma, generator),
         )
-        order = torch.rand(count, len(steps), generator=generator).argsort(dim=1)
-        for turn in range(len(steps)):
-            for index, (step, values) in enumerate(steps):
-                mine = (order[:, turn] == index).nonzero().flatten()
-                _apply(views, chosen[mine], step, values[mine])
+
+    def __call__(self, views: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment ``(N, 3, H, W)`` float in [0, 1] in place with parameters drawn here."""
+        return augment(views, self.draw(len(views), generator))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What happens to each of N images: tensors ``(N,)``, bool for whether, float for how much.
+
+    ``order`` ``(N, 4)`` says which of brightness, contrast, saturation and hue (0 to 3) comes
+    first, second, third and last.
+    """
+
+    jitter: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    order: Tensor
+    gray: Tensor
+    blur: Tensor
+    sigma: Tensor
+
+    def __getitem__(self, index: Tensor) -> Parameters:
+        """Return the parameters of some of the images: ``index`` ``(M,)`` of positions."""
+        return Parameters(**{name: value[index] for name, value in vars(self).items()})
+
+
+def augment(views: Tensor, parameters: Parameters) -> Tensor:
+    """Change every image as its parameters say.
+
+    Args:
+        views: ``(N, 3, H, W)`` float in [0, 1], on any device; changed in place.
+        parameters: of the N images, on the CPU.
+
+    Returns:
+        ``views``, ``(N, 3, H, W)`` in [0, 1].
+    """
+    steps = (
+        (adjust_brightness, parameters.brightness),
+        (adjust_contrast, parameters.contrast),
+        (adjust_saturation, parameters.saturation),
+        (adjust_hue, parameters.hue),
+    )
+    for turn in range(len(steps)):
+        for index, (step, values) in enumerate(steps):
+            mine = parameters.jitter & (parameters.order[:, turn] == index)
+            _apply(views, mine, step, values)
+    _apply(views, parameters.gray, grayscale)
+    _apply(views, parameters.blur, gaussian_blur, parameters.sigma)
+    return views
 
 
 def normalize(views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -153,7 +183,10 @@ def _blur_matrix(side: int, sigma: Tensor, *, like: Tensor) -> Tensor:
     """Return ``(N, S, S)``: row i holds the weights that make output i out of the S inputs."""
     radius = min(int(torch.ceil(3 * sigma.max()).item()), side - 1)
     offset = torch.arange(-radius, radius + 1)
-    weight = torch.exp(-0.5 * (offset / sigma.view(-1, 1)) ** 2)
+    deviation = sigma.view(-1, 1)
+    weight = torch.exp(-0.5 * (offset / deviation) ** 2)
+    # Cut at three deviations of its own, so that an image does not depend on the others.
+    weight = weight * (offset.abs() <= torch.ceil(3 * deviation))
     weight = weight / weight.sum(dim=1, keepdim=True)
     source = (torch.arange(side).view(-1, 1) + offset).abs()
     source = torch.where(source >= side, 2 * (side - 1) - source, source)
@@ -167,11 +200,13 @@ def _blur_matrix(side: int, sigma: Tensor, *, like: Tensor) -> Tensor:
 def _apply(
     views: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor
 ) -> None:
-    """Replace the chosen images by what ``operation`` makes of them."""
-    if len(chosen) == 0:
+    """Replace the chosen images, a mask ``(N,)``, by what ``operation`` makes of them."""
+    positions = chosen.nonzero().flatten()
+    if len(positions) == 0:
         return
-    index = chosen.to(views.device, non_blocking=True)
-    views.index_copy_(0, index, operation(views.index_select(0, index), *parameters))
+    index = positions.to(views.device, non_blocking=True)
+    mine = (values[positions] for values in parameters)
+    views.index_copy_(0, index, operation(views.index_select(0, index), *mine))
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ def test_two_steps_of_mls_on_a_real_resnet_50(real_coco_root, tmp_path, request)
         "OUTPUT_DIR": str(tmp_path),
         "MODEL.DEVICE": "cpu",
         "DATALOADER.NUM_WORKERS": "0",
+        "SOLVER.REFERENCE_WORLD_SIZE": "0",
         "SOLVER.IMS_PER_BATCH": "8",
         "MOCO.DICTIONARY_SIZE": "32",
         "PRETRAIN.AUGMENT.CROP_SIZE": "64",

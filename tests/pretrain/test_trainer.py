@@ -19,11 +19,13 @@ def test_means_are_over_the_steps_since_they_were_taken():
     assert means.take()["a"].item() == 5.0
 
 
-def augment(seed: int = 0, rank: int = 0):
+def augment(seed: int = 0, rank: int = 0, world_size: int = 1):
     cfg = get_cfg()
     cfg.SEED = seed
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [127.5, 0.0, 255.0], [127.5, 255.0, 51.0]
-    return augment_from_config(cfg, torch.device("cpu"), rank=rank)
+    made = augment_from_config(cfg, torch.device("cpu"))
+    made.rank, made.world_size = rank, world_size
+    return made
 
 
 def views() -> torch.Tensor:
@@ -31,11 +33,22 @@ def views() -> torch.Tensor:
     return torch.from_numpy(pixels)
 
 
-def test_what_is_drawn_depends_on_seed_iteration_and_rank_alone():
+def test_processes_augment_their_share_as_one_process_would_the_whole():
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 6, 8, 8, 3), dtype=np.uint8)
+    whole = augment()(torch.from_numpy(pixels), 7)
+    for rank in range(3):
+        own = slice(2 * rank, 2 * rank + 2)
+        share = torch.from_numpy(pixels[:, own].copy())
+        for part, view in zip(augment(rank=rank, world_size=3)(share, 7), whole, strict=True):
+            torch.testing.assert_close(part, view[own])
+
+
+def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
     first = augment()(views(), 7)
     again = augment()(views(), 7)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    for other in (augment()(views(), 8), augment(seed=1)(views(), 7), augment(rank=1)(views(), 7)):
+    second_process = augment(rank=1, world_size=2)
+    for other in (augment()(views(), 8), augment(seed=1)(views(), 7), second_process(views(), 7)):
         assert not torch.equal(first[0], other[0])
 
 

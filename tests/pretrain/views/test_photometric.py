@@ -11,6 +11,7 @@ from pretrain.views.photometric import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    augment,
     gaussian_blur,
     grayscale,
     normalize,
@@ -78,10 +79,9 @@ def test_grayscale_is_torchvisions():
 @pytest.mark.parametrize("side", [9, 32])
 def test_blur_equals_a_convolution_with_reflected_borders(side):
     batch, sigmas = images(3, side), torch.tensor([0.3, 0.8, 1.3])
-    radius = int(np.ceil(3 * 1.3))
     got = gaussian_blur(batch, sigmas)
     expected = [
-        reference.gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
+        reference.gaussian_blur(image, [2 * int(np.ceil(3 * sigma)) + 1] * 2, [sigma] * 2)
         for image, sigma in zip(batch, sigmas.tolist(), strict=True)
     ]
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=0)
@@ -125,3 +125,11 @@ def test_the_same_seed_gives_the_same_views_and_values_stay_in_range():
     assert not torch.equal(one, transform(images(32), seeded(4)))
     assert one.min() >= 0
     assert one.max() <= 1
+
+
+def test_what_happens_to_an_image_does_not_depend_on_the_others():
+    transform = Photometric(**NOTHING | {"jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 0.5})
+    parameters = transform.draw(32, seeded(3))
+    whole = augment(images(32), parameters)
+    part = torch.tensor([30, 2, 17, 9])
+    torch.testing.assert_close(augment(images(32)[part], parameters[part]), whole[part])

@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 BACKBONE_FILE = "backbone.pth"
 _SHOWN = (
     "nce_accuracy",
-    "multi_label_loss",
     "positive_similarity",
     "negative_similarity",
     "feature_std",

@@ -126,4 +126,4 @@ def _umask() -> int:
 
 def _unwritable(path: str, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UserError(f"cannot write to '{path}': {reason}; free space or choose another OUTPUT_DIR")
+    return UserError(f"cannot write to '{path}': {reason}; free space or choose another folder")

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -105,7 +106,9 @@ def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterabl
         for leftover in (root / folder).glob(".tmp-*"):  # of a process that was killed
             leftover.unlink()
     records: list[dict] = []
-    with tqdm(total=split.count, desc=split.name, unit="img") as bar:
+    # In a log file each update is a line of its own.
+    pause = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=split.count, desc=split.name, unit="img", mininterval=pause) as bar:
         for chunk in run(partial(_write_chunk, root, seed, split), range(0, split.count, _CHUNK)):
             records += chunk
             bar.update(len(chunk))

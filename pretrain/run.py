@@ -84,6 +84,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         return target
     paths = image_paths(cfg.DATASETS.TRAIN)
     length = run_length(cfg, len(paths))
+    synthetic = is_synthetic(paths[0])  # before the run: a damaged marker must not cost it
     setup_logging(cfg.OUTPUT_DIR)
     seed_everything(cfg)
     save_run_metadata(cfg.OUTPUT_DIR, cfg, {"num_images": len(paths), "max_iter": length.max_iter})
@@ -102,7 +103,6 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         train_guarded(lambda: trainer.train(start, length.max_iter))
     trainer.images.summarise()
     if comm.is_main_process():
-        synthetic = is_synthetic(paths[0])
         export_backbone(
             inner(trainer.method).pair.backbone, cfg, target, length, synthetic=synthetic
         )

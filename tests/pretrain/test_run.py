@@ -188,6 +188,13 @@ def test_wrong_values_are_refused_before_anything_is_written(config, key, value,
     assert not os.path.exists(cfg.OUTPUT_DIR)
 
 
+def test_a_damaged_marker_of_scenes_is_found_before_the_run(config, images):
+    (images / "scenes.json").write_text('{"format": 0}')
+    with pytest.raises(UserError, match="not a marker of format"):
+        pretrain(config())
+    assert not os.path.exists(config().OUTPUT_DIR)
+
+
 def test_an_output_dir_that_cannot_be_written_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):

@@ -88,6 +88,7 @@ def make_cfg(tmp_path, drawn_boxes):
             "INPUT.MIN_SIZE_TEST": 64,
             "DATALOADER.NUM_WORKERS": 0,
             "SOLVER.IMS_PER_BATCH": 2,
+            "SOLVER.BASE_LR": 0.03,
             "SOLVER.MAX_ITER": 2,
             "SOLVER.STEPS": "(90,)",
             "SOLVER.WARMUP_ITERS": 2,

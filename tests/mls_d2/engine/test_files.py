@@ -65,7 +65,7 @@ def test_check_writable_creates_the_folder_and_removes_leftovers(tmp_path):
 
 def test_check_writable_names_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*file.*OUTPUT_DIR"):
+    with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
         check_writable(str(tmp_path / "file" / "run"))
 
 

@@ -31,12 +31,12 @@ from mls_d2.engine.guards import InterruptGuard, train_guarded
 from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughput
 from mls_d2.engine.progress import METRICS_FILE, build_writers
 from mls_d2.engine.run_folder import RunState, run_state
+from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
 from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
 from pretrain.data import ImageReport, build_loader, image_paths
 from pretrain.methods import build_method, check_method_config
-from pretrain.scaling import scale_to_processes
 from pretrain.schedule import WarmupThen
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 
@@ -73,7 +73,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     """
     register_all()
     setup_logging()
-    scale_to_processes(cfg, comm.get_world_size())
+    cfg = scale_to_processes(cfg, comm.get_world_size())
     check_config(cfg)
     resolve_device(cfg)
     target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)
@@ -165,12 +165,6 @@ def check_config(cfg: CfgNode) -> None:
             cfg.MODEL.BACKBONE.FREEZE_AT == 0,
             cfg.MODEL.BACKBONE.FREEZE_AT,
             "0: all is trained",
-        ),
-        (
-            "SOLVER.IMS_PER_BATCH",
-            cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size() == 0,
-            cfg.SOLVER.IMS_PER_BATCH,
-            f"a multiple of the {comm.get_world_size()} processes",
         ),
     ]
     rules += [

@@ -11,7 +11,6 @@ from typing import Any
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -29,6 +28,7 @@ from mls_d2.engine.environment import (
 )
 from mls_d2.engine.guards import InterruptGuard
 from mls_d2.engine.run_folder import RunState, run_state
+from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.engine.transfer_trainer import Training, train
 from mls_d2.errors import UserError
 from mls_d2.evaluation.build import evaluate_model
@@ -129,19 +129,8 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
             raise UserError("several processes need a GPU each; start one process on the CPU")
         if cfg.PRESET == "paper":
             logger.warning("the published recipe takes months on a CPU; the quick preset minutes")
-    _check_batch(cfg, world_size)
     _drop_late_steps(cfg)
-    # Detectron2's rule: a config made for more GPUs keeps its batch per GPU; lr and length follow.
-    return DefaultTrainer.auto_scale_workers(cfg, world_size)
-
-
-def _check_batch(cfg: CfgNode, world_size: int) -> None:
-    processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {processes} "
-            f"processes; take a multiple of {processes}"
-        )
+    return scale_to_processes(cfg, world_size)
 
 
 def _drop_late_steps(cfg: CfgNode) -> None:

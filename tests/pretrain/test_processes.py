@@ -17,30 +17,19 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-COMMON = {
-    "PRETRAIN.METHOD": "mls",
+# BatchNorm needs more than a few values a part, or it blows up rounding.
+CHANGES = {
     "PRETRAIN.EPOCHS": "3.0",
-    "PRETRAIN.LOG_PERIOD": "1",
     "PRETRAIN.AUGMENT.CROP_SIZE": "64",
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": "16",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": "4",
-    "DATALOADER.NUM_WORKERS": "0",
-    "SOLVER.REFERENCE_WORLD_SIZE": "0",
     "SOLVER.IMS_PER_BATCH": "16",
     "SOLVER.BASE_LR": "0.01",
     "SOLVER.CHECKPOINT_PERIOD": "1",
     "MOCO.DICTIONARY_SIZE": "32",
-    "MOCO.PROJECTOR_HIDDEN_DIM": "16",
-    "MOCO.PROJECTOR_OUT_DIM": "8",
-    "MLS.K": "3",
-    "SEED": "1",
 }
 
 
 @pytest.fixture
-def start(tmp_path, request):
+def start(tiny, tmp_path, request):
     """Starts a run into ``tmp_path/name`` and returns the process."""
     folder = tmp_path / "images"
     folder.mkdir()
@@ -52,7 +41,7 @@ def start(tmp_path, request):
     running = []
 
     def begin(name: str, env: dict | None = None, resume: bool = False, **changes: str):
-        values = COMMON | {key.replace("__", "."): value for key, value in changes.items()}
+        values = tiny | CHANGES | {key.replace("__", "."): value for key, value in changes.items()}
         values |= {"DATASETS.TRAIN": f"('{folder}',)", "OUTPUT_DIR": str(tmp_path / name)}
         command = [sys.executable, "tools/pretrain.py"]
         command += ["--config-file", "pretrain/configs/mocov2_coco_400ep.yaml"]

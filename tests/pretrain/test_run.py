@@ -15,27 +15,6 @@ from pretrain import run as run_module
 from pretrain.methods import build_method, check_method_config
 from pretrain.run import build_optimizer, check_config, pretrain, run_length
 
-TINY = {
-    "PRETRAIN.METHOD": "mls",
-    "PRETRAIN.EPOCHS": "2.0",
-    "PRETRAIN.LOG_PERIOD": "1",
-    "PRETRAIN.AUGMENT.CROP_SIZE": "32",
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": "16",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": "4",
-    "DATALOADER.NUM_WORKERS": "0",
-    "SOLVER.REFERENCE_WORLD_SIZE": "0",
-    "SOLVER.IMS_PER_BATCH": "4",
-    "SOLVER.BASE_LR": "0.05",
-    "SOLVER.CHECKPOINT_PERIOD": "2",
-    "MOCO.DICTIONARY_SIZE": "16",
-    "MOCO.PROJECTOR_HIDDEN_DIM": "16",
-    "MOCO.PROJECTOR_OUT_DIM": "8",
-    "MLS.K": "3",
-    "SEED": "1",
-}
-
 
 @pytest.fixture
 def images(tmp_path):
@@ -49,11 +28,11 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def config(images, tmp_path, request):
+def config(images, tiny, tmp_path, request):
     root = request.config.rootpath
 
     def make(output: str = "run", **changes: str):
-        values = TINY | {"OUTPUT_DIR": str(tmp_path / output)}
+        values = tiny | {"OUTPUT_DIR": str(tmp_path / output)}
         values |= {"DATASETS.TRAIN": f"('{images}',)"}
         values |= {key.replace("__", "."): value for key, value in changes.items()}
         words = [word for pair in values.items() for word in pair]

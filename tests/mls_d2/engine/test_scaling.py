@@ -3,8 +3,8 @@
 import pytest
 
 from mls_d2.config import get_cfg
+from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.errors import UserError
-from pretrain.scaling import scale_to_processes
 
 
 def config(reference: int):
@@ -19,23 +19,20 @@ def config(reference: int):
 )
 def test_a_process_keeps_its_images_and_the_rate_follows(world_size, batch, lr, period):
     cfg = config(8)
-    scale_to_processes(cfg, world_size)
-    solver = cfg.SOLVER
+    solver = (scaled := scale_to_processes(cfg, world_size)).SOLVER
     got = [solver.IMS_PER_BATCH, solver.BASE_LR, solver.CHECKPOINT_PERIOD]
     assert got == [batch, pytest.approx(lr), period]
     assert world_size == solver.REFERENCE_WORLD_SIZE
-    unchanged = cfg.clone()
-    scale_to_processes(cfg, world_size)
-    assert cfg == unchanged
+    assert cfg == config(8)
+    assert scale_to_processes(scaled, world_size) == scaled
 
 
-@pytest.mark.parametrize(("reference", "world_size"), [(0, 3), (8, 8)])
+@pytest.mark.parametrize(("reference", "world_size"), [(0, 4), (8, 8)])
 def test_without_another_number_nothing_changes(reference, world_size):
     cfg = config(reference)
-    scale_to_processes(cfg, world_size)
-    assert cfg == config(reference)
+    assert scale_to_processes(cfg, world_size) == config(reference)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="256 does not divide among the 6 processes"):
+    with pytest.raises(UserError, match="256 does not divide among 6 processes"):
         scale_to_processes(config(6), 1)

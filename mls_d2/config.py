@@ -53,6 +53,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.LOG_PERIOD = 20
     # How many periodic checkpoints are kept (>= 1).
     node.KEEP_CHECKPOINTS = 2
+    # Epochs between two checkpoints that are never removed (>= 0); less than a step is none.
+    node.PERMANENT_PERIOD = 0.0
 
     node.AUGMENT = augment = CfgNode()
     # Side of the square crops, in pixels.

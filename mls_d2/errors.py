@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+EXIT_LOST_PROCESS = 76
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -12,6 +18,18 @@ class UserError(Exception):
 
     The message says what was got, what was expected and what to do; no traceback is shown with it.
     """
+
+
+class Preempted(KeyboardInterrupt):
+    """A scheduler asked the run to stop; a checkpoint has been written, so that it can go on.
+
+    Args:
+        number: the signal that came.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name}: stopped after writing a checkpoint")
+        self.number = number
 
 
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
@@ -37,14 +55,25 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit with its code.
 
-    Exit codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), 130 interrupted.
+    Exit codes: those of :func:`exit_code_of`.
+    """
+    sys.exit(exit_code_of(main))
+
+
+def exit_code_of(main: Callable[[], int | None]) -> int:
+    """Run ``main``, say on the terminal what stopped it, and return the code to exit with.
+
+    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), 75 preempted by a scheduler
+    (``EX_TEMPFAIL``: the same command goes on with ``--resume``), 130 interrupted.
     """
     try:
-        code = main() or 0
+        return main() or 0
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        code = 2
+        return EXIT_USER_ERROR
+    except Preempted as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_PREEMPTED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        code = 130
-    sys.exit(code)
+        return EXIT_INTERRUPTED

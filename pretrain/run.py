@@ -27,7 +27,8 @@ from mls_d2.engine.environment import (
     setup_logging,
 )
 from mls_d2.engine.files import trim_metrics
-from mls_d2.engine.guards import InterruptGuard, train_guarded
+from mls_d2.engine.guards import InterruptGuard, check_same_config, train_guarded
+from mls_d2.engine.heartbeat import ReportProgress
 from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughput
 from mls_d2.engine.progress import METRICS_FILE, build_writers
 from mls_d2.engine.run_folder import RunState, run_state
@@ -69,10 +70,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
 
     Raises:
         UserError: bad values, missing data, an ``OUTPUT_DIR`` that holds another run.
-        KeyboardInterrupt: interrupted; a checkpoint has been written.
+        KeyboardInterrupt: interrupted, or Preempted by a scheduler; a checkpoint has been written.
     """
     register_all()
     setup_logging()
+    check_same_config(cfg)
     cfg = scale_to_processes(cfg, comm.get_world_size())
     check_config(cfg)
     resolve_device(cfg)
@@ -100,7 +102,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
             cfg.SOLVER.IMS_PER_BATCH,
             length.iters_per_epoch,
         )
-        train_guarded(lambda: trainer.train(start, length.max_iter))
+        train_guarded(lambda: trainer.train(start, length.max_iter), relief=_memory_relief(cfg))
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
@@ -108,8 +110,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         )
         logger.info("wrote %s", target)
     comm.synchronize()
-    if interrupt.requested:
-        raise KeyboardInterrupt
+    interrupt.raise_if_agreed()
     return target
 
 
@@ -133,6 +134,7 @@ def check_config(cfg: CfgNode) -> None:
         ),
         ("PRETRAIN.LOG_PERIOD", node.LOG_PERIOD >= 1, node.LOG_PERIOD, ">= 1"),
         ("PRETRAIN.KEEP_CHECKPOINTS", node.KEEP_CHECKPOINTS >= 1, node.KEEP_CHECKPOINTS, ">= 1"),
+        ("PRETRAIN.PERMANENT_PERIOD", node.PERMANENT_PERIOD >= 0, node.PERMANENT_PERIOD, ">= 0"),
         (
             "PRETRAIN.MAX_BROKEN_SHARE",
             0 <= node.MAX_BROKEN_SHARE <= 1,
@@ -243,6 +245,15 @@ def is_synthetic(path: str) -> bool:
     return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)
 
 
+def _memory_relief(cfg: CfgNode) -> str:
+    share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    return (
+        f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, {share} a process, two views each), "
+        f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
+        f"PRETRAIN.AUGMENT.CROP_SIZE ({cfg.PRETRAIN.AUGMENT.CROP_SIZE})"
+    )
+
+
 def _build_trainer(
     cfg: CfgNode, paths: list[str], length: Length, interrupt: InterruptGuard
 ) -> tuple[PretrainTrainer, int]:
@@ -285,6 +296,7 @@ def _build_trainer(
         log_period=cfg.PRETRAIN.LOG_PERIOD,
         amp=cfg.SOLVER.AMP.ENABLED,
     )
+    permanent = round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch)
     periodic: list[HookBase] = []
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
@@ -294,6 +306,7 @@ def _build_trainer(
                 cfg.SOLVER.CHECKPOINT_PERIOD,
                 guard=trainer.guard,
                 max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
+                permanent_period=permanent,
             ),
             hooks.PeriodicWriter(
                 build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
@@ -304,6 +317,7 @@ def _build_trainer(
             throughput,
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
+            ReportProgress(),
             *periodic,
             StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
         ]

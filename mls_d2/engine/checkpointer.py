@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -10,15 +11,18 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
-from mls_d2.engine.files import atomic_write
+from mls_d2.engine.files import atomic_write, sha256_of
 from mls_d2.engine.guards import NonFiniteLossError
 from mls_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+# Beside each checkpoint, in the format of `sha256sum`.
+CHECKSUM_SUFFIX = ".sha256"
 _UNREADABLE = (
     RuntimeError,
     EOFError,
@@ -35,6 +39,9 @@ class CorruptCheckpointError(UserError):
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, safe against kills, full disks and damaged files.
+
+    Each file gets a checksum beside it, which is compared before the file is loaded; files of
+    earlier runs, which have none, load as they are.
 
     Args:
         model: the module to save, possibly wrapped for data parallelism.
@@ -55,7 +62,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.metadata = metadata or {}
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write ``save_dir/name.pth``, then point ``last_checkpoint`` at it.
+        """Write ``save_dir/name.pth`` and its checksum, then point ``last_checkpoint`` at it.
 
         Raises:
             UserError: the folder is full or unwritable.
@@ -68,8 +75,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         content |= {"metadata": self.metadata, **extra}
         path = os.path.join(self.save_dir, f"{name}.pth")
+        # A kill between two of these leaves a file without a checksum, never with another's.
+        _remove(path + CHECKSUM_SUFFIX)
         with atomic_write(path) as file:
             torch.save(content, file)
+        with atomic_write(path + CHECKSUM_SUFFIX, "w") as file:
+            file.write(f"{sha256_of(path)}  {os.path.basename(path)}\n")
         self.tag_last_checkpoint(os.path.basename(path))
         logger.info("saved %s", path)
 
@@ -79,7 +90,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename)
 
     def resume(self) -> dict[str, Any] | None:
-        """Load the newest checkpoint of ``save_dir`` that can be read, with all its parts.
+        """Load the newest intact checkpoint of ``save_dir``, with all its parts (collective).
 
         Returns:
             What the checkpointables did not take, for example ``{"iteration": 99}``; None where
@@ -87,9 +98,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             CorruptCheckpointError: there are checkpoints, but none can be read.
+            UserError: a process does not see the files that the main process sees.
         """
-        paths = self.checkpoints()
+        paths = comm.all_gather(self.checkpoints())[0]
         for path in paths:
+            _check_shared(path)
             try:
                 rest = self.load(path)
             except CorruptCheckpointError as error:
@@ -112,7 +125,30 @@ class AtomicCheckpointer(DetectionCheckpointer):
         names.sort(key=lambda name: (name == last, name), reverse=True)
         return [os.path.join(self.save_dir, name) for name in names]
 
+    def prune(self, iteration: int, *, keep: int, permanent_period: int = 0) -> None:
+        """Remove all but the newest checkpoints up to an iteration, with their checksums.
+
+        Args:
+            iteration: of the checkpoint just written. Later ones, which only a run that had to go
+                back behind damaged files has, are left alone: they are no reserve.
+            keep: how many stay (>= 1), beside ``model_final``.
+            permanent_period: in iterations; checkpoints at its multiples stay, too; 0 for none.
+        """
+        numbered = ((iteration_of(name), name) for name in list_checkpoints(self.save_dir))
+        passing = [
+            (number, name)
+            for number, name in numbered
+            if number is not None
+            and number <= iteration
+            and not (permanent_period and is_due(number, permanent_period))
+        ]
+        for _, name in sorted(passing, reverse=True)[keep:]:
+            path = os.path.join(self.save_dir, name)
+            _remove(path)
+            _remove(path + CHECKSUM_SUFFIX)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
+        _check_sum(filename)
         try:
             return super()._load_file(filename)
         except _UNREADABLE as error:
@@ -128,6 +164,46 @@ def list_checkpoints(folder: str) -> list[str]:
         return []
     names = os.listdir(folder)
     return [name for name in names if name.startswith("model_") and name.endswith(".pth")]
+
+
+def iteration_of(name: str) -> int | None:
+    """Return the iteration in a checkpoint's file name; None for ``model_final.pth`` and others."""
+    digits = name.removeprefix("model_").removesuffix(".pth")
+    return int(digits) if digits.isdecimal() else None
+
+
+def is_due(iteration: int, period: int) -> bool:
+    """Whether ``iteration``, counted from 0, is the last of a period."""
+    return (iteration + 1) % period == 0
+
+
+def _check_sum(path: str) -> None:
+    try:
+        with open(path + CHECKSUM_SUFFIX, encoding="utf-8") as file:
+            expected = file.read(64)
+    except FileNotFoundError:
+        return
+    found = sha256_of(path)
+    if found != expected:
+        raise CorruptCheckpointError(
+            f"checkpoint '{path}' is damaged or truncated (sha256 {found[:12]}…, "
+            f"when it was written {expected[:12]}…)"
+        )
+
+
+def _check_shared(path: str) -> None:
+    seen = comm.all_gather(os.path.isfile(path))
+    blind = [rank for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(
+            f"process 0 resumes from '{path}', which processes {blind} do not see; "
+            "OUTPUT_DIR must be a folder that all machines share"
+        )
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _refuse_non_finite(state: dict[str, torch.Tensor]) -> None:

@@ -36,6 +36,9 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     try:
         with os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
+            # On disk before it takes the name, so that a power cut cannot leave an empty file.
+            file.flush()
+            os.fsync(file.fileno())
         # mkstemp makes files private; give them the permissions that open() would have given.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

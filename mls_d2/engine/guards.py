@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import detectron2.utils.comm as comm
 import torch
+import torch.distributed as dist
 import yaml
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from mls_d2.errors import UserError
+from mls_d2.errors import Preempted, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,18 @@ RESUMABLE_CHANGES = (
     "MODEL.DEVICE",
     "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
+    "PRETRAIN.KEEP_CHECKPOINTS",
+    "PRETRAIN.PERMANENT_PERIOD",
     "TEST.EVAL_PERIOD",
     "VIS_PERIOD",
     "VERSION",
 )
+
+
+# From people, and from schedulers: the end (Slurm, Kubernetes), `sbatch --signal`, and submitit.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# A Ctrl-C reaches a process from the terminal and again from its launcher, in seconds.
+_RELAY_S = 1.0
 
 
 class NonFiniteLossError(UserError):
@@ -91,19 +101,27 @@ class FiniteLossGuard:
 
 
 class InterruptGuard:
-    """Context in which the first SIGINT or SIGTERM is only noted and a second one kills at once.
+    """Context in which signals that ask for a stop are only noted, so that the step can end.
 
-    Enter it before data loader workers are started, so that they leave the signals of the terminal
-    to the main process and the step in progress can end.
+    These are SIGINT and, from schedulers, SIGTERM, SIGUSR1 and SIGUSR2. A second SIGINT kills at
+    once. Schedulers' signals may come repeatedly, from a scheduler and from a launcher that passes
+    them on: who means to kill has SIGKILL.
+
+    Enter it before data loader workers are started, so that they leave the signals to the main
+    process.
+
+    Attributes:
+        requested: the first signal that came; 0 for none.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = 0
+        self._since = 0.0
         self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptGuard:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -116,11 +134,25 @@ class InterruptGuard:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def agreed(self) -> bool:
-        """Whether any process of the run was asked to stop (collective, all processes call it)."""
-        if comm.get_world_size() == 1:
-            return self.requested
-        return any(comm.all_gather(self.requested))
+    def agreed(self) -> int:
+        """Return the signal that asked any process of the run to stop, or 0 (collective).
+
+        SIGINT, which people send, goes before those of schedulers.
+        """
+        return min(filter(None, comm.all_gather(self.requested)), default=0)
+
+    def raise_if_agreed(self) -> None:
+        """Stop all processes if one was asked to (collective).
+
+        Raises:
+            Preempted: asked by a scheduler.
+            KeyboardInterrupt: asked by SIGINT.
+        """
+        number = self.agreed()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number:
+            raise Preempted(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
@@ -128,25 +160,48 @@ class InterruptGuard:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        self.requested = True
-        logger.warning(
-            "%s: a checkpoint is written after this step; a second signal stops at once",
-            signal.Signals(number).name,
-        )
-        for other in self._previous:
-            signal.signal(other, signal.SIG_DFL)
+        if not self.requested:
+            self.requested, self._since = number, time.monotonic()
+            logger.warning(
+                "%s: a checkpoint is written after this step; another Ctrl-C stops at once",
+                signal.Signals(number).name,
+            )
+        elif number == signal.SIGINT and time.monotonic() - self._since > _RELAY_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
-def train_guarded(train: Callable[[], T], guard: FiniteLossGuard | None = None) -> T:
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that a collective failed, as it does when another process dies."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer")
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the GPU or of the machine did not suffice."""
+    # On the CPU it is a bare RuntimeError of torch's allocator.
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def train_guarded(
+    train: Callable[[], T], guard: FiniteLossGuard | None = None, *, relief: str
+) -> T:
     """Run Detectron2's training loop without its logging a traceback for what the user can mend.
 
     Args:
         train: for example ``trainer.train``.
         guard: of the losses; it names the terms where Detectron2 notices first that a sum is not
             finite.
+        relief: the settings, with their values, that make a step need less memory.
 
     Raises:
         NonFiniteLossError: in place of Detectron2's FloatingPointError.
+        UserError: in place of an error that says that memory did not suffice.
     """
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
     loop_logger.addFilter(_is_no_user_error)
@@ -156,8 +211,31 @@ def train_guarded(train: Callable[[], T], guard: FiniteLossGuard | None = None) 
         if guard is not None:
             guard.flush()
         raise NonFiniteLossError(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(_memory_message(error, relief)) from error
     finally:
         loop_logger.removeFilter(_is_no_user_error)
+
+
+def check_same_config(cfg: CfgNode) -> None:
+    """Compare the configs of all processes (collective).
+
+    Raises:
+        UserError: in all of them, where one differs from process 0; names the keys.
+    """
+    texts = comm.all_gather(cfg.dump())
+    for rank, text in enumerate(texts):
+        if text != texts[0]:
+            listed = "\n  ".join(
+                f"{key}: {first!r} and {other!r}"
+                for key, first, other in _differences(texts[0], text)
+            )
+            raise UserError(
+                f"the configs of processes 0 and {rank} differ:\n  {listed}\n"
+                "start every machine with the same config file and options"
+            )
 
 
 def config_changes(
@@ -177,18 +255,24 @@ def config_changes(
         UserError: ``saved_yaml`` is not a config.
     """
     try:
-        saved = _flatten(yaml.safe_load(saved_yaml))
+        differences = _differences(saved_yaml, cfg.dump())
     except (yaml.YAMLError, AttributeError):
         raise UserError("the saved config.yaml is damaged; start in another OUTPUT_DIR") from None
-    current = _flatten(yaml.safe_load(cfg.dump()))
-    lines = []
-    for key in sorted(saved.keys() | current.keys()):
-        if any(key == name or key.startswith(f"{name}.") for name in ignore):
-            continue
-        before, now = saved.get(key, "(unset)"), current.get(key, "(unset)")
-        if before != now:
-            lines.append(f"{key}: was {before!r}, is {now!r}")
-    return lines
+    return [
+        f"{key}: was {before!r}, is {now!r}"
+        for key, before, now in differences
+        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
+    ]
+
+
+def _differences(one_yaml: str, other_yaml: str) -> list[tuple[str, Any, Any]]:
+    """Return (key, value, other value) for every key that differs, sorted by key."""
+    one, other = (_flatten(yaml.safe_load(text)) for text in (one_yaml, other_yaml))
+    pairs = [
+        (key, one.get(key, "(unset)"), other.get(key, "(unset)"))
+        for key in sorted(one.keys() | other.keys())
+    ]
+    return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -212,5 +296,22 @@ def _raise_if_bad(values: Mapping[str, float], iteration: int) -> None:
         )
 
 
+def _memory_message(error: Exception, relief: str) -> str:
+    message = f"out of memory: {str(error).partition(chr(10))[0] or type(error).__name__}"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        free, total = torch.cuda.mem_get_info()
+        message += (
+            f" (GPU {torch.cuda.current_device()}: {total / 2**30:.1f} GiB in all, "
+            f"{free / 2**30:.1f} free, {held / 2**30:.1f} held by this process, "
+            f"{peak / 2**30:.1f} at its peak)"
+        )
+    return f"{message}. Lower or turn on what needs less: {relief}"
+
+
 def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError | FloatingPointError))
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        return True
+    known = isinstance(error, UserError | FloatingPointError)
+    return not (known or is_out_of_memory(error) or is_lost_connection(error))

@@ -13,11 +13,8 @@ import torch.distributed as dist
 from detectron2.engine import HookBase, hooks
 from fvcore.nn.precise_bn import get_bn_modules
 
-from mls_d2.engine.checkpointer import AtomicCheckpointer
+from mls_d2.engine.checkpointer import AtomicCheckpointer, is_due
 from mls_d2.engine.guards import FiniteLossGuard, InterruptGuard
-
-# How often processes ask each other whether one was interrupted, in iterations.
-_AGREE_PERIOD = 10
 
 
 def peak_memory_mb() -> float:
@@ -85,14 +82,17 @@ class Throughput(HookBase):
         self._peak_mb = state["peak_mb"]
 
 
-class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's hook, which saves only when all losses up to this step are known to be finite.
+class PeriodicCheckpointer(HookBase):
+    """Saves once in a period, when all losses up to this step are known to be finite.
+
+    Detectron2's hook of the same name forgets at a resume which checkpoints it has to remove.
 
     Args:
         checkpointer: what saves; use the hook in the main process only.
         period: in iterations; the last iteration is always saved, as ``model_final.pth``.
         guard: of the losses.
-        max_to_keep: number of periodic checkpoints that stay, or None for all.
+        max_to_keep: number of periodic checkpoints that stay (>= 1).
+        permanent_period: in iterations; what is saved at its multiples stays for good; 0 for none.
     """
 
     def __init__(
@@ -101,17 +101,30 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         period: int,
         *,
         guard: FiniteLossGuard,
-        max_to_keep: int | None = None,
+        max_to_keep: int,
+        permanent_period: int = 0,
     ) -> None:
-        super().__init__(checkpointer, period, max_to_keep=max_to_keep)
+        self._checkpointer = checkpointer
+        self._periods = [p for p in (period, permanent_period) if p]
         self._guard = guard
+        self._keep = max_to_keep
+        self._permanent_period = permanent_period
 
     def after_step(self) -> None:
         """Save if it is time."""
-        done = self.trainer.iter + 1
-        if done % self.period == 0 or done >= self.trainer.max_iter:
+        iteration = self.trainer.iter
+        due = any(is_due(iteration, period) for period in self._periods)
+        last = iteration + 1 >= self.trainer.max_iter
+        if due or last:
             self._guard.flush()
-        super().after_step()
+        if due:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        if last:
+            self._checkpointer.save("model_final", iteration=iteration)
+        if due:
+            self._checkpointer.prune(
+                iteration, keep=self._keep, permanent_period=self._permanent_period
+            )
 
 
 class StopOnInterrupt(HookBase):
@@ -119,9 +132,12 @@ class StopOnInterrupt(HookBase):
 
     Register it in every process, after the hooks whose state belongs into a checkpoint.
 
+    Processes ask each other after every step, because a scheduler gives them only seconds.
+
     Raises:
-        KeyboardInterrupt: after the checkpoint was written. A signal during the last step does not
-            raise, because the run is over; look at ``interrupt.requested`` afterwards.
+        KeyboardInterrupt: after the checkpoint was written; :class:`mls_d2.errors.Preempted` where
+            a scheduler asked. A signal during the last step does not raise, because the run is
+            over; call ``interrupt.raise_if_agreed`` afterwards.
     """
 
     def __init__(
@@ -137,15 +153,15 @@ class StopOnInterrupt(HookBase):
 
     def after_step(self) -> None:
         """Stop if asked to."""
-        done = self.trainer.iter + 1
-        alone = comm.get_world_size() == 1
-        if done >= self.trainer.max_iter or not (alone or done % _AGREE_PERIOD == 0):
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
             return
-        if self._interrupt.agreed():
+        try:
+            self._interrupt.raise_if_agreed()
+        except KeyboardInterrupt:
             self._guard.flush()
             self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             comm.synchronize()
-            raise KeyboardInterrupt
+            raise
 
 
 class PreciseBN(hooks.PreciseBN):

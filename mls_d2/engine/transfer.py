@@ -26,7 +26,7 @@ from mls_d2.engine.environment import (
     seed_everything,
     setup_logging,
 )
-from mls_d2.engine.guards import InterruptGuard
+from mls_d2.engine.guards import InterruptGuard, check_same_config
 from mls_d2.engine.run_folder import RunState, run_state
 from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.engine.transfer_trainer import Training, train
@@ -69,9 +69,8 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
-    if interrupt.requested:
-        # It came during the last step, whose checkpoint is written; the evaluation is still to do.
-        raise KeyboardInterrupt
+    # A signal during the last step: its checkpoint is written, the evaluation is still to do.
+    interrupt.raise_if_agreed()
     _evaluate(cfg, model, weights, training)
 
 
@@ -106,6 +105,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     """Check what can be checked before anything is built, and settle device and batch size."""
     register_all()
     setup_logging()
+    check_same_config(cfg)
     cfg = cfg.clone()
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on")

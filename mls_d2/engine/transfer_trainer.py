@@ -21,6 +21,7 @@ from mls_d2.engine.checkpointer import AtomicCheckpointer
 from mls_d2.engine.environment import seed_everything
 from mls_d2.engine.files import trim_metrics
 from mls_d2.engine.guards import FiniteLossGuard, InterruptGuard, train_guarded
+from mls_d2.engine.heartbeat import ReportProgress
 from mls_d2.engine.hooks import (
     PeriodicCheckpointer,
     PreciseBN,
@@ -101,12 +102,18 @@ def train(
                 hooks.IterationTimer(),
                 hooks.LRScheduler(optimizer, scheduler),
                 throughput,
+                ReportProgress(),
                 *_build_hooks(cfg, trainer.model, checkpointer, guard),
                 StopOnInterrupt(interrupt, checkpointer, guard=guard),
                 *_build_writing(cfg),
             ]
         )
-        train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard)
+        relief = (
+            f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, over all processes), "
+            f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
+            f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
+        )
+        train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard, relief=relief)
         watch.remove()
     return Training(throughput.seconds, throughput.images_per_s, throughput.peak_mb)
 

@@ -16,10 +16,11 @@ from mls_d2.engine.guards import (
     InterruptGuard,
     NonFiniteLossError,
     check_finite,
+    check_same_config,
     config_changes,
     train_guarded,
 )
-from mls_d2.errors import UserError
+from mls_d2.errors import Preempted, UserError
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -82,8 +83,9 @@ def test_the_second_signal_kills_at_once():
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         # The handler's message shows that the first signal was taken.
-        assert "second signal stops at once" in process.stderr.readline()
-        time.sleep(0.1)
+        assert "another Ctrl-C stops at once" in process.stderr.readline()
+        # Not so soon that it may be the first one, passed on by a launcher.
+        time.sleep(1.2)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == -signal.SIGINT
@@ -118,10 +120,10 @@ def test_train_guarded_hides_the_traceback_of_user_errors_only(caplog):
     loop_logger.addHandler(caplog.handler)
     try:
         with pytest.raises(UserError):
-            train_guarded(fail_with(UserError("bad")))
+            train_guarded(fail_with(UserError("bad")), relief="")
         assert not caplog.records
         with pytest.raises(ValueError, match="bug"):
-            train_guarded(fail_with(ValueError("bug")))
+            train_guarded(fail_with(ValueError("bug")), relief="")
         assert caplog.records
     finally:
         loop_logger.removeHandler(caplog.handler)
@@ -154,3 +156,50 @@ def test_a_damaged_saved_config_is_a_user_error():
         config_changes("- [", get_cfg())
     with pytest.raises(UserError, match="damaged"):
         config_changes("just text", get_cfg())
+
+
+def test_memory_that_does_not_suffice_is_a_user_error_with_numbers_and_what_to_change():
+    # An exbibyte, which no machine gives.
+    with pytest.raises(UserError, match=r"tried to allocate 1152921504606846976 .*less: CROP_SIZE"):
+        train_guarded(lambda: torch.empty(2**60, dtype=torch.uint8), relief="CROP_SIZE (224)")
+    with pytest.raises(RuntimeError, match="shapes"):
+        train_guarded(lambda: torch.ones(2, 3) @ torch.ones(2, 3), relief="CROP_SIZE (224)")
+
+
+@pytest.mark.gpu
+def test_memory_of_the_gpu_that_does_not_suffice_is_a_user_error_with_its_size():
+    with pytest.raises(UserError, match=r"GiB in all, .* at its peak\)\. .*CROP_SIZE"):
+        train_guarded(lambda: torch.empty(2**50, device="cuda"), relief="CROP_SIZE (224)")
+
+
+def test_processes_with_different_configs_are_named_with_the_keys(monkeypatch):
+    cfg, other = get_cfg(), get_cfg()
+    other.SOLVER.BASE_LR = 0.5
+    check_same_config(cfg)
+    texts = [cfg.dump(), cfg.dump(), other.dump()]
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda text: texts)
+    with pytest.raises(UserError) as caught:
+        check_same_config(cfg)
+    first, keys, advice = str(caught.value).splitlines()
+    assert "processes 0 and 2 differ" in first
+    assert keys.strip() == "SOLVER.BASE_LR: 0.001 and 0.5"
+    assert "same config file" in advice
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_schedulers_signals_may_repeat_and_say_which_they_were(number):
+    with InterruptGuard() as interrupt:
+        for sent in (number, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), sent)
+        with pytest.raises(Preempted) as caught:
+            interrupt.raise_if_agreed()
+    assert caught.value.number == number
+
+
+def test_people_go_before_schedulers(monkeypatch):
+    guard = InterruptGuard()
+    for requested, expected in (([0, 15, 2], 2), ([0, 15, 10], 10), ([0, 0], 0)):
+        monkeypatch.setattr(
+            "detectron2.utils.comm.all_gather", lambda _, requested=requested: requested
+        )
+        assert guard.agreed() == expected

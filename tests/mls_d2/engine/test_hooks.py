@@ -71,7 +71,7 @@ def test_losses_still_on_their_way_are_looked_at_before_saving(tmp_path):
             raise NonFiniteLossError("late")
 
     checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
-    hook = PeriodicCheckpointer(checkpointer, 2, guard=Late())
+    hook = PeriodicCheckpointer(checkpointer, 2, guard=Late(), max_to_keep=2)
     with pytest.raises(NonFiniteLossError, match="late"):
         Loop([hook]).train(0, 9)
     assert list(tmp_path.iterdir()) == []

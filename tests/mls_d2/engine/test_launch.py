@@ -57,7 +57,7 @@ def main(args):
     total = torch.tensor([float(comm.get_rank() + 1)])
     dist.all_reduce(total)
     interrupt = InterruptGuard()
-    interrupt.requested = comm.get_rank() == 1
+    interrupt.requested = 10 * comm.get_rank()
     facts = (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank(), int(total))
     agreed = interrupt.agreed()
     for rank in range(2):
@@ -66,7 +66,7 @@ def main(args):
             print(rank, *facts, agreed, flush=True)
     return 5 if comm.get_rank() == 0 else 0
 
-sys.exit(launch(main, argparse.Namespace(num_gpus=1, num_machines=1)))
+sys.exit(launch(main, argparse.Namespace(num_gpus=1, num_machines=1, timeout=1.0)))
 """
 
 
@@ -84,5 +84,5 @@ def test_torchruns_environment_makes_a_group_and_an_interruption_is_agreed_upon(
             subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE)
         )
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert outputs == ["0 2 2 0 3 True\n", "1 2 2 1 3 True\n"]
+    assert outputs == ["0 2 2 0 3 10\n", "1 2 2 1 3 10\n"]
     assert [process.returncode for process in processes] == [5, 0]

@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mls_d2.config import load_cfg  # noqa: E402 - after the path above
 from mls_d2.engine.launch import launch, tool_parser  # noqa: E402
+from mls_d2.engine.slurm import add_slurm_arguments, submit  # noqa: E402
 from mls_d2.errors import run_tool  # noqa: E402
 from pretrain.run import pretrain  # noqa: E402
 
@@ -19,6 +20,7 @@ EXAMPLES = """\
 examples:
   tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml
   tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml --num-gpus 8
+  tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml --num-gpus 8 --slurm gpu
   tools/pretrain.py --config-file pretrain/configs/mls_quick.yaml --resume
   tools/pretrain.py --config-file pretrain/configs/mls_coco_400ep.yaml \\
     DATASETS.TRAIN "('path/to/images',)" OUTPUT_DIR output/mine
@@ -36,7 +38,12 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Parse the command line and run."""
-    return launch(run, tool_parser(__doc__ or "", EXAMPLES).parse_args())
+    parser = tool_parser(__doc__ or "", EXAMPLES)
+    add_slurm_arguments(parser)
+    args = parser.parse_args()
+    if args.slurm:
+        return submit(run, args, load_cfg(args.config_file, args.opts))
+    return launch(run, args)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mls_d2.errors import EXIT_LOST_PROCESS
 
 # How long the other processes may take to end after one has failed, in seconds. They save nothing
 # then: a checkpoint after a signal is written before any of them ends.
-_GRACE_S = 20.0
+_GRACE_S = 10.0
 
 
 def run_processes(main: Callable[[], int], environments: list[dict[str, str]]) -> int:

@@ -78,19 +78,45 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def start_two(start, name: str, own=({}, {}), **options) -> list[subprocess.Popen]:
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    told |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [
+        start(name, told | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **options, **own[rank])
+        for rank in range(2)
+    ]
+
+
+def wait_for(path: Path, *processes: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and all(process.poll() is None for process in processes):
+        assert time.monotonic() < deadline, f"no {path.name} within a minute"
+        time.sleep(0.002)
+
+
+def wait_for_iteration(folder: Path, iteration: int, *processes: subprocess.Popen) -> None:
+    deadline, log = time.monotonic() + 60, folder / "metrics.json"
+    while f'"iteration": {iteration},' not in (log.read_text() if log.exists() else ""):
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline, f"iteration {iteration} not reached within a minute"
+        time.sleep(0.01)
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    states = [final_state(folder) for folder in (one, other)]
+    assert states[0]["model"].keys() == states[1]["model"].keys()
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
+    for part in ("optimizer", "scheduler"):
+        assert str(states[0][part]) == str(states[1][part])
+    logs = [(folder / "metrics.json").read_text().splitlines() for folder in (one, other)]
+    losses = [[json.loads(line)["total_loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("mode", ["shuffled", "local"])
 def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode):
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    two = [
-        start(
-            "two",
-            address
-            | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            PRETRAIN__BATCH_NORM=mode,
-            PRETRAIN__EPOCHS="0.5",
-        )
-        for rank in ("0", "1")
-    ]
+    two = start_two(start, "two", PRETRAIN__BATCH_NORM=mode, PRETRAIN__EPOCHS="0.5")
     one = start(
         "one",
         PRETRAIN__BATCH_NORM=mode,
@@ -120,21 +146,74 @@ def test_a_run_that_was_killed_at_any_point_ends_as_one_that_was_not(start, tmp_
     rng, folder = random.Random(0), tmp_path / "killed"
     for step, workers in ((0, "0"), (2, "1")):
         process = start("killed", resume=True, DATALOADER__NUM_WORKERS=workers)
-        deadline = time.monotonic() + 60
-        while not (folder / f"model_{step:07d}.pth").exists() and process.poll() is None:
-            assert time.monotonic() < deadline, "no checkpoint within a minute"
-            time.sleep(0.002)
+        wait_for(folder / f"model_{step:07d}.pth", process)
         time.sleep(rng.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (folder / "backbone.pth").exists()
     finish(start("killed", resume=True, DATALOADER__NUM_WORKERS="2"))
-    whole, resumed = final_state(tmp_path / "whole"), final_state(folder)
-    assert whole["model"].keys() == resumed["model"].keys()
-    for name, value in whole["model"].items():
-        assert torch.equal(value, resumed["model"][name]), name
-    for part in ("optimizer", "scheduler"):
-        assert str(whole[part]) == str(resumed[part])
-    logs = [(f / "metrics.json").read_text().splitlines() for f in (tmp_path / "whole", folder)]
-    losses = [[json.loads(line)["total_loss"] for line in log] for log in logs]
-    assert losses[0] == losses[1]
+    assert_same_end(tmp_path / "whole", folder)
+
+
+def test_two_processes_that_were_killed_end_as_two_that_were_not(start, tmp_path):
+    changes = {"PRETRAIN__EPOCHS": "6.0"}
+    finish(*start_two(start, "whole", **changes))
+    rng, folder = random.Random(1), tmp_path / "killed"
+    # At the border of the second epoch, and anywhere.
+    for step, longest in ((3, 0.0), (5, 0.3)):
+        pair = start_two(start, "killed", resume=True, **changes)
+        wait_for(folder / f"model_{step:07d}.pth", *pair)
+        time.sleep(rng.uniform(0, longest))
+        for process in rng.sample(pair, 2):
+            process.send_signal(signal.SIGKILL)
+        for process in pair:
+            process.wait()
+    assert not (folder / "backbone.pth").exists()
+    finish(*start_two(start, "killed", resume=True, **changes))
+    assert_same_end(tmp_path / "whole", folder)
+
+
+def test_any_processs_signal_stops_both_with_a_checkpoint_and_they_go_on(start, tmp_path):
+    # The only periodic checkpoint is too late to help.
+    changes = {"PRETRAIN__EPOCHS": "20.0", "SOLVER__CHECKPOINT_PERIOD": "1000"}
+    finish(*start_two(start, "whole", **changes))
+    folder, done = tmp_path / "stopped", -1
+    for signals, code in (
+        ({1: signal.SIGTERM}, 75),
+        ({0: signal.SIGUSR1, 1: signal.SIGTERM}, 75),
+        ({0: signal.SIGINT, 1: signal.SIGINT}, 130),
+    ):
+        pair = start_two(start, "stopped", resume=True, **changes)
+        wait_for_iteration(folder, done + 3, *pair)
+        for index, number in signals.items():
+            pair[index].send_signal(number)
+        errors = [process.communicate(timeout=60)[1] for process in pair]
+        assert [process.returncode for process in pair] == [code, code], errors
+        saved = max(int(path.stem.removeprefix("model_")) for path in folder.glob("model_0*.pth"))
+        assert done < saved < 39
+        done = saved
+    finish(*start_two(start, "stopped", resume=True, **changes))
+    assert_same_end(tmp_path / "whole", folder)
+
+
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(start, tmp_path):
+    finish(start("whole"))
+    folder = tmp_path / "cut"
+    process = start("cut")
+    wait_for(folder / "model_0000002.pth.sha256", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    newest = max(folder.glob("model_0*.pth"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    finish(start("cut", resume=True))
+    assert f"{newest.name}' is damaged or truncated" in (folder / "log.txt").read_text()
+    assert_same_end(tmp_path / "whole", folder)
+
+
+def test_machines_with_different_options_are_told_which(start):
+    pair = start_two(start, "differ", [{"SOLVER__BASE_LR": rate} for rate in ("0.01", "0.02")])
+    for process in pair:
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+        assert "SOLVER.BASE_LR: 0.01 and 0.02" in error
+        assert "Traceback" not in error

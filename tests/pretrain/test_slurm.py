@@ -1,0 +1,121 @@
+"""A Slurm job, in submitit's local imitation, that is preempted ends as a run that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mls_d2.config import get_cfg
+from mls_d2.engine.launch import tool_parser
+from mls_d2.engine.slurm import SlurmJob, add_slurm_arguments, submit
+from mls_d2.errors import UserError
+
+# What tools/pretrain.py does, but for the cluster, and it waits for the job.
+PROGRAM = """
+import sys, time
+from mls_d2.config import load_cfg
+from mls_d2.engine.launch import tool_parser
+from mls_d2.engine import slurm
+from pretrain.run import pretrain
+
+def run(args):
+    pretrain(load_cfg(args.config_file, args.opts), resume=args.resume)
+
+parser = tool_parser("", "")
+slurm.add_slurm_arguments(parser)
+args = parser.parse_args()
+slurm.submit(run, args, load_cfg(args.config_file, args.opts), cluster="local")
+"""
+
+
+def parse(*words):
+    parser = tool_parser("", "")
+    add_slurm_arguments(parser)
+    return parser.parse_args(["--config-file", "x.yaml", *words])
+
+
+def test_without_slurm_the_user_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="sbatch"):
+        submit(print, parse("--slurm", "gpu"), get_cfg())
+
+
+def test_without_submitit_the_user_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'mls_d2\[slurm\]'"):
+        submit(print, parse("--slurm", "gpu"), get_cfg())
+
+
+def test_what_is_queued_again_resumes_and_what_was_asked_for_stays():
+    args = parse("--slurm", "gpu", "SEED", "3")
+    again = SlurmJob(print, args).checkpoint().function
+    assert (again._args.resume, again._args.opts) == (True, ["SEED", "3"])
+    assert not args.resume
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within two minutes"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_preempted_job_of_two_processes_queues_again_and_ends_as_one_that_was_not(
+    tiny, tmp_path, request
+):
+    rng = np.random.default_rng(0)
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(9):
+        pixels = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((100, 80)).save(images / f"{index}.png")
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def begin(name):
+        values = tiny | {"DATASETS.TRAIN": f"('{images}',)", "OUTPUT_DIR": str(tmp_path / name)}
+        values |= {"PRETRAIN.EPOCHS": "20.0", "SOLVER.CHECKPOINT_PERIOD": "1000"}
+        words = ["--config-file", "pretrain/configs/mocov2_coco_400ep.yaml"]
+        words += ["--num-gpus", "2", "--slurm", "gpu"]
+        words += [word for pair in values.items() for word in pair]
+        submitted = subprocess.run(
+            [sys.executable, str(tmp_path / "program.py"), *words],
+            cwd=request.config.rootpath,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return int(submitted.stdout.split()[3].rstrip(";"))
+
+    def is_done(name):
+        return (tmp_path / name / "backbone.pth").exists()
+
+    begin("whole")
+    wait_until(lambda: is_done("whole"), "end of the whole run")
+    controller = begin("preempted")
+    log = tmp_path / "preempted" / "metrics.json"
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 2, "iteration")
+    tasks = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(tasks[1]), signal.SIGUSR2)
+    wait_until(lambda: list(log.parent.glob("model_0*.pth")), "checkpoint")
+    assert not is_done("preempted")
+    wait_until(lambda: is_done("preempted"), "end of the preempted run")
+    assert "resumed from" in (log.parent / "log.txt").read_text()
+    ends = [
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"]
+        for name in ("whole", "preempted")
+    ]
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
+    environment = json.loads((log.parent / "environment.json").read_text())
+    assert environment["world_size"] == 2

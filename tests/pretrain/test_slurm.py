@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +81,7 @@ def test_a_preempted_job_of_two_processes_queues_again_and_ends_as_one_that_was_
 
     def begin(name):
         values = tiny | {"DATASETS.TRAIN": f"('{images}',)", "OUTPUT_DIR": str(tmp_path / name)}
-        values |= {"PRETRAIN.EPOCHS": "20.0", "SOLVER.CHECKPOINT_PERIOD": "1000"}
+        values |= {"PRETRAIN.EPOCHS": "150.0", "SOLVER.CHECKPOINT_PERIOD": "1000"}
         words = ["--config-file", "pretrain/configs/mocov2_coco_400ep.yaml"]
         words += ["--num-gpus", "2", "--slurm", "gpu"]
         words += [word for pair in values.items() for word in pair]
@@ -105,8 +104,8 @@ def test_a_preempted_job_of_two_processes_queues_again_and_ends_as_one_that_was_
     controller = begin("preempted")
     log = tmp_path / "preempted" / "metrics.json"
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 2, "iteration")
-    tasks = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
-    os.kill(int(tasks[1]), signal.SIGUSR2)
+    tasks = subprocess.run(["pgrep", "-P", str(controller)], stdout=subprocess.PIPE, text=True)
+    os.kill(int(tasks.stdout.split()[1]), signal.SIGUSR2)
     wait_until(lambda: list(log.parent.glob("model_0*.pth")), "checkpoint")
     assert not is_done("preempted")
     wait_until(lambda: is_done("preempted"), "end of the preempted run")

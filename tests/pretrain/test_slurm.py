@@ -85,16 +85,18 @@ def test_a_preempted_job_of_two_processes_queues_again_and_ends_as_one_that_was_
         words = ["--config-file", "pretrain/configs/mocov2_coco_400ep.yaml"]
         words += ["--num-gpus", "2", "--slurm", "gpu"]
         words += [word for pair in values.items() for word in pair]
-        submitted = subprocess.run(
-            [sys.executable, str(tmp_path / "program.py"), *words],
-            cwd=request.config.rootpath,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return int(submitted.stdout.split()[3].rstrip(";"))
+        # The imitation of Slurm inherits the output, so a pipe would stay open until the job ends.
+        output = tmp_path / f"{name}.txt"
+        with output.open("w") as file:
+            subprocess.run(
+                [sys.executable, str(tmp_path / "program.py"), *words],
+                cwd=request.config.rootpath,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                stdout=file,
+                timeout=120,
+                check=True,
+            )
+        return int(output.read_text().split()[3].rstrip(";"))
 
     def is_done(name):
         return (tmp_path / name / "backbone.pth").exists()

@@ -13,7 +13,7 @@ from mls_d2.config import load_cfg
 from mls_d2.engine.environment import resolve_device
 from mls_d2.errors import run_tool
 from pretrain.methods import build_method
-from pretrain.run import build_optimizer
+from pretrain.optim import build_optimizer
 from pretrain.trainer import augment_from_config
 
 BASE, OTHER = "mocov2", "mls"

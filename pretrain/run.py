@@ -38,6 +38,7 @@ from mls_d2.registration import register_all
 from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
 from pretrain.data import ImageReport, build_loader, image_paths
 from pretrain.methods import build_method, check_method_config
+from pretrain.optim import OPTIMIZERS, build_optimizer
 from pretrain.schedule import WarmupThen
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 
@@ -125,6 +126,12 @@ def check_config(cfg: CfgNode) -> None:
     low, high = node.AUGMENT.CROP_SCALE
     sigma_low, sigma_high = node.AUGMENT.BLUR_SIGMA
     rules = [
+        (
+            "PRETRAIN.OPTIMIZER",
+            node.OPTIMIZER in OPTIMIZERS,
+            node.OPTIMIZER,
+            f"one of {OPTIMIZERS}",
+        ),
         ("PRETRAIN.EPOCHS", node.EPOCHS > 0, node.EPOCHS, "> 0"),
         (
             "PRETRAIN.WARMUP_EPOCHS",
@@ -200,24 +207,6 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD over everything that trains, with ``WEIGHT_DECAY_NORM`` for normalisation layers."""
-    norms = [
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for parameter in module.parameters(recurse=False)
-        if parameter.requires_grad
-    ]
-    of_norms = {id(parameter) for parameter in norms}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in of_norms]
-    groups = [
-        {"params": others, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
-        {"params": norms, "weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM},
-    ]
-    return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
 
 
 def export_backbone(

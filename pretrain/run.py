@@ -290,15 +290,16 @@ def _build_trainer(
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
         periodic = [
+            # First: whoever goes on from a checkpoint does not write the lines before it again.
+            hooks.PeriodicWriter(
+                build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
+            ),
             PeriodicCheckpointer(
                 checkpointer,
                 cfg.SOLVER.CHECKPOINT_PERIOD,
                 guard=trainer.guard,
                 max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
                 permanent_period=permanent,
-            ),
-            hooks.PeriodicWriter(
-                build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
             ),
         ]
     trainer.register_hooks(

@@ -198,12 +198,12 @@ def traffic_light(spot: Spot) -> list[Item]:
     ]
 
 
-def stop_sign(spot: Spot) -> list[Item]:
-    """A stop sign on its pole."""
+def traffic_sign(spot: Spot) -> list[Item]:
+    """A traffic sign on its pole."""
     base = spot.rng.uniform(1.5, 1.9)
     return [
         spot.item("pole", furniture.pole(base + 0.2, width=0.07), reach=0.1),
-        spot.item("stop sign", furniture.stop_sign(spot.rng, base), reach=0, layer=0.05),
+        spot.item("traffic sign", furniture.traffic_sign(spot.rng, base), reach=0, layer=0.05),
     ]
 
 
@@ -285,7 +285,7 @@ ACTORS: dict[str, Actor] = {
     "boat": Actor(boat, 2.6, 1.6, 8.0),
     "swimmer": Actor(swimmer, 0.6, 0.4, 2.5),
     "traffic light": Actor(traffic_light, 0.3, 1.2, 4.0),
-    "stop sign": Actor(stop_sign, 0.3, 0.8, 3.0),
+    "traffic sign": Actor(traffic_sign, 0.3, 0.8, 3.0),
     "parasol": Actor(parasol, 1.2, 1.4, 4.0),
     "surfboard": Actor(surfboard, 0.7, 1.6, 3.0),
     "tree": Actor(tree, 1.0, 5.0, 4.5),

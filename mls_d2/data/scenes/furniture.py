@@ -9,6 +9,14 @@ import numpy as np
 from mls_d2.data.scenes.palette import METAL, WOODS, chance, darker, pick, varied, vivid
 from mls_d2.data.scenes.parts import Colour, Part, Sketch, circle, moved, rectangle
 
+# Of a traffic sign: rim, face, mark.
+_SIGNS: tuple[tuple[Colour, Colour, Colour], ...] = (
+    ((236, 234, 230), (186, 28, 34), (240, 238, 234)),
+    ((236, 234, 230), (34, 76, 160), (240, 238, 234)),
+    ((46, 46, 48), (228, 178, 34), (46, 46, 48)),
+    ((186, 28, 34), (236, 234, 230), (46, 46, 48)),
+)
+
 
 def pole(height: float, colour: Colour = METAL, width: float = 0.1) -> list[Part]:
     """Return an upright pole."""
@@ -35,24 +43,22 @@ def traffic_light(rng: np.random.Generator, base: float) -> list[Part]:
     return sketch.parts
 
 
-def stop_sign(rng: np.random.Generator, base: float) -> list[Part]:
-    """Return an octagonal stop sign whose lower edge is ``base`` metres up."""
+def traffic_sign(rng: np.random.Generator, base: float) -> list[Part]:
+    """Return a traffic sign of one of many looks whose lower edge is ``base`` metres up."""
     sketch, centre = Sketch(), (0.0, base + 0.42)
-    turn = math.pi / 8
-    for radius, colour in ((0.44, (236, 234, 230)), (0.39, varied(rng, (186, 28, 34), 8))):
-        points = [
-            (
-                centre[0] + radius * math.cos(turn + k * math.pi / 4),
-                centre[1] + radius * math.sin(turn + k * math.pi / 4),
-            )
-            for k in range(8)
-        ]
-        sketch.polygon(points, colour)
-    letters = [
-        rectangle(x - 0.055, x + 0.035, centre[1] - 0.1, centre[1] + 0.1)
-        for x in (-0.22, -0.07, 0.08, 0.23)
-    ]
-    sketch.polygons(letters, (240, 238, 234))
+    corners = int(pick(rng, (3, 4, 4, 8, 24)))
+    turn = math.pi / 2 if corners == 3 else math.pi / corners
+    if corners == 4 and chance(rng, 0.5):  # a diamond
+        turn = 0.0
+    rim, face, mark = pick(rng, _SIGNS)
+    for radius, colour in ((0.44, rim), (0.37, face)):
+        turns = [turn + 2 * math.pi * k / corners for k in range(corners)]
+        sketch.polygon(
+            [(centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in turns],
+            varied(rng, colour, 8),
+        )
+    wide, high = pick(rng, ((0.2, 0.06), (0.06, 0.17), (0.12, 0.1)))
+    sketch.polygon(rectangle(-wide, wide, centre[1] - high, centre[1] + high), mark)
     return sketch.parts
 
 

@@ -41,8 +41,8 @@ _CASTS: dict[str, dict[str, dict[str, float]]] = {
             "car": 8, "bus": 6, "truck": 6, "motorcyclist": 8, "cyclist": 2, "pedestrian": 0.4,
         },
         "sidewalk": {
-            "pedestrian": 4, "dog walker": 3, "bench": 2, "traffic light": 6, "stop sign": 8,
-            "bicycle": 1.6, "tree": 1.6, "birds": 0.4, "lamp post": 0.6,
+            "pedestrian": 4, "dog walker": 3, "bench": 2, "traffic light": 7, "bicycle": 3,
+            "traffic sign": 3, "tree": 1.6, "birds": 0.4, "lamp post": 0.6,
         },
         "grass": {"tree": 3, "bush": 2, "pedestrian": 1, "dog": 1},
     },

@@ -12,7 +12,7 @@ from mls_d2.errors import UserError
 
 MARKER_NAME = "scenes.json"
 # Raise it when the files or the pictures of a seed change, so that roots are not mixed.
-FORMAT = 2
+FORMAT = 3
 
 COUNTS = ("train", "val", "unlabeled", "voc", "cityscapes")
 

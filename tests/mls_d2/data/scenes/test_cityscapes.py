@@ -129,7 +129,13 @@ def test_detectron2_loads_the_instances(tiny_root: Path):
     for item in outlined:
         for category in range(8):
             shown = [a for a in truth[item["file_name"]] if a["category_id"] == category]
-            found = [a for a in item["annotations"] if a["category_id"] == category]
+            # Of what is drawn, Detectron2 leaves out what is a single pixel wide or high.
+            found = [
+                a
+                for a in item["annotations"]
+                if a["category_id"] == category
+                and min(np.subtract(a["bbox"][2:], a["bbox"][:2])) > 1
+            ]
             assert len(found) == len(shown)
             boxes, wanted = (
                 sorted(tuple(a["bbox"]) for a in found),

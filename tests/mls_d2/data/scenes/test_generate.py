@@ -57,7 +57,7 @@ def test_seeds_and_splits_have_scenes_of_their_own():
 
 def test_the_marker_holds_all_parameters(small_root: Path):
     assert read_marker(small_root) == {
-        "format": 2,
+        "format": 3,
         "synthetic": True,
         **{"seed": 1, "train": 18, "val": 2, "unlabeled": 0, "voc": 0, "cityscapes": 0},
         "size": [40, 32],

@@ -50,7 +50,7 @@ def test_scenes_have_company(scenes: list[Scene]):
         ("motorcycle", {"road"}),
         ("surfboard", {"sand", "wet sand"}),
         ("traffic light", {"sidewalk"}),
-        ("stop sign", {"sidewalk"}),
+        ("traffic sign", {"sidewalk"}),
         ("bench", {"sidewalk", "path", "grass"}),
     ],
 )
@@ -68,7 +68,7 @@ def test_things_stand_on_their_ground(scenes: list[Scene], kind: str, grounds: s
 def test_company_tells_the_place(scenes: list[Scene]):
     for scene in scenes:
         present = set(things(scene))
-        if present & {"car", "bus", "truck", "traffic light", "stop sign"}:
+        if present & {"car", "bus", "truck", "traffic light", "traffic sign"}:
             assert scene.name == "street"
         if present & {"surfboard"}:
             assert scene.name == "beach"

@@ -52,6 +52,11 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.BATCH_NORM_GROUPS = 1
     # Largest share of unreadable images tolerated before the run stops, in [0, 1].
     node.MAX_BROKEN_SHARE = 0.01
+    # "full", or "reduced": JPEGs at a half, a quarter or an eighth of their size where no view is
+    # enlarged by that (docs/input.md).
+    node.DECODE = "full"
+    # Tar shards whose images are mixed (>= 1); shards are read in random order.
+    node.SHARD_WINDOW = 16
     # Iterations between two entries in the metrics (>= 1).
     node.LOG_PERIOD = 20
     # How many periodic checkpoints are kept (>= 1).

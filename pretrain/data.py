@@ -1,4 +1,4 @@
-"""From a registered dataset or an image folder to batches of two uint8 views."""
+"""From registered datasets, image folders or tar shards to batches of two uint8 views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -15,11 +14,14 @@ from detectron2.data import DatasetCatalog
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mls_d2.data.images import BrokenImageError, list_images, read_image
+from mls_d2.data.images import BrokenImageError, list_images, open_image
 from mls_d2.errors import UserError, nearest
+from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
 from pretrain.views import TwoCrops
 
 logger = logging.getLogger(__name__)
+
+DECODING = ("full", "reduced")
 
 # What a random stream is for: keeps the streams of one seed apart.
 _ORDER_STREAM, _CROP_STREAM = 1, 2
@@ -56,15 +58,14 @@ class ViewDataset(Dataset):
     uninterrupted one would have seen.
     """
 
-    def __init__(self, paths: Sequence[str], crops: TwoCrops, *, seed: int) -> None:
-        self.paths = np.array(
-            paths
-        )  # One block of memory: a list would be copied into every worker.
+    def __init__(self, source: ImageSource, crops: TwoCrops, *, seed: int) -> None:
+        self.source = source
         self.crops = crops
         self.seed = seed
+        self._length = int(source.counts.sum())
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self._length
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """Return the views of ``(epoch, position)``; the next good image replaces a broken one.
@@ -74,36 +75,40 @@ class ViewDataset(Dataset):
         """
         epoch, position = item
         broken: list[str] = []
-        for step in range(len(self.paths)):
-            path = str(self.paths[(position + step) % len(self.paths)])
+        for step in range(len(self)):
+            place = (position + step) % len(self)
+            name = self.source.name(place)
+            rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
             try:
-                image = read_image(path)
+                image = open_image(self.source.read(place), name=name)
+                views, geometry = self.crops(image, rng)
             except BrokenImageError as error:
                 broken.append(str(error))
                 continue
-            rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
-            views, geometry = self.crops(image, rng)
-            small = min(image.shape[:2]) < self.crops.size
+            small = min(image.height, image.width) < self.crops.size
             return {
                 "views": views,
                 "geometry": geometry,
                 "index": position,
                 "broken": broken,
-                "enlarged": [path] if small else [],
+                "enlarged": [name] if small else [],
             }
-        raise UserError(f"none of the {len(self.paths)} images can be read, e.g. {broken[0]}")
+        raise UserError(f"none of the {len(self)} images can be read, e.g. {broken[0]}")
 
 
 class EpochBatches(Sampler):
     """Batches of (epoch, position) for one process, without end, from any iteration on.
 
-    Every epoch is a permutation of the dataset that (seed, epoch) fixes; the last images, which do
-    not fill a batch over all processes, are left out of that epoch, as in MoCo.
+    Every epoch is an order of the dataset that (seed, epoch) fixes: the shards at random, and the
+    images of a window of them mixed, so that neither memory nor the reading of files knows more
+    than a window. The last images, which do not fill a batch over all processes, are left out of
+    that epoch, as in MoCo.
 
     Args:
-        length: images in the dataset.
+        counts: ``(S,)`` images of each shard; a dataset of files is one shard.
         batch_size: images a step over all processes.
-        seed: of the permutations.
+        seed: of the orders.
+        window: shards whose images are mixed.
         start: iteration to begin with.
         rank: this process.
         world_size: processes, which divide the batch.
@@ -111,29 +116,47 @@ class EpochBatches(Sampler):
 
     def __init__(
         self,
-        length: int,
+        counts: Sequence[int] | np.ndarray,
         batch_size: int,
         *,
         seed: int,
+        window: int = 1,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        self.counts, self.batch_size, self.seed = np.asarray(counts), batch_size, seed
+        self.window, self.start = window, start
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch = self.length // self.batch_size
+        per_epoch = int(self.counts.sum()) // self.batch_size
         share = self.batch_size // self.world_size
         epoch, step = divmod(self.start, per_epoch)
         while True:
-            order = np.random.default_rng((self.seed, _ORDER_STREAM, epoch)).permutation(
-                self.length
-            )
-            for batch in range(step, per_epoch):
-                first = batch * self.batch_size + self.rank * share
-                yield [(epoch, int(position)) for position in order[first : first + share]]
+            waiting = np.empty(0, dtype=np.int64)
+            for positions in self._order(epoch, skip=step * self.batch_size):
+                waiting = np.concatenate([waiting, positions])
+                whole = len(waiting) - len(waiting) % self.batch_size
+                for first in range(self.rank * share, whole, self.batch_size):
+                    yield [(epoch, int(position)) for position in waiting[first : first + share]]
+                waiting = waiting[whole:]
             epoch, step = epoch + 1, 0
+
+    def _order(self, epoch: int, skip: int) -> Iterator[np.ndarray]:
+        """Yield an epoch's positions window by window, without the first ``skip``."""
+        first = np.cumsum(self.counts) - self.counts
+        shards = self._generator(epoch).permutation(len(self.counts))
+        for start in range(0, len(shards), self.window):
+            chosen = shards[start : start + self.window]
+            length = int(self.counts[chosen].sum())
+            if skip < length:
+                mixed = np.concatenate([first[s] + np.arange(self.counts[s]) for s in chosen])
+                yield self._generator(epoch, start).permutation(mixed)[skip:]
+            skip = max(0, skip - length)
+
+    def _generator(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, _ORDER_STREAM, *purpose))
 
 
 def collate(samples: list[dict]) -> ViewBatch:
@@ -147,6 +170,26 @@ def collate(samples: list[dict]) -> ViewBatch:
         broken=[message for sample in samples for message in sample["broken"]],
         enlarged=[path for sample in samples for path in sample["enlarged"]],
     )
+
+
+def image_source(names: Sequence[str]) -> ImageSource:
+    """Return the images of registered datasets or folders (labels are ignored), or tar shards.
+
+    Args:
+        names: ``DATASETS.TRAIN``: names from the catalog and paths of folders, or one folder of
+            shards.
+
+    Raises:
+        UserError: an unknown name, a missing root, an empty folder, files that do not exist, or
+            shards beside something else.
+    """
+    shards = [name for name in names if os.path.isfile(os.path.join(name, SHARDS_FILE))]
+    if shards and len(names) > 1:
+        raise UserError(
+            f"shards cannot be mixed with other data: DATASETS.TRAIN is {tuple(names)} and "
+            f"'{shards[0]}' holds shards. Pack all of it together with tools/pack_shards.py"
+        )
+    return ShardSource(shards[0]) if shards else FileSource(image_paths(names))
 
 
 def image_paths(names: Sequence[str]) -> list[str]:
@@ -175,18 +218,24 @@ def image_paths(names: Sequence[str]) -> list[str]:
 
 
 def build_loader(
-    cfg: CfgNode, paths: Sequence[str], *, start: int, rank: int, world_size: int
+    cfg: CfgNode, source: ImageSource, *, start: int, rank: int, world_size: int
 ) -> DataLoader:
     """Build the loader of one process, beginning with iteration ``start``."""
     augment = cfg.PRETRAIN.AUGMENT
-    crops = TwoCrops(augment.CROP_SIZE, tuple(augment.CROP_SCALE), augment.FLIP_PROB)
+    crops = TwoCrops(
+        augment.CROP_SIZE,
+        tuple(augment.CROP_SCALE),
+        augment.FLIP_PROB,
+        reduced=cfg.PRETRAIN.DECODE == "reduced",
+    )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        ViewDataset(paths, crops, seed=cfg.SEED),
+        ViewDataset(source, crops, seed=cfg.SEED),
         batch_sampler=EpochBatches(
-            len(paths),
+            source.counts,
             cfg.SOLVER.IMS_PER_BATCH,
             seed=cfg.SEED,
+            window=cfg.PRETRAIN.SHARD_WINDOW,
             start=start,
             rank=rank,
             world_size=world_size,
@@ -270,5 +319,4 @@ def _registered_paths(name: str) -> list[str]:
 
 def _one_thread(_: int) -> None:
     # Workers are the parallelism; threads inside them would only fight for the same cores.
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)

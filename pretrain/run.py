@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -17,7 +16,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.checkpoint.backbone_file import write_backbone
-from mls_d2.data.scenes import read_marker
 from mls_d2.engine.checkpointer import AtomicCheckpointer
 from mls_d2.engine.environment import (
     collect_versions,
@@ -36,10 +34,11 @@ from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
 from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
-from pretrain.data import ImageReport, build_loader, image_paths
+from pretrain.data import DECODING, ImageReport, build_loader, image_source
 from pretrain.methods import build_method, check_method_config
 from pretrain.optim import OPTIMIZERS, build_optimizer
 from pretrain.schedule import WarmupThen
+from pretrain.sources import ImageSource
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 
 logger = logging.getLogger(__name__)
@@ -85,20 +84,20 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     if state is RunState.FINISHED:
         logger.info("already finished: %s", target)
         return target
-    paths = image_paths(cfg.DATASETS.TRAIN)
-    length = run_length(cfg, len(paths))
-    synthetic = is_synthetic(paths[0])  # before the run: a damaged marker must not cost it
+    source = image_source(cfg.DATASETS.TRAIN)
+    num_images = int(source.counts.sum())
+    length = run_length(cfg, num_images)
     setup_logging(cfg.OUTPUT_DIR)
     seed_everything(cfg)
-    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"num_images": len(paths), "max_iter": length.max_iter})
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"num_images": num_images, "max_iter": length.max_iter})
     comm.synchronize()
 
     with InterruptGuard() as interrupt:
-        trainer, start = _build_trainer(cfg, paths, length, interrupt)
+        trainer, start = _build_trainer(cfg, source, length, interrupt)
         logger.info(
             "%s on %d images: %d steps of %d, %d an epoch",
             cfg.PRETRAIN.METHOD,
-            len(paths),
+            num_images,
             length.max_iter,
             cfg.SOLVER.IMS_PER_BATCH,
             length.iters_per_epoch,
@@ -107,7 +106,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
-            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=synthetic
+            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=source.synthetic
         )
         logger.info("wrote %s", target)
     comm.synchronize()
@@ -148,6 +147,8 @@ def check_config(cfg: CfgNode) -> None:
             node.MAX_BROKEN_SHARE,
             "in [0, 1]",
         ),
+        ("PRETRAIN.SHARD_WINDOW", node.SHARD_WINDOW >= 1, node.SHARD_WINDOW, ">= 1"),
+        ("PRETRAIN.DECODE", node.DECODE in DECODING, node.DECODE, f"one of {DECODING}"),
         (
             "PRETRAIN.AUGMENT.CROP_SIZE",
             node.AUGMENT.CROP_SIZE >= 32,
@@ -229,11 +230,6 @@ def export_backbone(
     write_backbone(path, backbone.state_dict(), info)
 
 
-def is_synthetic(path: str) -> bool:
-    """Whether an image lies below a root of generated scenes."""
-    return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)
-
-
 def _memory_relief(cfg: CfgNode) -> str:
     share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     return (
@@ -244,7 +240,7 @@ def _memory_relief(cfg: CfgNode) -> str:
 
 
 def _build_trainer(
-    cfg: CfgNode, paths: list[str], length: Length, interrupt: InterruptGuard
+    cfg: CfgNode, source: ImageSource, length: Length, interrupt: InterruptGuard
 ) -> tuple[PretrainTrainer, int]:
     """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
     device = torch.device(cfg.MODEL.DEVICE)
@@ -274,14 +270,14 @@ def _build_trainer(
             torch.distributed.broadcast(buffer, src=0)
         devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
         method = DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
-    loader = build_loader(cfg, paths, start=start, rank=rank, world_size=world_size)
+    loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
         method,
         iter(loader),
         optimizer,
         augment_from_config(cfg, device),
         iters_per_epoch=length.iters_per_epoch,
-        images=ImageReport(len(paths), cfg.PRETRAIN.MAX_BROKEN_SHARE),
+        images=ImageReport(int(source.counts.sum()), cfg.PRETRAIN.MAX_BROKEN_SHARE),
         log_period=cfg.PRETRAIN.LOG_PERIOD,
         amp=cfg.SOLVER.AMP.ENABLED,
     )

@@ -4,20 +4,78 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mls_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 _EXIF_ORIENTATION = 0x0112
-_JPEG_END = b"\xff\xd9"
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)
 
 
 class BrokenImageError(Exception):
     """A file that is no image, or a truncated one."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image of which only the header was read, so that crops can be drawn before decoding.
+
+    Attributes:
+        data: the file.
+        name: for messages.
+        height, width: pixels of the whole image, upright.
+        format: Pillow's name of the file's format, such as "JPEG".
+        plain: an RGB JPEG that needs no turning.
+    """
+
+    data: bytes
+    name: str
+    height: int
+    width: int
+    format: str
+    plain: bool
+
+    def decode(self, reduction: int = 1) -> np.ndarray:
+        """Decode as RGB; see :func:`read_image` for what is converted.
+
+        Args:
+            reduction: 1, 2, 4 or 8. A plain JPEG is decoded at this part of its size, which its
+                transform gives cheaply; other files always at their own.
+
+        Returns:
+            ``(H, W, 3)`` uint8, writable.
+
+        Raises:
+            BrokenImageError: truncated or not decodable.
+        """
+        if self.plain:
+            try:
+                return simplejpeg.decode_jpeg(
+                    self.data,
+                    "RGB",
+                    min_height=-(-self.height // reduction),
+                    min_width=-(-self.width // reduction),
+                    min_factor=reduction,
+                )
+            except ValueError:
+                pass  # Damaged, or only odd: Pillow tells them apart.
+        try:
+            with Image.open(io.BytesIO(self.data)) as image:
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+        except _UNREADABLE as error:
+            raise BrokenImageError(f"{self.name}: {error}") from None
 
 
 def read_image(path: str) -> np.ndarray:
@@ -35,40 +93,39 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         BrokenImageError: the file is missing, empty, truncated or no image.
     """
+    return open_image(read_file(path), name=path).decode()
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        BrokenImageError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise BrokenImageError(f"{path}: {error.strerror}") from None
-    return decode_image(data, name=path)
 
 
-def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
-    """Decode the bytes of an image file as :func:`read_image` does; ``name`` is for messages."""
+def open_image(data: bytes, *, name: str = "image") -> EncodedImage:
+    """Read the header of an image file's bytes; ``name`` is for messages.
+
+    Raises:
+        BrokenImageError: no image, or one too large to be honest.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            plain = image.format == "JPEG" and image.mode == "RGB"
-            if plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-                return _decode_plain_jpeg(data, name)
-            image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, cv2.error) as error:
+            width, height = image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            kind = str(image.format)
+            plain = kind == "JPEG" and image.mode == "RGB" and orientation == 1
+    except _UNREADABLE as error:
         raise BrokenImageError(f"{name}: {error}") from None
-    except Image.DecompressionBombError as error:
-        raise BrokenImageError(f"{name}: {error}") from None
-
-
-def _decode_plain_jpeg(data: bytes, name: str) -> np.ndarray:
-    # OpenCV decodes faster than Pillow but fills what a truncated file lacks with grey, without
-    # error. Some cameras append data after the end marker, so it is looked for in the tail.
-    if _JPEG_END not in data[-65536:]:
-        raise BrokenImageError(f"{name}: truncated JPEG")
-    image = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if image is None:
-        raise BrokenImageError(f"{name}: not decodable")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if orientation in _TURNED:
+        width, height = height, width
+    return EncodedImage(data, name, height, width, kind, plain)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

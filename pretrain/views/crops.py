@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from mls_d2.data.images import EncodedImage
 
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
+_REDUCTIONS = (8, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,13 @@ class Crop:
         """Return ``(5,)`` float32: x, y, width, height in source pixels, flipped as 0 or 1."""
         return np.array([self.x, self.y, self.width, self.height, self.flipped], np.float32)
 
+    def scaled(self, horizontal: float, vertical: float) -> Crop:
+        """Return the same box in an image resized by these factors, on whole pixels."""
+        left, top = round(self.x * horizontal), round(self.y * vertical)
+        right = max(left + 1, round((self.x + self.width) * horizontal))
+        lower = max(top + 1, round((self.y + self.height) * vertical))
+        return Crop(left, top, right - left, lower - top, self.flipped)
+
 
 class TwoCrops:
     """Cut two random resized crops out of an image.
@@ -34,31 +46,42 @@ class TwoCrops:
         size: side of the crops in pixels.
         scale: bounds of the crop's area as a share of the image's, in (0, 1].
         flip_prob: probability of a horizontal flip, in [0, 1].
+        reduced: decode JPEGs at a half, a quarter or an eighth where :func:`reduction` allows it.
 
     Source: Inception-style crops as in MoCo-v2 (torchvision's RandomResizedCrop rule: area uniform,
     aspect ratio log-uniform in [3/4, 4/3], ten tries, then a centre crop).
     """
 
-    def __init__(self, size: int, scale: tuple[float, float], flip_prob: float) -> None:
+    def __init__(
+        self, size: int, scale: tuple[float, float], flip_prob: float, *, reduced: bool = False
+    ) -> None:
         self.size = size
         self.scale = scale
         self.flip_prob = flip_prob
+        self.reduced = reduced
 
     def __call__(
-        self, image: np.ndarray, rng: np.random.Generator
+        self, image: EncodedImage, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut two views.
+        """Draw two crops, decode the image as large as they need it, and cut them.
 
         Args:
-            image: ``(H, W, 3)`` uint8.
+            image: its header tells the size.
             rng: source of the randomness.
 
         Returns:
             Views ``(2, size, size, 3)`` uint8 and their geometry ``(2, 5)``, see
             :meth:`Crop.as_array`.
+
+        Raises:
+            BrokenImageError: the image cannot be decoded.
         """
-        crops = [self.draw(image.shape[0], image.shape[1], rng) for _ in range(2)]
-        views = np.stack([cut(image, crop, self.size) for crop in crops])
+        crops = [self.draw(image.height, image.width, rng) for _ in range(2)]
+        pixels = image.decode(reduction(crops, self.size) if self.reduced else 1)
+        vertical, horizontal = pixels.shape[0] / image.height, pixels.shape[1] / image.width
+        views = np.stack(
+            [cut(pixels, crop.scaled(horizontal, vertical), self.size) for crop in crops]
+        )
         return views, np.stack([crop.as_array() for crop in crops])
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
@@ -75,16 +98,26 @@ class TwoCrops:
         return _centre_crop(height, width, flipped)
 
 
+def reduction(crops: Sequence[Crop], size: int) -> int:
+    """Return the largest of 8, 4, 2 and 1 by which an image can shrink without enlarging a view.
+
+    A crop keeps at least ``size`` pixels on either side then, so that resizing it to the view still
+    shrinks it, and what the reduction took away would not have been in the view either.
+    """
+    shortest = min(min(crop.width, crop.height) for crop in crops)
+    return next((factor for factor in _REDUCTIONS if shortest >= factor * size), 1)
+
+
 def cut(image: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """Return the view ``(size, size, 3)`` of an image ``(H, W, 3)`` that ``crop`` describes.
 
-    A crop larger than the view is averaged (no aliasing), a smaller one interpolated linearly.
+    Bilinear, over all of the pixels below where the crop shrinks: to within rounding what Pillow's
+    ``resize`` gives, and so what MoCo's torchvision transform sees.
     """
     patch = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-    shrinks = crop.width > size and crop.height > size
-    view = cv2.resize(
-        patch, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    rows = torch.from_numpy(patch).permute(2, 0, 1).unsqueeze(0)
+    resized = interpolate(rows, (size, size), mode="bilinear", antialias=True)
+    view = resized[0].permute(1, 2, 0).numpy()
     return view[:, ::-1] if crop.flipped else view
 
 

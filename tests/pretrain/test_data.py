@@ -8,7 +8,8 @@ from PIL import Image
 from mls_d2.config import get_cfg
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
-from pretrain.data import EpochBatches, ImageReport, build_loader, image_paths
+from pretrain.data import EpochBatches, ImageReport, build_loader, image_source
+from pretrain.packing import Packing, pack
 
 
 @pytest.fixture
@@ -41,29 +42,29 @@ def same(one, other) -> bool:
 
 @pytest.mark.slow
 def test_batches_are_the_same_with_any_number_of_workers(folder):
-    paths = image_paths([str(folder)])
-    alone = take(build_loader(config(0), paths, start=0, rank=0, world_size=1), 5)
-    helped = take(build_loader(config(2), paths, start=0, rank=0, world_size=1), 5)
+    source = image_source([str(folder)])
+    alone = take(build_loader(config(0), source, start=0, rank=0, world_size=1), 5)
+    helped = take(build_loader(config(2), source, start=0, rank=0, world_size=1), 5)
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_starting_later_gives_what_would_have_come_then(folder):
-    paths = image_paths([str(folder)])
-    whole = take(build_loader(config(), paths, start=0, rank=0, world_size=1), 6)
-    rest = take(build_loader(config(), paths, start=3, rank=0, world_size=1), 3)
+    source = image_source([str(folder)])
+    whole = take(build_loader(config(), source, start=0, rank=0, world_size=1), 6)
+    rest = take(build_loader(config(), source, start=3, rank=0, world_size=1), 3)
     assert all(same(a, b) for a, b in zip(whole[3:], rest, strict=True))
 
 
 def test_views_differ_between_epochs_and_between_the_two_crops(folder):
-    paths = image_paths([str(folder)])
-    batches = take(build_loader(config(batch=10), paths, start=0, rank=0, world_size=1), 2)
+    source = image_source([str(folder)])
+    batches = take(build_loader(config(batch=10), source, start=0, rank=0, world_size=1), 2)
     first, second = (batch.views[:, batch.index.argsort()] for batch in batches)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
 
 
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():
-    batches = EpochBatches(11, 4, seed=0)
+    batches = EpochBatches([11], 4, seed=0)
     stream = iter(batches)
     epoch = [next(stream) for _ in range(2)]
     seen = [position for batch in epoch for _, position in batch]
@@ -74,18 +75,52 @@ def test_an_epoch_shows_each_image_once_and_drops_the_rest():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_processes_share_out_the_batch_of_one_process(world_size):
-    whole = iter(EpochBatches(20, 8, seed=1))
+    whole = iter(EpochBatches([20], 8, seed=1))
     parts = [
-        iter(EpochBatches(20, 8, seed=1, rank=r, world_size=world_size)) for r in range(world_size)
+        iter(EpochBatches([20], 8, seed=1, rank=r, world_size=world_size))
+        for r in range(world_size)
     ]
     for _ in range(5):
         assert next(whole) == [item for part in parts for item in next(part)]
 
 
+def test_shards_are_mixed_window_by_window_and_every_image_comes_once():
+    stream = iter(EpochBatches([4] * 6, 4, seed=0, window=2))
+    epochs = np.array([[next(stream) for _ in range(6)] for _ in range(2)])[..., 1].reshape(2, 24)
+    for positions in epochs:
+        assert sorted(positions) == list(range(24))
+        for window in positions.reshape(3, 8) // 4:
+            assert len(set(window)) == 2
+            assert len(set(window[:4])) == 2  # mixed, not one after the other
+    assert (epochs[0] != epochs[1]).any()
+
+
+@pytest.mark.parametrize("start", range(11))
+def test_starting_anywhere_among_shards_gives_what_would_have_come_then(start):
+    options = {"seed": 2, "window": 2}
+    stream, later = (
+        iter(EpochBatches([5, 3, 4, 6, 3], 4, start=first, **options)) for first in (0, start)
+    )
+    batches = [next(stream) for _ in range(14)]
+    assert batches[start:] == [next(later) for _ in range(14 - start)]
+    assert {epoch for epoch, _ in batches[5]} == {1}
+
+
+def test_shards_beside_other_data_are_refused(folder, tmp_path):
+    shards = tmp_path / "shards"
+    pack(image_source([str(folder)]), str(shards), Packing())
+    with pytest.raises(UserError, match="shards cannot be mixed with other data"):
+        image_source([str(shards), str(folder)])
+    batches = take(
+        build_loader(config(), image_source([str(shards)]), start=0, rank=0, world_size=1), 2
+    )
+    assert {int(i) for batch in batches for i in batch.index} <= set(range(10))
+
+
 def test_a_broken_image_is_replaced_and_named(folder):
     (folder / "3.png").write_bytes(b"no image")
-    paths = image_paths([str(folder)])
-    (batch,) = take(build_loader(config(batch=10), paths, start=0, rank=0, world_size=1), 1)
+    source = image_source([str(folder)])
+    (batch,) = take(build_loader(config(batch=10), source, start=0, rank=0, world_size=1), 1)
     assert len(batch.broken) == 1
     assert "3.png" in batch.broken[0]
     assert batch.views.shape[1] == 10
@@ -93,10 +128,10 @@ def test_a_broken_image_is_replaced_and_named(folder):
 
 def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
     Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(folder / "small.png")
-    paths = image_paths([str(folder)])
-    (batch,) = take(build_loader(config(batch=11), paths, start=0, rank=0, world_size=1), 1)
+    source = image_source([str(folder)])
+    (batch,) = take(build_loader(config(batch=11), source, start=0, rank=0, world_size=1), 1)
     assert batch.enlarged == [str(folder / "small.png")]
-    small = batch.views[:, batch.index == paths.index(str(folder / "small.png"))]
+    small = batch.views[:, batch.index == list(source.paths).index(str(folder / "small.png"))]
     assert (small == 99).all()
 
 
@@ -104,7 +139,9 @@ def test_when_nothing_can_be_read_the_run_stops(tmp_path):
     for index in range(4):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 4 images can be read"):
-        take(build_loader(config(), image_paths([str(tmp_path)]), start=0, rank=0, world_size=1), 1)
+        take(
+            build_loader(config(), image_source([str(tmp_path)]), start=0, rank=0, world_size=1), 1
+        )
 
 
 def test_too_many_broken_images_stop_the_run_and_are_counted_once(caplog):
@@ -134,9 +171,9 @@ def test_unknown_names_and_missing_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="neither a registered dataset nor a folder; did you mean 'coco_2017_train'"
     ):
-        image_paths(["coco_2017_trian"])
+        image_source(["coco_2017_trian"])
     with pytest.raises(UserError, match="DATASETS.TRAIN is empty"):
-        image_paths([])
+        image_source([])
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no image folder.*nowhere"):
-        image_paths(["coco_2017_unlabeled"])
+        image_source(["coco_2017_unlabeled"])

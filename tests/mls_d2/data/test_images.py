@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mls_d2.data.images import BrokenImageError, list_images, read_image
+from mls_d2.data.images import BrokenImageError, list_images, open_image, read_image
 from mls_d2.errors import UserError
 
 
@@ -69,6 +69,31 @@ def test_exif_rotation_is_applied(tmp_path, photo, orientation, turn):
     exif[0x0112] = orientation
     Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95, exif=exif)
     assert close(read_image(str(tmp_path / "a.jpg")), np.rot90(photo, turn))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_header_tells_the_size_before_decoding(tmp_path, photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif)
+    image = open_image((tmp_path / "a.jpg").read_bytes())
+    assert (image.height, image.width) == image.decode().shape[:2]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_reduced_decoding_gives_the_means_of_blocks(tmp_path, photo, factor):
+    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95)
+    reduced = open_image((tmp_path / "a.jpg").read_bytes()).decode(factor)
+    blocks = photo.reshape(48 // factor, factor, 64 // factor, factor, 3).mean(axis=(1, 3))
+    assert close(reduced, blocks)
+
+
+def test_a_jpeg_that_is_odd_but_whole_is_read(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95)
+    data = (tmp_path / "a.jpg").read_bytes()
+    # A stray byte before the end marker, of which libjpeg warns.
+    (tmp_path / "a.jpg").write_bytes(data[:-2] + b"\x11" + data[-2:])
+    assert close(read_image(str(tmp_path / "a.jpg")), photo)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])

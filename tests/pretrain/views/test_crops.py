@@ -1,11 +1,31 @@
 """Crops: where they come from and what they show."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pretrain.views.crops import Crop, TwoCrops, cut
+from mls_d2.data.images import EncodedImage, open_image
+from pretrain.views.crops import Crop, TwoCrops, cut, reduction
+
+
+def encoded(image: np.ndarray, kind: str = "PNG", **options) -> EncodedImage:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return open_image(file.getvalue())
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Blobs of all sizes, as in photographs."""
+    rng, total = np.random.default_rng(0), np.zeros((height, width, 3))
+    for octave in range(1, 8):
+        noise = rng.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8)
+        layer = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        total += np.asarray(layer, dtype=float) / octave
+    total -= total.min()
+    return (total / total.max() * 255).round().astype(np.uint8)
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -17,7 +37,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 
 def test_the_geometry_says_where_the_view_was_cut():
-    image = ramp(60, 90)
+    image = encoded(ramp(60, 90))
     crops = TwoCrops(16, (0.2, 1.0), 0.5)
     for seed in range(50):
         views, geometry = crops(image, np.random.default_rng(seed))
@@ -62,11 +82,59 @@ def test_an_image_too_long_for_any_ratio_gives_its_centre():
     assert crop.x == 130
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 80), (47, 31), (16, 16), (9, 5)])
+def test_a_view_is_what_pillow_makes_of_the_crop(width, height):
+    image = np.random.default_rng(0).integers(0, 256, (90, 100, 3), dtype=np.uint8)
+    patch = Image.fromarray(image[3 : 3 + height, 4 : 4 + width])
+    expected = np.asarray(patch.resize((16, 16), Image.Resampling.BILINEAR))
+    view = cut(image, Crop(4, 3, width, height, False), 16)
+    assert np.abs(view.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_images_shrink_only_as_far_as_no_view_is_enlarged():
+    def box(width, height):
+        return Crop(0, 0, width, height, False)
+
+    assert reduction([box(64, 64), box(90, 64)], 32) == 2
+    assert reduction([box(64, 64), box(90, 63)], 32) == 1
+    assert reduction([box(20, 20)], 32) == 1
+    assert reduction([box(1000, 256)], 32) == 8
+    assert reduction([box(10_000, 10_000)], 32) == 8
+
+
+@pytest.mark.parametrize(("size", "factors"), [(56, {2, 4}), (120, {1, 2})])
+def test_views_of_reduced_decoding_show_the_same(size, factors):
+    image = encoded(photo(480, 641), "JPEG", quality=92)
+    whole, reduced = (TwoCrops(size, (0.2, 1.0), 0.5, reduced=flag) for flag in (False, True))
+    used = set()
+    for seed in range(40):
+        (views, geometry), (small, same) = (
+            crops(image, np.random.default_rng(seed)) for crops in (whole, reduced)
+        )
+        np.testing.assert_array_equal(geometry, same)
+        shrink = geometry[:, 2:4].min() / size
+        used.add(max(factor for factor in (1, 2, 4) if factor <= max(1, shrink)))
+        error = np.mean((views.astype(float) - small) ** 2, axis=(1, 2, 3))
+        assert (10 * np.log10(255**2 / error.clip(1e-3)) > 33).all(), seed  # decibels
+        assert (error.max() > 0) == (shrink >= 2), seed
+    assert used == factors
+
+
+def test_files_that_cannot_be_decoded_smaller_are_cut_the_same():
+    image = encoded(photo(300, 200))
+    one, other = (
+        TwoCrops(32, (0.2, 1.0), 0.5, reduced=flag)(image, np.random.default_rng(0))
+        for flag in (False, True)
+    )
+    np.testing.assert_array_equal(one[0], other[0])
+
+
 def test_shrinking_averages_instead_of_aliasing():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     view = cut(stripes, Crop(0, 0, 64, 64, False), 16)
-    assert np.abs(view.astype(int) - 127).max() <= 1
+    assert np.abs(view[:, 1:-1].astype(int) - 127).max() <= 1
+    assert np.abs(view.astype(int) - 127).max() <= 11  # less of the picture lies below the border
 
 
 def test_a_flipped_view_is_the_mirror_image():
@@ -76,7 +144,7 @@ def test_a_flipped_view_is_the_mirror_image():
 
 
 def test_the_same_seed_gives_the_same_views():
-    image = ramp(40, 50)
+    image = encoded(ramp(40, 50))
     crops = TwoCrops(16, (0.2, 1.0), 0.5)
     one = crops(image, np.random.default_rng(7))
     other = crops(image, np.random.default_rng(7))

@@ -1,0 +1,215 @@
+"""Packing images into tar shards that are read by position; indexing shards from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+from tqdm import tqdm
+
+from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
+from mls_d2.errors import UserError
+from pretrain.sources import SHARDS_FILE, SHARDS_FORMAT, ImageSource, index_path
+
+logger = logging.getLogger(__name__)
+
+_PACKING_FILE = "packing.json"
+_JPEGS = ("JPEG", "MPO")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How images are packed.
+
+    Attributes:
+        per_shard: images of a shard (>= 1).
+        short_side: pixels to which the shorter side is reduced; 0 keeps files as they are. Images
+            that are smaller are not enlarged.
+        quality: of the JPEGs that are encoded anew, in [1, 100].
+        seed: of the order, which is random: the loader mixes a few shards at a time only.
+    """
+
+    per_shard: int = 1000
+    short_side: int = 0
+    quality: int = 90
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("per_shard", self.per_shard >= 1, ">= 1"),
+            ("short_side", self.short_side >= 0, ">= 0 pixels"),
+            ("quality", 1 <= self.quality <= 100, "in [1, 100]"),
+        ):
+            if not holds:
+                raise UserError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+
+def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0) -> int:
+    """Write the images of a source into shards; go on where an earlier call was interrupted.
+
+    Broken images are left out and named in the log. The result does not depend on ``workers``.
+
+    Args:
+        source: what is packed.
+        folder: new, empty, or begun with the same source and packing.
+        packing: how.
+        workers: processes; 0 is this one.
+
+    Returns:
+        The number of images packed.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    length = int(source.counts.sum())
+    plan = {"images": length, "first": source.name(0), **asdict(packing)}
+    _claim(Path(folder), plan)
+    order = np.random.default_rng(packing.seed).permutation(length)
+    parts = np.split(order, range(packing.per_shard, length, packing.per_shard))
+    shards = [Path(folder) / f"{number:06d}.tar" for number in range(len(parts))]
+    packer = _Packer(source, packing)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(
+            tqdm(total=length, desc="packing", unit="img", smoothing=0.05)
+        )
+        run: Iterable[list[str]] = map(packer, zip(shards, parts, strict=True))
+        if workers:
+            # The packer goes to each process once: it may hold millions of paths.
+            pool = stack.enter_context(Pool(workers, _receive, (packer,)))
+            run = pool.imap(_pack_received, zip(shards, parts, strict=True))
+        for part, broken in zip(parts, run, strict=True):
+            for message in broken:
+                logger.warning("left out a broken image: %s", message)
+            progress.update(len(part))
+    return write_shards_file(folder, shards, synthetic=source.synthetic)
+
+
+def index_shards(folder: str) -> int:
+    """Index all tar files of a folder and return the number of their images.
+
+    Raises:
+        UserError: there is none, or one is damaged.
+    """
+    shards = sorted(Path(folder).glob("*.tar"))
+    if not shards:
+        raise UserError(f"no tar files in '{folder}'")
+    for shard in tqdm(shards, desc="indexing", unit="shard"):
+        _index(shard)
+    return write_shards_file(folder, shards, synthetic=False)
+
+
+def write_shards_file(folder: str, shards: Sequence[Path], *, synthetic: bool) -> int:
+    """Write ``shards.json`` for indexed shards and return the number of images."""
+    counts = [len(np.load(index_path(shard), mmap_mode="r")) for shard in shards]
+    rows = [
+        [shard.name, count, shard.stat().st_size]
+        for shard, count in zip(shards, counts, strict=True)
+    ]
+    content = {"format": SHARDS_FORMAT, "synthetic": synthetic, "shards": rows}
+    path = Path(folder) / SHARDS_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, path)
+    return sum(counts)
+
+
+def _claim(folder: Path, plan: dict) -> None:
+    marker = folder / _PACKING_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            marker.write_text(json.dumps(plan), encoding="utf-8")
+        found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot pack into '{folder}': {error}") from None
+    if found is None:
+        raise UserError(f"'{folder}' is not empty and holds no shards of this tool; take another")
+    changed = [
+        f"{key}: {found.get(key)} there, {value} now"
+        for key, value in plan.items()
+        if found.get(key) != value
+    ]
+    if changed:
+        raise UserError(f"'{folder}' was packed otherwise ({'; '.join(changed)}); take another")
+
+
+class _Packer:
+    """Writes one shard and its index, unless they are there; returns what could not be read."""
+
+    def __init__(self, source: ImageSource, packing: Packing) -> None:
+        self.source, self.packing = source, packing
+
+    def __call__(self, task: tuple[Path, np.ndarray]) -> list[str]:
+        path, positions = task
+        if index_path(path).is_file():
+            return []
+        broken, partial = [], path.with_suffix(".partial")
+        with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
+            for position in map(int, positions):
+                try:
+                    suffix, data = _encode(self.source, position, self.packing)
+                except BrokenImageError as error:
+                    broken.append(str(error))
+                    continue
+                member = tarfile.TarInfo(f"{position:012d}{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        os.replace(partial, path)
+        _index(path)
+        return broken
+
+
+_received: list[_Packer] = []
+
+
+def _receive(packer: _Packer) -> None:
+    _received.append(packer)
+
+
+def _pack_received(task: tuple[Path, np.ndarray]) -> list[str]:
+    return _received[0](task)
+
+
+def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, bytes]:
+    data = source.read(position)
+    image = open_image(data, name=source.name(position))
+    if not packing.short_side:
+        return ".jpg" if image.format in _JPEGS else f".{image.format.lower()}", data
+    shrink = packing.short_side / min(image.height, image.width)
+    pixels = image.decode()
+    if shrink < 1:
+        size = round(image.width * shrink), round(image.height * shrink)
+        resized = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+        pixels = np.ascontiguousarray(resized)
+    return ".jpg", simplejpeg.encode_jpeg(pixels, quality=packing.quality, colorsubsampling="420")
+
+
+def _index(shard: Path) -> None:
+    """Write where the images of a tar file are."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            rows = [
+                (member.offset_data, member.size)
+                for member in tar
+                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
+            ]
+        with open(shard, "rb") as file:
+            file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+            if any(file.read()):  # tarfile itself takes a cut header for the end
+                raise tarfile.ReadError("it has no end")
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"shard '{shard}' is damaged: {error}. Copy it again") from None
+    partial = shard.with_suffix(".partial.npy")
+    np.save(partial, np.array(rows, dtype=np.int64).reshape(-1, 2))
+    os.replace(partial, index_path(shard))

@@ -1,0 +1,166 @@
+"""Where encoded images come from, by position: files, or tar shards that need no listing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mls_d2.data.images import BrokenImageError, read_file
+from mls_d2.data.scenes import read_marker
+from mls_d2.errors import UserError
+
+SHARDS_FILE = "shards.json"
+SHARDS_FORMAT = 1
+_OPEN_SHARDS = 64  # of each worker
+
+
+class ImageSource(Protocol):
+    """Images that are addressed by position.
+
+    Attributes:
+        counts: ``(S,)`` images of each shard; positions run through the shards in order.
+        synthetic: whether they are generated scenes.
+    """
+
+    counts: np.ndarray
+    synthetic: bool
+
+    def name(self, position: int) -> str:
+        """Return what tells a user which image it is."""
+
+    def read(self, position: int) -> bytes:
+        """Return the image's file.
+
+        Raises:
+            BrokenImageError: it cannot be read.
+        """
+
+
+class FileSource:
+    """Files, as one shard.
+
+    Args:
+        paths: of images, in order.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        # One block of memory: a list would be copied into every worker.
+        self.paths = np.array(paths)
+        self.counts = np.array([len(paths)])
+        self.synthetic = is_synthetic(paths[0])
+
+    def name(self, position: int) -> str:
+        """Return the path."""
+        return str(self.paths[position])
+
+    def read(self, position: int) -> bytes:
+        """Return the file's bytes."""
+        return read_file(self.name(position))
+
+
+class ShardSource:
+    """Tar files with an index, as :mod:`pretrain.packing` writes or indexes them.
+
+    In memory are one count a shard and the offsets of the shards that are read just now, however
+    many images there are.
+
+    Args:
+        folder: holds ``shards.json``, the shards and their indices.
+
+    Raises:
+        UserError: no such folder or a damaged index; shards that are missing or cut, by name.
+    """
+
+    def __init__(self, folder: str) -> None:
+        index = read_shards_file(folder)
+        self.folder = Path(folder)
+        self.names = [name for name, _, _ in index["shards"]]
+        self.counts = np.array([count for _, count, _ in index["shards"]], dtype=np.int64)
+        self.synthetic = bool(index["synthetic"])
+        self._first = np.concatenate([[0], np.cumsum(self.counts)])
+        self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
+        self._check_sizes([size for _, _, size in index["shards"]])
+
+    def name(self, position: int) -> str:
+        """Return ``shard.tar[row]``."""
+        shard, row = self._place(position)
+        return f"{self.folder / self.names[shard]}[{row}]"
+
+    def read(self, position: int) -> bytes:
+        """Return the bytes of one member of a shard."""
+        shard, row = self._place(position)
+        try:
+            file, members = self._opened(shard)
+            offset, size = map(int, members[row])
+            data = os.pread(file, size, offset)
+        except (OSError, ValueError, IndexError) as error:
+            raise BrokenImageError(f"{self.name(position)}: {error}") from None
+        if len(data) < size:
+            raise BrokenImageError(f"{self.name(position)}: the shard is cut")
+        return data
+
+    def _place(self, position: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._first, position, side="right")) - 1
+        return shard, position - int(self._first[shard])
+
+    def _opened(self, shard: int) -> tuple[int, np.ndarray]:
+        if shard not in self._open:
+            path = self.folder / self.names[shard]
+            members = np.load(index_path(path))
+            self._open[shard] = os.open(path, os.O_RDONLY), members
+            if len(self._open) > _OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1][0])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def _check_sizes(self, sizes: Sequence[int]) -> None:
+        wrong = []
+        for name, size in zip(self.names, sizes, strict=True):
+            path = self.folder / name
+            if not (path.is_file() and index_path(path).is_file()):
+                wrong.append(f"{name} is missing")
+            elif path.stat().st_size != size:
+                wrong.append(f"{name} has {path.stat().st_size} of {size} bytes")
+        if wrong:
+            raise UserError(
+                f"{len(wrong)} of {len(sizes)} shards in '{self.folder}' are missing or cut: "
+                f"{'; '.join(wrong[:3])}. Copy them again, or make their index anew with "
+                "tools/pack_shards.py --index"
+            )
+
+
+def index_path(shard: Path) -> Path:
+    """Return where a shard's member offsets are: ``(n, 2)`` int64, offset and size in bytes."""
+    return shard.with_suffix(".npy")
+
+
+def read_shards_file(folder: str) -> dict:
+    """Return the content of a folder's ``shards.json``.
+
+    Raises:
+        UserError: it is missing, damaged, of another format or lists no image.
+    """
+    path = os.path.join(folder, SHARDS_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            index = json.load(file)
+        if index["format"] != SHARDS_FORMAT:
+            raise UserError(f"'{path}' has format {index['format']}, not {SHARDS_FORMAT}")
+        if not sum(count for _, count, _ in index["shards"]):
+            raise UserError(f"'{path}' lists no image")
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is no index of shards: {error!r}") from None
+    return index
+
+
+def is_synthetic(path: str) -> bool:
+    """Whether an image lies below a root of generated scenes."""
+    return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)

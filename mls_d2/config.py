@@ -83,6 +83,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Probability of a Gaussian blur, and the bounds of its standard deviation in pixels.
     augment.BLUR_PROB = 0.5
     augment.BLUR_SIGMA = (0.1, 2.0)
+    # Probability that what is brighter than half is inverted (BYOL), in [0, 1].
+    augment.SOLARIZE_PROB = 0.0
 
 
 def _add_method_keys(cfg: CfgNode) -> None:

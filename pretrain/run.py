@@ -184,6 +184,7 @@ def check_config(cfg: CfgNode) -> None:
             "JITTER_PROB",
             "GRAY_PROB",
             "BLUR_PROB",
+            "SOLARIZE_PROB",
             "BRIGHTNESS",
             "CONTRAST",
             "SATURATION",

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # Keeps these random streams apart from those of pretrain.data.
 _AUGMENT_STREAM = 3
+# Of float32: half a megabyte.
+_CACHED_VALUES = 2**17
 
 
 class PretrainTrainer(TrainerBase):
@@ -168,13 +170,18 @@ class Augment:
         share = views.shape[1]
         parameters = self.photometric.draw(2 * share * self.world_size, generator)
         places = torch.arange(2 * share * self.world_size).view(2, self.world_size, share)
+        mine = parameters[places[:, self.rank].flatten()]
         flat = views.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
-        # Channel by channel in memory: colour operations are 1.5 times as fast so.
-        images = flat.contiguous().float().div_(255)
-        images = augment(images, parameters[places[:, self.rank].flatten()])
-        images = normalize(images, self.mean, self.std)
-        first, second = images.contiguous(memory_format=torch.channels_last).chunk(2)
-        return first, second
+        out = torch.empty(flat.shape, device=self.device, memory_format=torch.channels_last)
+        # A processor's cache holds a few images and not a batch: so it is several times as fast.
+        step = len(out) if out.is_cuda else max(1, _CACHED_VALUES // out[0].numel())
+        for first in range(0, len(out), step):
+            part = slice(first, first + step)
+            # Channel by channel in memory: colour operations are 1.5 times as fast so.
+            images = flat[part].contiguous().float().div_(255)
+            out[part] = normalize(augment(images, mine[part]), self.mean, self.std)
+        first_views, second_views = out.chunk(2)
+        return first_views, second_views
 
 
 def augment_from_config(cfg: CfgNode, device: torch.device) -> Augment:
@@ -189,6 +196,7 @@ def augment_from_config(cfg: CfgNode, device: torch.device) -> Augment:
         gray_prob=node.GRAY_PROB,
         blur_prob=node.BLUR_PROB,
         blur_sigma=tuple(node.BLUR_SIGMA),
+        solarize_prob=node.SOLARIZE_PROB,
     )
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     return Augment(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
 
@@ -28,6 +29,7 @@ class Photometric:
         gray_prob: probability of conversion to grey.
         blur_prob: probability of a Gaussian blur.
         blur_sigma: bounds of its standard deviation, in pixels.
+        solarize_prob: probability that what is brighter than half is inverted (BYOL).
     """
 
     jitter_prob: float
@@ -38,6 +40,7 @@ class Photometric:
     gray_prob: float
     blur_prob: float
     blur_sigma: tuple[float, float]
+    solarize_prob: float = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> Parameters:
         """Draw what happens to each of ``count`` images, on the CPU, where no step waits for it."""
@@ -58,6 +61,7 @@ class Photometric:
             gray=chosen(self.gray_prob),
             blur=chosen(self.blur_prob),
             sigma=_uniform(count, *self.blur_sigma, generator),
+            solarize=chosen(self.solarize_prob),
         )
 
     def __call__(self, views: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,9 +86,10 @@ class Parameters:
     gray: Tensor
     blur: Tensor
     sigma: Tensor
+    solarize: Tensor
 
-    def __getitem__(self, index: Tensor) -> Parameters:
-        """Return the parameters of some of the images: ``index`` ``(M,)`` of positions."""
+    def __getitem__(self, index: Tensor | slice) -> Parameters:
+        """Return the parameters of some of the images: ``(M,)`` positions, or a slice."""
         return Parameters(**{name: value[index] for name, value in vars(self).items()})
 
 
@@ -104,12 +109,17 @@ def augment(views: Tensor, parameters: Parameters) -> Tensor:
         (adjust_saturation, parameters.saturation),
         (adjust_hue, parameters.hue),
     )
+    jitter, order = parameters.jitter.tolist(), parameters.order.tolist()
     for turn in range(len(steps)):
-        for index, (step, values) in enumerate(steps):
-            mine = parameters.jitter & (parameters.order[:, turn] == index)
-            _apply(views, mine, step, values)
-    _apply(views, parameters.gray, grayscale)
-    _apply(views, parameters.blur, gaussian_blur, parameters.sigma)
+        turns: list[list[int]] = [[] for _ in steps]
+        for image, wanted in enumerate(jitter):
+            if wanted:
+                turns[order[image][turn]].append(image)
+        for chosen, (step, values) in zip(turns, steps, strict=True):
+            _apply(views, chosen, step, values)
+    _apply(views, _positions(parameters.gray), grayscale)
+    _apply(views, _positions(parameters.blur), gaussian_blur, parameters.sigma)
+    _apply(views, _positions(parameters.solarize), solarize)
     return views
 
 
@@ -148,19 +158,22 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     V - C · clamp(min(k, 4 - k), 0, 1), where k = (n + h) mod 6 and n = 5, 3, 1 for R, G, B.
     """
     red, green, blue = images.unbind(dim=1)
-    value = images.amax(dim=1)
-    chroma = value - images.amin(dim=1)
-    safe = chroma.clamp_min(1e-12)
+    value = torch.maximum(red, green).maximum(blue)
+    chroma = value - torch.minimum(red, green).minimum(blue)
+    scale = 1 / chroma.clamp_min(1e-12)
     hue = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
     )
-    hue = hue + 6 * _column(shift, images)[:, 0]
+    hue += 6 * _column(shift, images)[:, 0]
+    hue -= (hue / 6).floor_().mul_(6)
     out = torch.empty_like(images)
-    for channel, offset in enumerate((5, 3, 1)):
-        k = (hue + offset).remainder_(6)
-        out[:, channel] = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    for channel, opposite in enumerate((3, 5, 1)):
+        # min(k, 4 - k) is 2 less the distance, around the circle, to the hue without this colour.
+        distance = (hue - opposite).abs_()
+        distance = torch.minimum(distance, 6 - distance)
+        out[:, channel] = value - chroma * distance.neg_().add_(2).clamp_(0, 1)
     return out
 
 
@@ -172,41 +185,44 @@ def grayscale(images: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur ``(N, C, H, W)`` by Gaussians of ``sigma`` ``(N,)`` > 0 pixels, borders reflected.
 
-    Blurring along an axis is a matrix product, so images with kernels of their own form one batch.
+    Each is cut at three of its deviations, and no further out than the image has pixels.
     """
-    rows = _blur_matrix(images.shape[2], sigma, like=images)
-    columns = _blur_matrix(images.shape[3], sigma, like=images)
-    return rows.unsqueeze(1) @ images @ columns.unsqueeze(1).transpose(2, 3)
-
-
-def _blur_matrix(side: int, sigma: Tensor, *, like: Tensor) -> Tensor:
-    """Return ``(N, S, S)``: row i holds the weights that make output i out of the S inputs."""
+    side = min(images.shape[2:])
     radius = min(int(torch.ceil(3 * sigma.max()).item()), side - 1)
     offset = torch.arange(-radius, radius + 1)
     deviation = sigma.view(-1, 1)
     weight = torch.exp(-0.5 * (offset / deviation) ** 2)
-    # Cut at three deviations of its own, so that an image does not depend on the others.
     weight = weight * (offset.abs() <= torch.ceil(3 * deviation))
     weight = weight / weight.sum(dim=1, keepdim=True)
-    source = (torch.arange(side).view(-1, 1) + offset).abs()
-    source = torch.where(source >= side, 2 * (side - 1) - source, source)
-    matrix = torch.zeros(len(sigma), side, side)
-    matrix.scatter_add_(
-        2, source.expand(len(sigma), -1, -1), weight.unsqueeze(1).expand(-1, side, -1).contiguous()
-    )
-    return matrix.to(like.device, like.dtype, non_blocking=True)
+    columns = _column(weight, images).view(*weight.shape, 1, 1, 1)
+    for axis, border in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded, length = pad(images, border, mode="reflect"), images.shape[axis]
+        images = padded.narrow(axis, 0, length) * columns[:, 0]
+        for tap in range(1, 2 * radius + 1):
+            images.addcmul_(padded.narrow(axis, tap, length), columns[:, tap])
+    return images
+
+
+def solarize(images: Tensor) -> Tensor:
+    """Invert what is brighter than half in ``(N, 3, H, W)``, as BYOL and Pillow do."""
+    return torch.where(images < 0.5, images, 1 - images)
+
+
+def _positions(chosen: Tensor) -> list[int]:
+    return chosen.nonzero().flatten().tolist()
 
 
 def _apply(
-    views: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor
+    views: Tensor, chosen: list[int], operation: Callable[..., Tensor], *parameters: Tensor
 ) -> None:
-    """Replace the chosen images, a mask ``(N,)``, by what ``operation`` makes of them."""
-    positions = chosen.nonzero().flatten()
-    if len(positions) == 0:
-        return
-    index = positions.to(views.device, non_blocking=True)
-    mine = (values[positions] for values in parameters)
-    views.index_copy_(0, index, operation(views.index_select(0, index), *mine))
+    """Replace the images at the chosen positions by what ``operation`` makes of them."""
+    if len(chosen) == len(views):
+        views.copy_(operation(views, *parameters))
+    elif chosen:
+        positions = torch.tensor(chosen)
+        index = positions.to(views.device, non_blocking=True)
+        mine = (values[positions] for values in parameters)
+        views.index_copy_(0, index, operation(views.index_select(0, index), *mine))
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mls_d2.config import get_cfg
+from pretrain import trainer as trainer_module
 from pretrain.trainer import ScalarMeans, augment_from_config
 
 
@@ -41,6 +42,15 @@ def test_processes_augment_their_share_as_one_process_would_the_whole():
         share = torch.from_numpy(pixels[:, own].copy())
         for part, view in zip(augment(rank=rank, world_size=3)(share, 7), whole, strict=True):
             torch.testing.assert_close(part, view[own])
+
+
+@pytest.mark.parametrize("values", [1, 2 * 3 * 8 * 8, 5 * 3 * 8 * 8])
+def test_parts_that_fit_the_cache_are_augmented_as_the_whole_would_be(monkeypatch, values):
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 6, 8, 8, 3), dtype=np.uint8)
+    whole = augment()(torch.from_numpy(pixels), 7)
+    monkeypatch.setattr(trainer_module, "_CACHED_VALUES", values)
+    for one, other in zip(augment()(torch.from_numpy(pixels), 7), whole, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():

@@ -15,6 +15,7 @@ from pretrain.views.photometric import (
     gaussian_blur,
     grayscale,
     normalize,
+    solarize,
 )
 
 PAIRS = [
@@ -74,6 +75,16 @@ def test_grayscale_is_torchvisions():
         atol=1e-3,
         rtol=0,
     )
+
+
+def test_solarize_is_torchvisions():
+    batch = images()
+    torch.testing.assert_close(solarize(batch), reference.solarize(batch, 0.5))
+    transform = Photometric(**NOTHING | {"solarize_prob": 0.5})
+    out = transform(images(64), seeded())
+    changed = (out != images(64)).flatten(1).any(dim=1)
+    assert 20 <= changed.sum() <= 44
+    torch.testing.assert_close(out[changed], reference.solarize(images(64)[changed], 0.5))
 
 
 @pytest.mark.parametrize("side", [9, 32])

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Images a second that one core loads, two views each: this project, torchvision and others.
+
+All rows take turns over the same JPEGs, so that a machine that slows down slows all of them. Time
+is the process's own on the CPU. Rows of lightly and kornia are left out where they are missing.
+
+Example:
+    python benchmarks/loader.py datasets/coco/train2017
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms
+
+from mls_d2.config import get_cfg
+from mls_d2.data.images import list_images, open_image
+from mls_d2.errors import run_tool
+from pretrain.packing import Packing, pack
+from pretrain.sources import FileSource, ImageSource, ShardSource
+from pretrain.trainer import augment_from_config
+from pretrain.views import TwoCrops
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+SCALE = (0.2, 1.0)
+
+Load = Callable[[], object]
+
+
+def main() -> None:
+    """Time all rows in turn and print images a second and ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="of JPEGs")
+    parser.add_argument("--size", type=int, default=224, help="pixels of a view (default 224)")
+    parser.add_argument("--images", type=int, default=64, help="images a round (default 64)")
+    parser.add_argument("--rounds", type=int, default=7, help="default 7")
+    parser.add_argument("--short-side", type=int, default=256, help="of the shards (default 256)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    files = FileSource(list_images(args.folder)[: args.images])
+    data = [files.read(position) for position in range(len(files.paths))]
+    with tempfile.TemporaryDirectory() as folder:
+        pack(files, folder, Packing(short_side=args.short_side))
+        shards = ShardSource(folder)
+        cut, whole = make_rows(data, shards, args.size, args.short_side)
+        pixels = sum(image.height * image.width for image in map(open_image, data)) / len(data)
+        sizes = [statistics.mean(map(len, read_all(source))) / 1000 for source in (files, shards)]
+        print(
+            f"{len(data)} JPEGs of {sizes[0]:.0f} kB and {pixels / 1e6:.2f} megapixels on average "
+            f"({sizes[1]:.0f} kB in shards), views of {args.size}²"
+        )
+        show("decoding and two crops", cut, "Pillow", len(data), args.rounds)
+        show(
+            "whole path, to normalised floats", whole, "Pillow, torchvision", len(data), args.rounds
+        )
+    photometric = make_photometric_rows(args.size)
+    show("photometric part alone, views a second", photometric, "torchvision, one by one", 64, 3)
+
+
+def make_rows(
+    data: list[bytes], shards: ImageSource, size: int, short_side: int
+) -> tuple[dict[str, Load], dict[str, Load]]:
+    """Return what decodes and crops all images, and what takes them the whole way."""
+    shared = [transforms.RandomResizedCrop(size, scale=SCALE), transforms.RandomHorizontalFlip()]
+    crop = transforms.Compose(shared)
+    mocov2 = transforms.Compose([*shared, *torchvision_photometric(), *to_floats()])
+    packed = read_all(shards)
+    cut: dict[str, Load] = {
+        "Pillow": lambda: [pillow(item, crop) for item in data],
+        "full": lambda: ours(data, size),
+        "reduced": lambda: ours(data, size, reduced=True),
+        f"shards, short side {short_side}": lambda: ours(packed, size),
+    }
+    whole: dict[str, Load] = {
+        "Pillow, torchvision": lambda: [pillow(item, mocov2) for item in data],
+        "full": lambda: photometric(ours(data, size)),
+        f"shards, short side {short_side}": lambda: photometric(ours(packed, size)),
+    }
+    try:
+        from lightly.transforms import MoCoV2Transform
+    except ImportError as error:
+        print(f"without lightly: {error}")
+    else:
+        transform = MoCoV2Transform(input_size=size)
+        whole["lightly"] = lambda: [transform(open_pillow(item)) for item in data]
+    return cut, whole
+
+
+def make_photometric_rows(size: int) -> dict[str, Load]:
+    """Return what augments 64 views: one by one, in a batch here, in a batch with kornia."""
+    views = torch.randint(0, 256, (2, 32, size, size, 3), dtype=torch.uint8)
+    floats = views.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
+    single = transforms.Compose(torchvision_photometric())
+    pictures = [Image.fromarray(view.numpy()) for view in views.flatten(0, 1)]
+    rows: dict[str, Load] = {
+        "torchvision, one by one": lambda: [single(picture) for picture in pictures],
+        "here": lambda: photometric(views),
+    }
+    try:
+        from kornia import augmentation
+    except ImportError as error:
+        print(f"without kornia: {error}")
+    else:
+        batched = augmentation.AugmentationSequential(
+            augmentation.ColorJiggle(0.4, 0.4, 0.4, 0.1, p=0.8),
+            augmentation.RandomGrayscale(p=0.2),
+            augmentation.RandomGaussianBlur((13, 13), (0.1, 2.0), p=0.5),
+            augmentation.Normalize(torch.tensor(MEAN) / 255, torch.tensor(STD) / 255),
+        )
+        rows["kornia"] = lambda: batched(floats)
+    return rows
+
+
+def ours(data: Sequence[bytes], size: int, *, reduced: bool = False) -> torch.Tensor:
+    """Return the views ``(2, N, S, S, 3)`` uint8 of encoded images."""
+    crops, rng = TwoCrops(size, SCALE, 0.5, reduced=reduced), np.random.default_rng(0)
+    return torch.from_numpy(np.stack([crops(open_image(item), rng)[0] for item in data], axis=1))
+
+
+def photometric(views: torch.Tensor) -> object:
+    """Augment views as the trainer does, on the CPU."""
+    cfg = get_cfg()
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.SEED = MEAN, STD, 0
+    return augment_from_config(cfg, torch.device("cpu"))(views, 0)
+
+
+class Blur:
+    """The Gaussian blur of MoCo-v2."""
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Blur with a deviation drawn anew."""
+        return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+def torchvision_photometric() -> list[Callable]:
+    """Return the photometric part of MoCo-v2 as torchvision's users write it."""
+    return [
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(p=0.2),
+        transforms.RandomApply([Blur()], p=0.5),
+    ]
+
+
+def to_floats() -> list[Callable]:
+    """Return conversion and normalisation."""
+    scaled = [[value / 255 for value in values] for values in (MEAN, STD)]
+    return [transforms.ToTensor(), transforms.Normalize(*scaled)]
+
+
+def pillow(data: bytes, transform: Callable) -> list:
+    """Return two views that a transform makes of an encoded image."""
+    picture = open_pillow(data)
+    return [transform(picture) for _ in range(2)]
+
+
+def open_pillow(data: bytes) -> Image.Image:
+    """Decode with Pillow."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def read_all(source: ImageSource) -> list[bytes]:
+    """Return all files of a source."""
+    return [source.read(position) for position in range(int(source.counts.sum()))]
+
+
+def show(title: str, rows: dict[str, Load], base: str, items: int, rounds: int) -> None:
+    """Time rows in turn; print items a second and the ratio to a base row, as medians."""
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for row in rows.values():
+        row()
+    for _ in range(rounds):
+        for name, row in rows.items():
+            start = time.process_time()
+            row()
+            seconds[name].append(time.process_time() - start)
+    print(title)
+    for name, times in seconds.items():
+        rate = items / statistics.median(times)
+        pairs = zip(seconds[base], times, strict=True)
+        ratio = statistics.median(first / other for first, other in pairs)
+        print(f"  {name:28s} {rate:8.0f} /s   {ratio:6.2f} × {base}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

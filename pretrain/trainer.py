@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 # Keeps these random streams apart from those of pretrain.data.
 _AUGMENT_STREAM = 3
-# Of float32: half a megabyte.
-_CACHED_VALUES = 2**17
+# Of float32: a megabyte.
+_CACHED_VALUES = 2**18
 
 
 class PretrainTrainer(TrainerBase):

@@ -1,6 +1,7 @@
 """Pieces of the training loop."""
 
 import numpy as np
+import pytest
 import torch
 
 from mls_d2.config import get_cfg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,6 +247,34 @@ def build_loader(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
     )
+
+
+class DevicePrefetcher:
+    """Copies each batch to a GPU while the one before is computed on.
+
+    Args:
+        batches: in page-locked memory, as the loader gives them.
+        device: a CUDA device.
+    """
+
+    def __init__(self, batches: Iterable[ViewBatch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        side = torch.cuda.Stream(self._device)
+        waiting: ViewBatch | None = None
+        for batch in self._batches:
+            with torch.cuda.stream(side):
+                batch.views = batch.views.to(self._device, non_blocking=True)
+            if waiting is not None:
+                yield waiting
+            # From here on the batch is used, and its memory given back, on the stream of the step.
+            now = torch.cuda.current_stream(self._device)
+            now.wait_stream(side)
+            batch.views.record_stream(now)
+            waiting = batch
+        if waiting is not None:
+            yield waiting
 
 
 class ImageReport:

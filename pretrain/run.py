@@ -34,16 +34,17 @@ from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
 from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
-from pretrain.data import DECODING, ImageReport, build_loader, image_source
+from pretrain.data import DECODING, DevicePrefetcher, ImageReport, build_loader, image_source
 from pretrain.methods import build_method, check_method_config
 from pretrain.optim import OPTIMIZERS, build_optimizer
-from pretrain.schedule import WarmupThen
+from pretrain.schedule import MomentumToOne, WarmupThen
 from pretrain.sources import ImageSource
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 
 logger = logging.getLogger(__name__)
 
 BACKBONE_FILE = "backbone.pth"
+AMP_DTYPES = ("bfloat16", "float16")
 _SHOWN = (
     "nce_accuracy",
     "positive_similarity",
@@ -168,6 +169,12 @@ def check_config(cfg: CfgNode) -> None:
             node.AUGMENT.HUE,
             "in [0, 0.5] of a turn",
         ),
+        (
+            "PRETRAIN.AMP_DTYPE",
+            node.AMP_DTYPE in AMP_DTYPES,
+            node.AMP_DTYPE,
+            f"one of {AMP_DTYPES}",
+        ),
         ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR > 0, cfg.SOLVER.BASE_LR, "> 0"),
         ("INPUT.FORMAT", cfg.INPUT.FORMAT == "RGB", cfg.INPUT.FORMAT, "'RGB', which the views are"),
         (
@@ -248,13 +255,19 @@ def _build_trainer(
     rank, world_size = comm.get_rank(), comm.get_world_size()
     method: nn.Module = build_method(cfg)
     method, shuffle = set_up_batchnorm(method, cfg, rank=rank, world_size=world_size)
-    inner(method).pair.shuffle = shuffle
+    pair = inner(method).pair
+    pair.shuffle = shuffle
+    if cfg.PRETRAIN.COMPILE:
+        pair.backbone.compile()
+        pair.momentum_backbone.compile()
     method = method.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg, method)
     warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
     schedule = LRMultiplier(
         optimizer, WarmupThen(CosineParamScheduler(1, 0), warmup), length.max_iter
     )
+    amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+    scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
     throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
     checkpointer = AtomicCheckpointer(
         method,
@@ -262,6 +275,7 @@ def _build_trainer(
         metadata={"kind": "pretraining checkpoint", "method": cfg.PRETRAIN.METHOD},
         optimizer=optimizer,
         scheduler=schedule,
+        grad_scaler=scaler,
         throughput=throughput,
     )
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
@@ -274,13 +288,14 @@ def _build_trainer(
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
         method,
-        iter(loader),
+        iter(DevicePrefetcher(loader, device) if device.type == "cuda" else loader),
         optimizer,
         augment_from_config(cfg, device),
         iters_per_epoch=length.iters_per_epoch,
         images=ImageReport(int(source.counts.sum()), cfg.PRETRAIN.MAX_BROKEN_SHARE),
         log_period=cfg.PRETRAIN.LOG_PERIOD,
-        amp=cfg.SOLVER.AMP.ENABLED,
+        amp_dtype=amp_dtype,
+        scaler=scaler,
     )
     permanent = round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch)
     periodic: list[HookBase] = []
@@ -299,9 +314,11 @@ def _build_trainer(
                 permanent_period=permanent,
             ),
         ]
+    momentum = [MomentumToOne(pair)] if cfg.MOCO.MOMENTUM_SCHEDULE == "cosine" else []
     trainer.register_hooks(
         [
             throughput,
+            *momentum,
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
             ReportProgress(),

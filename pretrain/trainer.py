@@ -40,7 +40,8 @@ class PretrainTrainer(TrainerBase):
         iters_per_epoch: steps a pass over the data.
         images: keeps count of unreadable images.
         log_period: iterations between two entries in the metrics, which are means over them.
-        amp: compute in bfloat16 where autocast deems it safe.
+        amp_dtype: compute in this type where autocast deems it safe; None: never.
+        scaler: of the gradients; without effect where it is not enabled.
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class PretrainTrainer(TrainerBase):
         iters_per_epoch: int,
         images: ImageReport,
         log_period: int,
-        amp: bool = False,
+        amp_dtype: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         super().__init__()
         self.method, self.batches, self.optimizer, self.augment = (
@@ -65,7 +67,8 @@ class PretrainTrainer(TrainerBase):
         self.iters_per_epoch = iters_per_epoch
         self.images = images
         self.log_period = log_period
-        self.amp = amp
+        self.amp_dtype = amp_dtype
+        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.guard = FiniteLossGuard()
         self.means = ScalarMeans()
 
@@ -84,9 +87,10 @@ class PretrainTrainer(TrainerBase):
             output = self.method(*views, epoch=self.iter / self.iters_per_epoch)
         total = torch.stack(list(output.losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        self.scaler.scale(total).backward()
         self.guard.check(output.losses, self.iter)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         inner(self.method).enqueue({name: gather(rows) for name, rows in output.keys.items()})
 
         self.storage.put_scalar("data_time", data_time)
@@ -105,7 +109,7 @@ class PretrainTrainer(TrainerBase):
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         device = next(self.method.parameters()).device
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.amp)
+        return torch.autocast(device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
 class ScalarMeans:

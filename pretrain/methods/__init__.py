@@ -68,6 +68,11 @@ def check_method_config(cfg: CfgNode) -> None:
     rules = [
         ("MOCO.TEMPERATURE", cfg.MOCO.TEMPERATURE > 0, "> 0"),
         ("MOCO.MOMENTUM", 0 <= cfg.MOCO.MOMENTUM < 1, "in [0, 1)"),
+        (
+            "MOCO.MOMENTUM_SCHEDULE",
+            cfg.MOCO.MOMENTUM_SCHEDULE in ("constant", "cosine"),
+            "'constant' or 'cosine'",
+        ),
         ("MOCO.PROJECTOR_NORM", cfg.MOCO.PROJECTOR_NORM in ("", "BN"), "'' or 'BN'"),
         ("MLS.K", 1 <= cfg.MLS.K < size, f"in [1, D) with D = MOCO.DICTIONARY_SIZE = {size}"),
         ("MLS.LAMBDA", cfg.MLS.LAMBDA >= 0, ">= 0"),

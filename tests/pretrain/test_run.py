@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -84,8 +85,17 @@ def test_the_metrics_hold_every_monitor(config):
         assert row["total_loss"] == pytest.approx(row["loss_nce"] + row["loss_ml"], abs=1e-5)
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch):
-    whole = pretrain(config("whole"))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"MOCO__MOMENTUM_SCHEDULE": "cosine"},
+        {"SOLVER__AMP__ENABLED": "True", "PRETRAIN__AMP_DTYPE": "float16"},
+    ],
+    ids=["plain", "momentum to one", "scaled gradients"],
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, changes):
+    whole = pretrain(config("whole", **changes))
 
     class Interrupted(run_module.PretrainTrainer):
         def run_step(self):
@@ -96,9 +106,33 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(run_module, "PretrainTrainer", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(config("cut"))
+            pretrain(config("cut", **changes))
     assert not os.path.exists(os.path.join(config("cut").OUTPUT_DIR, "backbone.pth"))
-    assert_equal_weights(whole, pretrain(config("cut"), resume=True))
+    assert_equal_weights(whole, pretrain(config("cut", **changes), resume=True))
+    if changes:
+        with pytest.raises(AssertionError):
+            assert_equal_weights(whole, pretrain(config("plain")))
+
+
+def test_gradients_are_scaled_in_half_precision_and_their_scale_is_kept(config):
+    cfg = config(SOLVER__AMP__ENABLED="True", PRETRAIN__AMP_DTYPE="float16")
+    pretrain(cfg)
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    scaler = torch.load(path, weights_only=True)["grad_scaler"]
+    assert scaler["scale"] > 1
+    assert scaler["_growth_tracker"] == 4  # steps without overflow
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_encoder_takes_the_same_step(config):
+    one, other = (
+        weights(pretrain(config(flag, PRETRAIN__COMPILE=flag, PRETRAIN__EPOCHS="0.5")))
+        for flag in ("False", "True")
+    )
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_the_seed_decides(config):
@@ -153,6 +187,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
         ("MOCO.DICTIONARY_SIZE", "2", "the batch must divide the dictionary"),
         ("PRETRAIN.METHOD", "mlss", "PRETRAIN.METHOD 'mlss' is unknown; did you mean 'mls'"),
         ("PRETRAIN.OPTIMIZER", "adam", r"PRETRAIN.OPTIMIZER must be one of .*'lars'.*, got 'adam'"),
+        ("PRETRAIN.AMP_DTYPE", "float64", "PRETRAIN.AMP_DTYPE must be one of .*got 'float64'"),
+        ("MOCO.MOMENTUM_SCHEDULE", "linear", "MOMENTUM_SCHEDULE must be 'constant' or 'cosine'"),
         ("PRETRAIN.DECODE", "half", "PRETRAIN.DECODE must be one of .*'reduced'.*, got 'half'"),
         ("PRETRAIN.SHARD_WINDOW", "0", "PRETRAIN.SHARD_WINDOW must be >= 1, got 0"),
         ("PRETRAIN.PERMANENT_PERIOD", "-1.0", "PRETRAIN.PERMANENT_PERIOD must be >= 0, got -1"),

@@ -69,6 +69,18 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Epochs between two checkpoints that are never removed (>= 0); less than a step is none.
     node.PERMANENT_PERIOD = 0.0
 
+    # Measure how often pseudo-labels are right, with the annotations of DATASETS.TRAIN, which train
+    # nothing (docs/monitoring.md).
+    node.LABEL_QUALITY = False
+    node.ONLINE_EVAL = online = CfgNode()
+    # Epochs between two evaluations by nearest neighbours (> 0), on labelled datasets of the
+    # catalog; 0 is never.
+    online.PERIOD = 0.0
+    online.TRAIN = "coco_2017_train"
+    online.TEST = "coco_2017_val"
+    # Images of each, evenly spaced (>= 1).
+    online.MAX_IMAGES = 2000
+
     node.AUGMENT = augment = CfgNode()
     # Side of the square crops, in pixels.
     augment.CROP_SIZE = 224

@@ -35,7 +35,10 @@ from mls_d2.errors import UserError
 from mls_d2.registration import register_all
 from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
 from pretrain.data import DECODING, DevicePrefetcher, ImageReport, build_loader, image_source
+from pretrain.label_quality import build_label_quality
 from pretrain.methods import build_method, check_method_config
+from pretrain.monitors import Monitors
+from pretrain.online_eval import build_online_eval
 from pretrain.optim import OPTIMIZERS, build_optimizer
 from pretrain.schedule import MomentumToOne, WarmupThen
 from pretrain.sources import ImageSource
@@ -296,12 +299,20 @@ def _build_trainer(
         log_period=cfg.PRETRAIN.LOG_PERIOD,
         amp_dtype=amp_dtype,
         scaler=scaler,
+        label_quality=build_label_quality(cfg),
     )
     permanent = round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch)
     periodic: list[HookBase] = []
     if comm.is_main_process():
-        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
+        metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_FILE)
+        trim_metrics(metrics_file, start)
         periodic = [
+            Monitors(
+                dictionary_size=cfg.MOCO.DICTIONARY_SIZE,
+                log_period=cfg.PRETRAIN.LOG_PERIOD,
+                max_iter=length.max_iter,
+                metrics_file=metrics_file,
+            ),
             # First: whoever goes on from a checkpoint does not write the lines before it again.
             hooks.PeriodicWriter(
                 build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
@@ -322,6 +333,7 @@ def _build_trainer(
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
             ReportProgress(),
+            *build_online_eval(cfg, pair.backbone, length.iters_per_epoch),
             *periodic,
             StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
         ]

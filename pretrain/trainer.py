@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mls_d2.engine.guards import FiniteLossGuard
 from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
+from pretrain.label_quality import LabelQuality
 from pretrain.methods import Method
 from pretrain.views import Photometric
 from pretrain.views.photometric import augment, normalize
@@ -42,6 +43,7 @@ class PretrainTrainer(TrainerBase):
         log_period: iterations between two entries in the metrics, which are means over them.
         amp_dtype: compute in this type where autocast deems it safe; None: never.
         scaler: of the gradients; without effect where it is not enabled.
+        label_quality: measures the method's pseudo-labels.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class PretrainTrainer(TrainerBase):
         log_period: int,
         amp_dtype: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        label_quality: LabelQuality | None = None,
     ) -> None:
         super().__init__()
         self.method, self.batches, self.optimizer, self.augment = (
@@ -69,6 +72,7 @@ class PretrainTrainer(TrainerBase):
         self.log_period = log_period
         self.amp_dtype = amp_dtype
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
+        self.label_quality = label_quality
         self.guard = FiniteLossGuard()
         self.means = ScalarMeans()
 
@@ -91,17 +95,29 @@ class PretrainTrainer(TrainerBase):
         self.guard.check(output.losses, self.iter)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        due = (self.iter + 1) % self.log_period == 0
+        measured = self._measure_labels(batch, output.labels, due=due)
         inner(self.method).enqueue({name: gather(rows) for name, rows in output.keys.items()})
 
         self.storage.put_scalar("data_time", data_time)
         self.means.add({"total_loss": total, **output.losses, **output.metrics})
-        if (self.iter + 1) % self.log_period == 0:
-            self._log({**self.means.take(), **inner(self.method).diagnostics()})
+        if due:
+            self._log({**self.means.take(), **inner(self.method).diagnostics()}, measured)
 
-    def _log(self, scalars: dict[str, Tensor]) -> None:
+    def _measure_labels(
+        self, batch: ViewBatch, labels: Tensor | None, *, due: bool
+    ) -> dict[str, Tensor]:
+        """Return the quality of the pseudo-labels where it is due, before they leave the rows."""
+        if self.label_quality is None:
+            return {}
+        found = self.label_quality.measure(batch, labels) if due and labels is not None else {}
+        self.label_quality.enqueue(batch, self.iter)
+        return found
+
+    def _log(self, scalars: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
         # One transfer to the host for all values.
-        values = torch.stack([value.float() for value in scalars.values()]).cpu().tolist()
-        reduced = comm.reduce_dict(dict(zip(scalars, map(torch.tensor, values), strict=True)))
+        values = torch.stack([value.float() for value in scalars.values()]).cpu().unbind()
+        reduced = comm.reduce_dict(dict(zip(scalars, values, strict=True)) | measured)
         if comm.is_main_process():
             self.storage.put_scalars(
                 smoothing_hint=False, **{k: float(v) for k, v in reduced.items()}

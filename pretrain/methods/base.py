@@ -21,11 +21,13 @@ class StepOutput:
         losses: name → scalar with gradient; their sum is minimised.
         metrics: name → detached scalar, for the log.
         keys: table name → ``(N, d)`` rows of this process, to be enqueued after the loss.
+        labels: ``(N, D)`` bool, the pseudo-labels of a method that has them; for measuring.
     """
 
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
 
 
 class Method(nn.Module, abc.ABC):

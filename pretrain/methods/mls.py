@@ -117,7 +117,7 @@ class MLS(Method):
         positive, logits = similarities(z1, z2, self.dictionary["z"])
         loss_nce = info_nce_from_similarities(positive, logits, self.temperature)
         metrics = contrast_metrics(positive, logits, g1)
-        loss_ml = self._multi_label_loss({"g": g1, "z": z1}, logits, metrics)
+        loss_ml, labels = self._multi_label_loss({"g": g1, "z": z1}, logits, metrics)
         warm = epoch < self.warmup
         nce_weight = 1.0 if warm or self.keep_nce else 0.0
         ml_weight = 0.0 if warm else self.loss_weight
@@ -125,14 +125,18 @@ class MLS(Method):
             losses={"loss_nce": nce_weight * loss_nce, "loss_ml": ml_weight * loss_ml},  # Eq. 10
             metrics=metrics,
             keys={"g": g2, "z": z2},
+            labels=labels,
         )
 
     def _multi_label_loss(
         self, queries: dict[str, Tensor], logits: Tensor, metrics: dict[str, Tensor]
-    ) -> Tensor:
-        """Eqs. 7 to 9 for g1 and z1 in ``queries``; ``logits`` ``(N, D)`` are those of z1."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Eqs. 7 to 9 for g1 and z1 in ``queries``; ``logits`` ``(N, D)`` are those of z1.
+
+        Returns the loss, and the labels ``(N, D)`` if it has any.
+        """
         if self.loss is None:
-            return logits.new_zeros(())
+            return logits.new_zeros(()), None
         label_table = self.dictionary[self.label_table]
         labels = pseudo_labels(queries[self.label_table], label_table, self.num_positives)
         if self.logit_table == "g":
@@ -142,4 +146,7 @@ class MLS(Method):
         share = (logits.detach() * labels).sum(dim=1).mean()
         metrics["label_similarity"] = share / self.num_positives
         metrics["multi_label_loss"] = loss.detach()
-        return loss
+        # Of the rows that the batch could have picked: little, where all images pick the same.
+        most = min(len(label_table), len(labels) * self.num_positives)
+        metrics["label_spread"] = labels.any(dim=0).sum() / most
+        return loss, labels

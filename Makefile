@@ -52,7 +52,7 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain eval-coco report benchmark \
+.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain eval-coco convert report benchmark \
 	check test clean
 
 help: ## list targets and variables
@@ -137,6 +137,11 @@ require-backbone:
 eval-coco: setup require-data require-backbone ## fine-tune and evaluate Mask R-CNN FPN on COCO from METHOD's backbone
 	$(WITH_DATA) $(RUN) tools/train_net.py --config-file $(COCO_CONFIG) --resume $(GPUS) \
 	  MODEL.WEIGHTS $(BACKBONE) OUTPUT_DIR $(RESULTS)/coco/$(RUN_NAME)-seed$(SEED) SEED $(SEED) $(ARGS)
+
+convert: setup ## make a backbone file of any ResNet checkpoint: SRC=… DST=…
+	@[ -n "$(SRC)" ] && [ -n "$(DST)" ] || { \
+	  echo "error: say make convert SRC=checkpoint DST=backbone.pth" >&2; exit 2; }
+	$(RUN) tools/convert.py "$(SRC)" "$(DST)" $(ARGS)
 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report

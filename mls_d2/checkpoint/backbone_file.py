@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,31 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
+from mls_d2.checkpoint.reading import check_exists, read_object
 from mls_d2.engine.files import atomic_write, sha256_of
-from mls_d2.errors import UserError, nearest
+from mls_d2.errors import UserError
 
 AUTHOR = "mls_d2"
 _BACKBONE_KEY = re.compile(r"(stem|res[2-5])\.")
-_NOT_A_CHECKPOINT = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!doctype": "is a web page, not a checkpoint; download the file behind the link",
-    b"<html": "is a web page, not a checkpoint; download the file behind the link",
-    b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
-}
-_DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    MemoryError,
-    AssertionError,
-    zipfile.BadZipFile,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +85,7 @@ def read_backbone(path: str) -> BackboneFile:
         UserError: no such file, truncated, not a checkpoint (a web page, a Git LFS pointer), holds
             objects other than tensors and plain values, or holds no tensors.
     """
-    _check_is_checkpoint(path)
-    content = _load(path)
+    content = read_object(path)
     if not isinstance(content, dict):
         raise UserError(f"'{path}' holds a {type(content).__name__}, expected tensors by name")
     model = content.get("model", content)
@@ -115,7 +93,7 @@ def read_backbone(path: str) -> BackboneFile:
         raise UserError(
             f"'{path}' holds a {type(model).__name__} under 'model', expected tensors by name"
         )
-    tensors = {str(name): _as_tensor(value) for name, value in model.items()}
+    tensors = {str(name): as_tensor(value) for name, value in model.items()}
     wrong = [name for name, value in tensors.items() if value is None]
     if wrong or not tensors:
         found = ", ".join(map(str, list(model)[:5])) or "nothing"
@@ -139,7 +117,7 @@ def sha256(path: str) -> str:
     Raises:
         UserError: no such file.
     """
-    _check_exists(path)
+    check_exists(path)
     return sha256_of(path)
 
 
@@ -171,63 +149,8 @@ def _check_plain(value: Any, where: str) -> None:
         raise ValueError(f"{where} is a {type(value).__name__}, expected a plain value")
 
 
-def _check_exists(path: str) -> None:
-    if os.path.isdir(path):
-        raise UserError(
-            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'"
-        )
-    if not os.path.isfile(path):
-        folder = os.path.dirname(path) or "."
-        if not os.path.isdir(folder):
-            raise UserError(f"no weights file '{path}' (there is no folder '{folder}' either)")
-        names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
-        hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file is there"
-        raise UserError(f"no weights file '{path}'; {hint}")
-
-
-def _check_is_checkpoint(path: str) -> None:
-    _check_exists(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(256)
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
-    if not head:
-        raise UserError(f"'{path}' is empty; download or write it again")
-    for magic, problem in _NOT_A_CHECKPOINT.items():
-        if head.lstrip().lower().startswith(magic):
-            raise UserError(f"'{path}' {problem}")
-
-
-def _load(path: str) -> Any:
-    try:
-        if path.endswith(".pkl"):
-            with open(path, "rb") as file:
-                return load_numpy_pickle(file)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named:
-            raise UserError(
-                f"'{path}' holds a {named[1]}, which is not read because it could run code; "
-                "save only tensors and plain values"
-            ) from None
-        raise _damaged(path, error) from None
-    except _DAMAGED as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()
-    detail = f" ({reason[0][:120]})" if reason else ""
-    return UserError(
-        f"'{path}' is truncated, damaged or no checkpoint{detail}; download or write it again"
-    )
-
-
-def _as_tensor(value: Any) -> Tensor | None:
+def as_tensor(value: Any) -> Tensor | None:
+    """Return a tensor for a tensor or a plain array of numbers of at most four axes, else None."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim <= 4:

@@ -250,6 +250,8 @@ def _check_input_format(weights: str, info: Mapping[str, Any], cfg: CfgNode) -> 
 
 
 def _trained_stride(info: Mapping[str, Any]) -> bool | None:
+    if isinstance(info.get("architecture"), dict):  # of a converted file
+        return info["architecture"].get("stride_in_1x1")
     try:
         return yaml.safe_load(info["config"])["MODEL"]["RESNETS"]["STRIDE_IN_1X1"]
     except (KeyError, TypeError, yaml.YAMLError):

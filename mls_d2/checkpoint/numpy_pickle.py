@@ -26,7 +26,7 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 # the module occur: NumPy 1 writes numpy.core, NumPy 2 numpy._core.
 _reconstruct: Any = np.zeros(1).__reduce__()[0]
 _frombuffer: Any = np.zeros(1).__reduce_ex__(5)[0]
-_ALLOWED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -41,7 +41,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return ALLOWED[module, name]
         except KeyError:
             raise ForbiddenGlobalError(
                 f"a pickle names '{module}.{name}', which is not read because it could run code; "

@@ -1,0 +1,257 @@
+"""Synthetic files of every source: the real containers and names around a narrow ResNet."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mls_d2.checkpoint.architecture import Architecture, build_torchvision
+from mls_d2.checkpoint.layouts import detectron2_name
+
+NARROW = Architecture(50, 8, 16, 1, 4)
+State = dict[str, Tensor]
+
+
+def encoder(seed: int, architecture: Architecture = NARROW) -> State:
+    """Return a ResNet's tensors by torchvision's names, statistics and all at random."""
+    torch.manual_seed(seed)
+    net = build_torchvision(architecture)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and ("bn" in name or "downsample.1" in name):
+            value.copy_(torch.rand_like(value) + 0.5)
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def numbered(state: State) -> State:
+    def name(key: str) -> str:
+        key = re.sub(r"^layer(\d)", lambda m: str(int(m[1]) + 3), key)
+        return key.replace("conv1.", "0.", 1).replace("bn1.", "1.", 1) if key[0] in "cb" else key
+
+    return {name(key): value for key, value in state.items()}
+
+
+def hugging_face(state: State) -> State:
+    rules = [
+        (r"^conv1\.", "resnet.embedder.embedder.convolution."),
+        (r"^bn1\.", "resnet.embedder.embedder.normalization."),
+        (r"^layer(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers."),
+        (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
+        (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
+        (r"downsample\.0", "shortcut.convolution"),
+        (r"downsample\.1", "shortcut.normalization"),
+    ]
+    return _renamed(state, rules)
+
+
+def classy_vision(state: State) -> State:
+    rules = [
+        (r"^conv1\.", "initial_block._module.0."),
+        (r"^bn1\.", "initial_block._module.1."),
+        (r"^layer(\d)\.(\d)\.", lambda m: f"blocks.{int(m[1]) - 1}.block{int(m[1]) - 1}-{m[2]}."),
+        (r"\.conv(\d)\.", lambda m: f".convolutional_block.{3 * int(m[1]) - 3}."),
+        (r"\.bn3\.", ".bn."),
+        (r"\.bn(\d)\.", lambda m: f".convolutional_block.{3 * int(m[1]) - 2}."),
+    ]
+    return _renamed(state, rules)
+
+
+def caffe2(state: State) -> dict[str, Any]:
+    rules = [
+        (r"^conv1\.weight", "conv1_w"),
+        (r"^bn1\.", "res_conv1_bn_"),
+        (r"^layer(\d)\.(\d)\.", lambda m: f"res{int(m[1]) + 1}_{m[2]}_"),
+        (r"conv(\d)\.weight", lambda m: f"branch2{'abc'[int(m[1]) - 1]}_w"),
+        (r"bn(\d)\.", lambda m: f"branch2{'abc'[int(m[1]) - 1]}_bn_"),
+        (r"downsample\.0\.weight", "branch1_w"),
+        (r"downsample\.1\.", "branch1_bn_"),
+        (r"_bn_weight", "_bn_gamma"),
+        (r"_bn_bias", "_bn_beta"),
+    ]
+    plain = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    return {name: value.numpy() for name, value in _renamed(plain, rules).items()}
+
+
+def detectron2(state: State, prefix: str = "", res5: str | None = None) -> State:
+    out = {}
+    for name, value in state.items():
+        if not name.endswith("num_batches_tracked"):
+            ours = detectron2_name(name)
+            out[(res5 if res5 is not None and ours.startswith("res5") else prefix) + ours] = value
+    return out
+
+
+def _renamed(state: State, rules: list) -> State:
+    out = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        out[name] = value
+    return out
+
+
+def one(*names: str) -> State:
+    """Heads and buffers that lie beside an encoder."""
+    return {name: torch.ones(3, 3) for name in names}
+
+
+def files() -> dict[str, Any]:
+    """Return, by source, what a file of it holds; the encoder to take is ``encoder(0)``."""
+    q, k = encoder(0), encoder(1)
+    twin = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
+    mlp = one("fc.0.weight", "fc.2.weight")
+    m = "module."
+    return {
+        "torchvision": q | one("fc.weight"),
+        "moco": twin
+        | {
+            "state_dict": under(m + "encoder_q.", q | mlp)
+            | under(m + "encoder_k.", k | mlp)
+            | one(m + "queue")
+        },
+        "moco-v3": {
+            "state_dict": under(m + "base_encoder.", q | mlp)
+            | under(m + "momentum_encoder.", k | mlp)
+            | one(m + "predictor.0.weight")
+        },
+        "slotcon": twin
+        | {
+            "model": under(m + "encoder_q.", k)
+            | under(m + "encoder_k.", q)
+            | one(m + "grouping_q.slot_embed.weight", m + "predictor_slot.0.weight")
+        },
+        "pixpro": {
+            "opt": argparse.Namespace(),
+            "model": under(m + "encoder.", q)
+            | under(m + "encoder_k.", k)
+            | one(m + "value_transform.weight", m + "projector.linear1.weight"),
+        },
+        "soco": {
+            "model": under(m + "encoder.", q)
+            | under(m + "encoder_k.", k)
+            | one(m + "neck.lateral_convs.0.conv.weight", m + "projector.linear1.weight")
+        },
+        "resim": {
+            "state_dict": under(m + "encoder_q.", q | one("fpn_lateral3.weight"))
+            | under(m + "encoder_k.", k)
+        },
+        "setsim": {
+            "state_dict": under(m + "encoder_q.0.", q)
+            | under(m + "encoder_k.0.", k)
+            | one(m + "encoder_q.1.weight")
+        },
+        "revisiting-contrastive": {
+            "state_dict": under(m + "encoder_q.", q)
+            | under(m + "encoder_k.", k)
+            | one(m + "queue_backbone")
+        },
+        "insloc": {
+            "state_dict": under("backbone.", {n: v for n, v in q.items() if "layer4" not in n})
+            | under("roi_head.shared_head.", {n: v for n, v in q.items() if "layer4" in n})
+            | under("backbone_k.", k)
+            | one("queue")
+        },
+        "openmmlab-0": {
+            "state_dict": under("backbone.", q)
+            | under("encoder_q.0.", q)
+            | under("encoder_k.0.", k)
+            | one("neck.mlp.0.weight", "queue")
+        },
+        "openmmlab-1": {
+            "state_dict": under("backbone.", q)
+            | under("encoder_k.module.0.", k)
+            | one("neck.mlp.0.weight")
+        },
+        "simsiam": {"state_dict": under(m + "encoder.", q | mlp) | one(m + "predictor.0.weight")},
+        "pycontrast": {
+            "model": under(m + "encoder.", q) | one(m + "head.0.weight"),
+            "model_ema": under(m + "encoder.", k) | one(m + "head.0.weight"),
+        },
+        "barlow-twins": {
+            "model": under(m + "backbone.", q)
+            | one(m + "projector.0.weight", m + "bn.running_mean")
+        },
+        "vicreg": {"model": under(m + "backbone.", q) | one(m + "projector.0.weight")},
+        "swav": under(m, q) | one(m + "prototypes.weight", m + "projection_head.0.weight"),
+        "dino": twin
+        | {
+            "student": under(m + "backbone.", k) | one(m + "head.mlp.0.weight"),
+            "teacher": under(m + "backbone.", q) | one(m + "head.mlp.0.weight"),
+        },
+        "lightly-benchmark": {
+            "state_dict": under("backbone.", q)
+            | under("teacher_backbone.", k)
+            | one("online_classifier.linear.weight")
+        },
+        "lightly-dino": {
+            "state_dict": under("student_backbone.", numbered(k))
+            | under("teacher_backbone.", numbered(q))
+        },
+        "lightly": {
+            "state_dict": under("backbone.", numbered(q))
+            | under("backbone_momentum.", numbered(k))
+            | one("projection_head.layers.0.weight")
+        },
+        "solo-learn": {
+            "state_dict": under("backbone.", q)
+            | under("momentum_backbone.", k)
+            | one("classifier.weight")
+        },
+        "solo-learn-old": {
+            "state_dict": under("encoder.", q)
+            | under("momentum_encoder.", k)
+            | one("classifier.weight")
+        },
+        "simclr-sthalles": {"state_dict": under("backbone.", q | mlp)},
+        "simclr-spijkervet": under("encoder.", q) | one("projector.0.weight"),
+        "byol-yaox12": {
+            "config": {"lr": 0.1},
+            "model": under(m + "online_network.encoder.", numbered(q))
+            | under(m + "target_network.encoder.", numbered(k)),
+        },
+        "byol-sthalles": {
+            "online_network_state_dict": under("encoder.", numbered(q))
+            | one("projetion.net.0.weight"),
+            "target_network_state_dict": under("encoder.", numbered(k)),
+        },
+        "byol-lucidrains": under("net.", q)
+        | under("online_encoder.net.", q)
+        | under("target_encoder.net.", k),
+        "vissl": {
+            "classy_state_dict": {
+                "base_model": {
+                    "model": {
+                        "trunk": under("_feature_blocks.", q),
+                        "heads": one("0.clf.0.weight"),
+                    }
+                }
+            }
+        },
+        "hugging-face": hugging_face(q) | one("classifier.1.weight"),
+        "classy-vision": {
+            "classy_state_dict": {
+                "base_model": {"model": {"trunk": classy_vision(q), "heads": one("fc.weight")}}
+            }
+        },
+        "msra": caffe2(q),
+        "detectron2": {"model": detectron2(q), "__author__": "x", "matching_heuristics": True},
+        "detectron2-fpn": {
+            "model": detectron2(q, "backbone.bottom_up.") | one("backbone.fpn_lateral2.weight")
+        },
+        "detectron2-c4": {
+            "model": detectron2(q, "backbone.", "roi_heads.")
+            | one("roi_heads.box_predictor.cls_score.weight")
+        },
+        "mls_d2": {
+            "model": detectron2(q, "pair.backbone.")
+            | detectron2(k, "pair.momentum_backbone.")
+            | one("dictionary.z")
+        },
+    }

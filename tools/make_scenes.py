@@ -1,7 +1,7 @@
 """Make a root of synthetic scenes that Detectron2's builtin dataset names can load.
 
 Example:
-    python tools/make_scenes.py --root datasets/scenes --train 1500 --val 300 --unlabeled 4000
+    python tools/make_scenes.py --root datasets/scenes --train 400 --val 300 --unlabeled 4000
     DETECTRON2_DATASETS=datasets/scenes python tools/train_net.py …
 """
 

@@ -37,7 +37,7 @@ class SceneParams:
     """
 
     seed: int = 0
-    train: int = 1500
+    train: int = 400
     val: int = 300
     unlabeled: int = 4000
     voc: int = 0

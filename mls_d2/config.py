@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import yaml
@@ -164,7 +165,8 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, [key, value]))
+        pair = [key, _as_float_if_one_is_due(value, _value_at(cfg, key))]
+        _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
 
 
@@ -182,6 +184,16 @@ def _merge(origin: str, merge: Callable[[], None]) -> None:
         merge()
     except (ValueError, KeyError, AssertionError, SyntaxError) as error:
         raise UserError(f"{origin}: {error}") from None
+
+
+def _as_float_if_one_is_due(word: str, default: object) -> str:
+    """Let ``KEY 3`` set a number that may be fractional, which yacs takes as another type."""
+    whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", word)
+    return f"{word}.0" if whole else word
+
+
+def _value_at(cfg: CfgNode, key: str) -> object:
+    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 
 def _refuse_unknown(loaded: CfgNode, cfg: CfgNode, *, origin: str) -> None:

@@ -66,3 +66,11 @@ def test_a_missing_file_names_its_neighbours(tmp_path):
     write(tmp_path, "MLS: {K: 7}\n", "mls_quick.yaml")
     with pytest.raises(UserError, match="did you mean 'mls_quick.yaml'"):
         load_cfg(str(tmp_path / "mls_quik.yaml"))
+
+
+def test_whole_numbers_may_be_given_where_fractions_are_allowed():
+    cfg = load_cfg(None, ["PRETRAIN.EPOCHS", "3", "SOLVER.BASE_LR", "1", "MLS.K", "7"])
+    assert (cfg.PRETRAIN.EPOCHS, cfg.SOLVER.BASE_LR, cfg.MLS.K) == (3.0, 1.0, 7)
+    assert isinstance(cfg.PRETRAIN.EPOCHS, float)
+    with pytest.raises(UserError, match="MLS.K 7.5"):
+        load_cfg(None, ["MLS.K", "7.5"])

@@ -52,8 +52,8 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain eval-coco convert report benchmark \
-	check test clean
+.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain \
+	eval-coco convert report benchmark check test clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -100,7 +100,7 @@ demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, 
 HALF := $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))
 beside = +@$(if $(filter quick,$(PRESET)),export OMP_NUM_THREADS=$(HALF);) set -o pipefail; \
 	$(MAKE) --no-print-directory eval-coco METHOD=$(1) $(2) 2>&1 \
-	  | (trap '' INT TERM; awk '{ print "$(1): " $$0; fflush() }')
+	  | (trap '' INT TERM; while IFS= read -r line; do echo "$(1): $$line"; done)
 
 demo-method:
 	$(call beside,$(METHOD))

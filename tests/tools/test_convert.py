@@ -1,9 +1,10 @@
 """The tool from the command line."""
 
+import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,14 +12,26 @@ from safetensors.torch import load_file
 
 from mls_d2.checkpoint import load_backbone
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256
+from mls_d2.errors import exit_code_of
 from tests.mls_d2.checkpoint.sources import encoder, files
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert.py"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the tool in this process, which has torch imported already."""
+    spec = importlib.util.spec_from_file_location("convert_tool", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def call(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        code = exit_code_of(tool.main)
+        out = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out.out, stderr=out.err)
+
+    return call
 
 
 @pytest.fixture
@@ -28,7 +41,9 @@ def moco(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_says_what_it_took_and_left_and_what_config_goes_with_it(moco: Path, tmp_path: Path):
+def test_it_says_what_it_took_and_left_and_what_config_goes_with_it(
+    run, moco: Path, tmp_path: Path
+):
     done = run(moco, tmp_path / "out.pth")
     assert done.returncode == 0, done.stderr
     assert "MoCo v1 and v2, PCL (moco)" in done.stdout
@@ -44,7 +59,7 @@ def test_it_says_what_it_took_and_left_and_what_config_goes_with_it(moco: Path, 
     assert run(moco, tmp_path / "out.pth", "--force", "--no-verify").returncode == 0
 
 
-def test_there_and_back_is_bit_equal(moco: Path, tmp_path: Path):
+def test_there_and_back_is_bit_equal(run, moco: Path, tmp_path: Path):
     done = run(moco, tmp_path / "tv.safetensors", "--to", "torchvision")
     assert done.returncode == 0, done.stderr
     state = load_file(tmp_path / "tv.safetensors")
@@ -57,7 +72,7 @@ def test_there_and_back_is_bit_equal(moco: Path, tmp_path: Path):
     assert all(torch.equal(back[name], value) for name, value in direct.items())
 
 
-def test_inspecting_writes_nothing_and_json_is_json(moco: Path, tmp_path: Path):
+def test_inspecting_writes_nothing_and_json_is_json(run, moco: Path, tmp_path: Path):
     before = sorted(tmp_path.iterdir())
     done = run("--inspect", "--json", moco)
     told = json.loads(done.stdout)
@@ -66,7 +81,7 @@ def test_inspecting_writes_nothing_and_json_is_json(moco: Path, tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_folder_is_converted_file_by_file(moco: Path, tmp_path: Path):
+def test_a_folder_is_converted_file_by_file(run, moco: Path, tmp_path: Path):
     (tmp_path / "broken.pth").write_bytes(b"<html>not found</html>")
     done = run(tmp_path, tmp_path / "out")
     assert done.returncode == 2
@@ -84,7 +99,7 @@ def test_a_folder_is_converted_file_by_file(moco: Path, tmp_path: Path):
         (["out.pth", "--source", "dino"], "no checkpoint of source 'dino'"),
     ],
 )
-def test_mistakes_are_one_message_and_nothing_is_written(moco, tmp_path, arguments, message):
+def test_mistakes_are_one_message_and_nothing_is_written(run, moco, tmp_path, arguments, message):
     given = [str(tmp_path / a) if a.startswith("out.") else a for a in arguments]
     done = run(moco, *given)
     assert done.returncode == 2

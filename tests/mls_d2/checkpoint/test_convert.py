@@ -52,10 +52,13 @@ def test_every_source_has_a_file_here():
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_encoder_that_its_authors_transfer_is_taken(name, tmp_path):
-    backbone = load_backbone(write(tmp_path / "file.bin", FILES[name]))
+    # Of sources with the same names one is enough to compare networks.
+    check = name in ("torchvision", "lightly", "vissl", "hugging-face", "classy-vision", "msra")
+    backbone = load_backbone(write(tmp_path / "file.bin", FILES[name]), check=check)
     assert backbone.info["source"] == name
     assert_is(backbone.state_dict, encoder(0))
-    assert backbone.info["verified"] <= 1e-5
+    assert (backbone.info["verified"] or 0.0) <= 1e-5
+    assert (backbone.info["verified"] is None) == (not check)
     resnets = backbone.config["MODEL"]["RESNETS"]
     assert (resnets["DEPTH"], resnets["STEM_OUT_CHANNELS"]) == (50, 8)
     assert resnets["STRIDE_IN_1X1"] == (name == "msra")

@@ -19,7 +19,7 @@ Scalars = Mapping[str, float]
 _PATIENCE = 0.1
 # Evenly spread features have 1 (SimSiam); healthy quick runs stay above 0.4, a collapsed one falls.
 _LEAST_SPREAD = 0.2
-# One direction; a healthy quick run falls to 3 when its dictionary fills, and rises from there.
+# One direction; healthy quick runs fall to 2 or 3 when the dictionary fills, and rise from there.
 _LEAST_RANK = 1.5
 # Of the rows that could have been picked; with this few, nearly all images have the same labels.
 _LEAST_LABEL_SPREAD = 0.05

@@ -108,7 +108,7 @@ def test_a_run_survives_ctrl_c_resumes_repeats_nothing_and_is_evaluated(scenes_r
     assert f"SOLVER.MAX_ITER: was 400, is {done + 2}" in changed.stderr
 
     saved = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(saved.replace("MAX_ITER: 800", f"MAX_ITER: {done + 2}"))
+    (folder / "config.yaml").write_text(saved.replace("MAX_ITER: 400", f"MAX_ITER: {done + 2}"))
     resumed = run(command(*words), environment, tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert f"resumed from {folder}/{last}" in resumed.stdout

@@ -17,7 +17,7 @@ examples (QUICK is transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml):
   tools/train_net.py --config-file QUICK --resume MODEL.WEIGHTS output/quick/mls/backbone.pth
   tools/train_net.py --config-file QUICK --eval-only MODEL.WEIGHTS output/random/model_final.pth
 
-It writes OUTPUT_DIR/results.json, which tools/report.py reads, and OUTPUT_DIR/detections.png.
+It writes OUTPUT_DIR/results.json, which tools/report.py reads, and OUTPUT_DIR/predictions.png.
 MODEL.WEIGHTS is a backbone file, or "random" to start from random weights.
 """
 

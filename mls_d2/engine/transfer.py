@@ -29,22 +29,21 @@ from mls_d2.engine.environment import (
 from mls_d2.engine.guards import InterruptGuard, check_same_config
 from mls_d2.engine.run_folder import RunState, run_state
 from mls_d2.engine.scaling import scale_to_processes
+from mls_d2.engine.tasks import task_of
 from mls_d2.engine.transfer_trainer import Training, train
 from mls_d2.errors import UserError
-from mls_d2.evaluation.build import evaluate_model
-from mls_d2.evaluation.pictures import write_detections
 from mls_d2.registration import register_all
 from mls_d2.report.results import RESULTS_FILE, Result, write_result
 
 logger = logging.getLogger(__name__)
 
-PICTURE_FILE = "detections.png"
+PICTURE_FILE = "predictions.png"
 
 
 def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     """Fine-tune a model from initial weights, evaluate it and write the results.
 
-    Writes ``metrics.json``, checkpoints, ``detections.png`` and, last, ``results.json``.
+    Writes ``metrics.json``, checkpoints, ``predictions.png`` and, last, ``results.json``.
     Where that is there already, from the same config and weights, nothing is done.
 
     Args:
@@ -93,14 +92,6 @@ def run_evaluation(cfg: CfgNode) -> None:
     _evaluate(cfg, model, weights, Training.none())
 
 
-def task_name(cfg: CfgNode) -> str:
-    """Return what a run measures, for example ``"coco_mask_rcnn_fpn"``."""
-    dataset = cfg.DATASETS.TEST[0].partition("_")[0]
-    network = "mask_rcnn" if cfg.MODEL.MASK_ON else "faster_rcnn"
-    neck = "fpn" if "fpn" in cfg.MODEL.BACKBONE.NAME else "c4"
-    return f"{dataset}_{network}_{neck}"
-
-
 def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     """Check what can be checked before anything is built, and settle device and batch size."""
     register_all()
@@ -120,6 +111,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
             "random weights"
         )
+    task_of(cfg).check(cfg)
     resolve_device(cfg)
     world_size = comm.get_world_size()
     if cfg.MODEL.DEVICE == "cpu":
@@ -155,10 +147,11 @@ def _build_model(cfg: CfgNode) -> nn.Module:
 
 def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: Training) -> None:
     start = time.perf_counter()
-    metrics = evaluate_model(cfg, model)
+    task = task_of(cfg)
+    metrics = task.evaluate(cfg, model)
     seconds = training.seconds + time.perf_counter() - start
     if comm.is_main_process():
-        write_detections(os.path.join(cfg.OUTPUT_DIR, PICTURE_FILE), model, cfg)
+        task.write_picture(os.path.join(cfg.OUTPUT_DIR, PICTURE_FILE), model, cfg)
         path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
         if os.path.exists(path):
             logger.info("%s is left as it is", path)
@@ -176,7 +169,7 @@ def _result(
     return Result(
         method=weights.method,
         backbone={"file": weights.file, "sha256": weights.sha256, "info": weights.info},
-        task=task_name(cfg),
+        task=task_of(cfg).name(cfg),
         preset=cfg.PRESET,
         metrics=metrics,
         seed=cfg.SEED,

@@ -11,9 +11,7 @@ from typing import Any
 import detectron2.utils.comm as comm
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
-from detectron2.solver import build_lr_scheduler, build_optimizer
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
@@ -30,7 +28,7 @@ from mls_d2.engine.hooks import (
     peak_memory_mb,
 )
 from mls_d2.engine.progress import METRICS_FILE, build_writers
-from mls_d2.evaluation.build import evaluate_model
+from mls_d2.engine.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +73,9 @@ def train(
     """
     guard = FiniteLossGuard()
     throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
+    task = task_of(cfg)
+    optimizer = task.optimizer(cfg, model)
+    scheduler = task.scheduler(cfg, optimizer)
     scaler = torch.amp.GradScaler("cuda", enabled=cfg.SOLVER.AMP.ENABLED)
     checkpointer = AtomicCheckpointer(
         model,
@@ -122,7 +121,7 @@ def _build_trainer(
     cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> SimpleTrainer:
     wrapped = create_ddp_model(model, broadcast_buffers=False)
-    loader = build_detection_train_loader(cfg)
+    loader = task_of(cfg).train_loader(cfg)
     if cfg.SOLVER.AMP.ENABLED:
         return AMPTrainer(wrapped, loader, optimizer, grad_scaler=scaler)
     return SimpleTrainer(wrapped, loader, optimizer)
@@ -136,7 +135,7 @@ def _build_hooks(
     if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
         in_process = cfg.clone()
         in_process.DATALOADER.NUM_WORKERS = 0  # Few batches: not worth workers of its own.
-        loader = build_detection_train_loader(in_process)
+        loader = task_of(cfg).train_loader(in_process)
         num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
         result.append(PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, num_iter))
     if comm.is_main_process():
@@ -174,7 +173,7 @@ class PeriodicEvaluation(HookBase):
         """Evaluate if it is time, and log ``<task>/<metric>``."""
         done = self.trainer.iter + 1
         if done % self._cfg.TEST.EVAL_PERIOD == 0 and done < self.trainer.max_iter:
-            metrics = evaluate_model(self._cfg, self._model)
+            metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
             for task, values in metrics.items():
                 # What cannot be measured is NaN, which is not JSON.
                 known = {name: value for name, value in values.items() if math.isfinite(value)}

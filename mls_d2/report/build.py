@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.md"
 """The file to open first."""
 
-DETECTIONS_FILE = "detections.png"
+PICTURE_FILE = "predictions.png"
 """The picture that an evaluation may leave beside its ``results.json``."""
 
 
@@ -113,7 +113,7 @@ def _copy_detections(groups: Sequence[Group], out: Path) -> dict[Path, Picture]:
     for number, group in enumerate(groups, start=1):
         for row in group.rows:
             for run in row.runs:
-                source = run.path.with_name(DETECTIONS_FILE)
+                source = run.path.with_name(PICTURE_FILE)
                 if not source.is_file():
                     continue
                 caption = f"{row.label}, seed {run.result.seed}"

@@ -116,7 +116,7 @@ def test_a_run_survives_ctrl_c_resumes_repeats_nothing_and_is_evaluated(scenes_r
     assert result["dataset"]["synthetic"] is True
     assert result["preset"] == "quick"
     assert result["task"] == "coco_mask_rcnn_fpn"
-    assert (folder / "detections.png").exists()
+    assert (folder / "predictions.png").exists()
 
     again = run(command(*words), environment, tmp_path)
     assert again.returncode == 0

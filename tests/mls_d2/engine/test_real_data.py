@@ -66,4 +66,4 @@ def test_the_paper_recipe_trains_and_evaluates_on_real_coco(real_coco, tmp_path)
         # Two steps from random weights find nothing, but the ground truth was read.
         assert 0 <= result.metrics[task]["AP"] < 5
         assert math.isfinite(result.metrics[task]["AP-person"])
-    assert (tmp_path / "run" / "detections.png").exists()
+    assert (tmp_path / "run" / "predictions.png").exists()

@@ -11,10 +11,11 @@ import torch
 from detectron2.modeling import build_model
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
-from mls_d2.engine import transfer, transfer_trainer
+from mls_d2.engine import detection, transfer_trainer
 from mls_d2.engine.guards import NonFiniteLossError
 from mls_d2.engine.hooks import PeriodicCheckpointer
-from mls_d2.engine.transfer import run_evaluation, run_transfer, task_name
+from mls_d2.engine.tasks import task_of
+from mls_d2.engine.transfer import run_evaluation, run_transfer
 from mls_d2.errors import UserError
 from mls_d2.report.results import read_result
 
@@ -23,7 +24,7 @@ from mls_d2.report.results import read_result
 def drawn(monkeypatch):
     """Names of the pictures asked for: drawing takes as long as all the rest of such a run."""
     names = []
-    monkeypatch.setattr(transfer, "write_detections", lambda path, *_: names.append(path))
+    monkeypatch.setattr(detection, "write_detections", lambda path, *_: names.append(path))
     return names
 
 
@@ -100,7 +101,7 @@ def test_a_run_writes_what_belongs_to_it(make_cfg, drawn):
     there = set(os.listdir(cfg.OUTPUT_DIR))
     assert {"config.yaml", "environment.json", "metrics.json", "model_final.pth"} <= there
     assert not [name for name in there if name.startswith(".tmp")]
-    assert drawn == [os.path.join(cfg.OUTPUT_DIR, "detections.png")]
+    assert drawn == [os.path.join(cfg.OUTPUT_DIR, "predictions.png")]
 
 
 def test_a_finished_run_is_left_alone(make_cfg, capfd):
@@ -324,7 +325,13 @@ def test_detectron2s_scaling_rule_holds_on_fewer_processes(make_cfg):
 
 
 def test_the_task_is_named_after_data_and_network(make_cfg):
-    assert task_name(make_cfg("DATASETS.TEST", "('coco_2017_val',)")) == "coco_mask_rcnn_fpn"
+    fpn = make_cfg("DATASETS.TEST", "('coco_2017_val',)")
+    assert task_of(fpn).name(fpn) == "coco_mask_rcnn_fpn"
     opts = ("DATASETS.TEST", "('voc_2007_test',)", "MODEL.MASK_ON", False)
     c4 = make_cfg(*opts, "MODEL.BACKBONE.NAME", "build_resnet_backbone")
-    assert task_name(c4) == "voc_faster_rcnn_c4"
+    assert task_of(c4).name(c4) == "voc_faster_rcnn_c4"
+
+
+def test_another_number_of_categories_than_the_dataset_has_is_refused(make_cfg):
+    with pytest.raises(UserError, match=r"categories, the model 7; set MODEL.ROI_HEADS.NUM_CL"):
+        run_transfer(make_cfg("MODEL.ROI_HEADS.NUM_CLASSES", 7))

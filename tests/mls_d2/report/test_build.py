@@ -14,7 +14,7 @@ def runs(tmp_path, make_result, save_run):
     for seed in (0, 1):
         save_run(f"coco/random-{seed}", make_result("random", seed, ap=10.0 + seed))
         path = save_run(f"coco/mls-{seed}", make_result("mls", seed, ap=15.0 + seed))
-        Image.new("RGB", (8, 4), (seed, 0, 0)).save(path.with_name("detections.png"))
+        Image.new("RGB", (8, 4), (seed, 0, 0)).save(path.with_name("predictions.png"))
     pretraining = tmp_path / "runs" / "mls"
     pretraining.mkdir()
     (pretraining / "metrics.json").write_text('{"iteration": 1, "loss_nce": 6.0}\n')
@@ -89,7 +89,7 @@ def test_runs_without_curves_or_metrics_still_make_a_report(tmp_path, make_resul
 def test_names_that_are_no_file_names_do_not_leave_the_folder(tmp_path, make_result, save_run):
     for number, method in enumerate(("../../evil", "$\\frac{", "_hidden", "日本")):
         path = save_run(str(number), make_result(method))
-        Image.new("RGB", (2, 2)).save(path.with_name("detections.png"))
+        Image.new("RGB", (2, 2)).save(path.with_name("predictions.png"))
     out = tmp_path / "deep" / "out"
     report = write_report([tmp_path / "runs"], out)
     files = [picture.file for picture in report.sections[0].detections]

@@ -64,7 +64,7 @@ def test_names_with_markup_are_escaped_everywhere(make_result):
         versions={"torch": NASTY},
         metrics={NASTY.replace(".", ""): {NASTY: 1.0}},
     )
-    detections = [Picture("detections.png", NASTY)]
+    detections = [Picture("predictions.png", NASTY)]
     text = render(report_of(result, problems=[NASTY], detections=detections))
     assert "<" not in text
     assert "\n# title" not in text

@@ -1,0 +1,74 @@
+"""What the transfer run needs to know of a kind of model: data, optimizer, evaluation, picture."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import Any
+
+import detectron2.utils.comm as comm
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from torch import nn
+
+
+class Task(abc.ABC):
+    """One kind of transfer; everything else of a run is the same for all of them."""
+
+    @abc.abstractmethod
+    def name(self, cfg: CfgNode) -> str:
+        """Return what a run measures, for example ``"coco_mask_rcnn_fpn"``."""
+
+    @abc.abstractmethod
+    def check(self, cfg: CfgNode) -> None:
+        """Check what this kind of model reads of a config, before anything is built.
+
+        Raises:
+            UserError: names key, value and what is allowed, or the missing data.
+        """
+
+    @abc.abstractmethod
+    def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Return the endless batches of this process, as the model takes them."""
+
+    @abc.abstractmethod
+    def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
+        """Return this process's share of a test dataset."""
+
+    @abc.abstractmethod
+    def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
+        """Return what turns the model's outputs on a test dataset into metrics.
+
+        Raises:
+            UserError: no evaluator for that kind of dataset.
+        """
+
+    def optimizer(self, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer: Detectron2's."""
+        return build_optimizer(cfg, model)
+
+    def scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Return the learning rate's schedule, by iteration: Detectron2's."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @abc.abstractmethod
+    def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
+        """Write a PNG of what the model finds on test images."""
+
+    def evaluate(self, cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:
+        """Evaluate a model on ``cfg.DATASETS.TEST``.
+
+        Returns:
+            ``{task: {metric: value}}`` on the main process, ``{}`` on the others. With several
+            datasets a task is named ``<dataset>/<task>``.
+        """
+        results: dict[str, dict[str, float]] = {}
+        for name in cfg.DATASETS.TEST:
+            evaluator = self.evaluator(cfg, name)
+            metrics = inference_on_dataset(model, self.test_loader(cfg, name), evaluator)
+            if comm.is_main_process():
+                prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
+                results |= {f"{prefix}{task}": values for task, values in metrics.items()}
+        return results

@@ -53,6 +53,10 @@ class Task(abc.ABC):
         """Return the learning rate's schedule, by iteration: Detectron2's."""
         return build_lr_scheduler(cfg, optimizer)
 
+    def input_size(self, cfg: CfgNode) -> str:
+        """Return the setting, with its value, that makes training images smaller."""
+        return f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
+
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Write a PNG of what the model finds on test images."""

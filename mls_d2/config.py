@@ -165,7 +165,7 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        pair = [key, _as_float_if_one_is_due(value, _value_at(cfg, key))]
+        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
 
@@ -192,7 +192,8 @@ def _as_float_if_one_is_due(word: str, default: object) -> str:
     return f"{word}.0" if whole else word
 
 
-def _value_at(cfg: CfgNode, key: str) -> object:
+def value_at(cfg: CfgNode, key: str) -> object:
+    """Return the value of a dotted key that exists."""
     return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 

@@ -52,7 +52,7 @@ REQUIREMENTS = """
     torch>=2.3 torchvision>=0.18 numpy setuptools Pillow>=7.1 matplotlib pycocotools>=2.0.2
     termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle tqdm>4.29.0 tensorboard fvcore<0.1.6,>=0.1.5
     iopath<0.1.10,>=0.1.7 omegaconf>=2.1 hydra-core>=1.1
-""".split()
+"""
 
 METADATA = f"""\
 Metadata-Version: 2.1
@@ -64,7 +64,7 @@ Author: FAIR
 License: Apache-2.0
 License-File: LICENSE
 Requires-Python: >=3.10
-{"".join(f"Requires-Dist: {requirement}{chr(10)}" for requirement in REQUIREMENTS)}
+{"".join(f"Requires-Dist: {requirement}{chr(10)}" for requirement in REQUIREMENTS.split())}
 Detectron2 v0.6 without its C++ part (rotated boxes, deformable convolution on GPU, COCOeval_opt),
 adapted to current Python and PyTorch. Repacked from the sdist pb1-detectron2 0.6.
 """

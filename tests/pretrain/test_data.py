@@ -149,6 +149,8 @@ def test_a_broken_image_is_replaced_and_named(folder):
     assert len(batch.broken) == 1
     assert "3.png" in batch.broken[0]
     assert batch.views.shape[1] == 10
+    # The index tells which image is seen, so that its annotations are found.
+    assert sorted(batch.index.tolist()) == [0, 1, 2, 4, 4, 5, 6, 7, 8, 9]
 
 
 def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
@@ -160,13 +162,18 @@ def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
     assert (small == 99).all()
 
 
-def test_when_nothing_can_be_read_the_run_stops(tmp_path):
-    for index in range(4):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers):
+    for index in range(120):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 4 images can be read"):
-        take(
-            build_loader(config(), image_source([str(tmp_path)]), start=0, rank=0, world_size=1), 1
-        )
+    loader = build_loader(
+        config(workers), image_source([str(tmp_path)]), start=0, rank=0, world_size=1
+    )
+    with pytest.raises(UserError) as caught:
+        take(loader, 1)
+    message = str(caught.value)
+    assert message.startswith("none of 100 images in a row can be read (the dataset has 120), e.g.")
+    assert "Traceback" not in message
 
 
 def test_too_many_broken_images_stop_the_run_and_are_counted_once(caplog):

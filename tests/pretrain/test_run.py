@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -235,6 +236,19 @@ def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing_before_it(config, mon
         "model_0000001.pth"
     ]
     assert_equal_weights(whole, pretrain(config("full"), resume=True))
+
+
+def test_a_worker_that_is_killed_is_a_user_error(config, monkeypatch):
+    class Robbed(run_module.PretrainTrainer):
+        def run_step(self):
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+            super().run_step()
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Robbed)
+    with pytest.raises(UserError, match=r"^DataLoader worker .*lower DATALOADER.NUM_WORKERS"):
+        pretrain(config(DATALOADER__NUM_WORKERS="1", PRETRAIN__EPOCHS="20.0"))
 
 
 def test_gradients_are_scaled_in_half_precision_and_their_scale_is_kept(config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -101,17 +102,15 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     source = image_source(cfg.DATASETS.TRAIN)
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
-    inputs = {"DATASETS.TRAIN": source.digest()}
+    facts: dict[str, Any] = {
+        "num_images": num_images,
+        "max_iter": length.max_iter,
+        "scaled": scaled,
+        "inputs": {"DATASETS.TRAIN": source.digest()},
+    }
     if state is RunState.RESUME:
-        check_inputs(cfg, inputs)
-    setup_logging(cfg.OUTPUT_DIR)
-    seed_everything(cfg)
-    facts = {"num_images": num_images, "max_iter": length.max_iter, "scaled": scaled}
-    save_run_metadata(cfg.OUTPUT_DIR, cfg, {**facts, "inputs": inputs})
-    for line in scaled:
-        logger.info("for %d processes: %s", comm.get_world_size(), line)
-    comm.synchronize()
-
+        check_inputs(cfg, facts["inputs"])
+    _open_folder(cfg, facts)
     with InterruptGuard() as interrupt:
         trainer, start = _build_trainer(cfg, source, length, interrupt)
         logger.info(
@@ -132,6 +131,16 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     comm.synchronize()
     interrupt.raise_if_agreed()
     return target
+
+
+def _open_folder(cfg: CfgNode, facts: dict[str, Any]) -> None:
+    """Begin to log to ``OUTPUT_DIR``, and write there what the run is made with."""
+    setup_logging(cfg.OUTPUT_DIR)
+    seed_everything(cfg)
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, facts)
+    for line in facts["scaled"]:
+        logger.info("for %d processes: %s", comm.get_world_size(), line)
+    comm.synchronize()
 
 
 def run_length(cfg: CfgNode, num_images: int) -> Length:

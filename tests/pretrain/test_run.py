@@ -172,7 +172,10 @@ def test_a_run_does_not_go_on_with_other_images(config, images):
 def test_what_does_not_change_the_weights_may_change_at_a_resume(config):
     os.unlink(pretrain(config()))
     changes = {"PRETRAIN__MAX_BROKEN_SHARE": "0.5", "PRETRAIN__LOG_PERIOD": "2"}
-    assert os.path.exists(pretrain(config(**changes), resume=True))
+    folder = os.path.dirname(pretrain(config(**changes), resume=True))
+    with open(os.path.join(folder, "environment.json")) as file:
+        stored = json.load(file)
+    assert [then["versions"] for then in stored["earlier"]] == [stored["versions"]]
 
 
 def test_what_a_run_is_made_with_is_on_disk_before_its_first_step(config, monkeypatch):

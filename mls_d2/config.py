@@ -159,6 +159,9 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
     if len(opts) % 2:
         raise UserError(
             f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"

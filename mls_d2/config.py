@@ -203,13 +203,16 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
     if len(opts) % 2:
         raise UserError(
             f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        pair = [key, _as_float_if_one_is_due(value, _value_at(cfg, key))]
+        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
 
@@ -236,7 +239,8 @@ def _as_float_if_one_is_due(word: str, default: object) -> str:
     return f"{word}.0" if whole else word
 
 
-def _value_at(cfg: CfgNode, key: str) -> object:
+def value_at(cfg: CfgNode, key: str) -> object:
+    """Return the value of a dotted key that exists."""
     return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 

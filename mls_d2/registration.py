@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import ROI_HEADS_REGISTRY
 
 from mls_d2.data.images import list_images
+from mls_d2.modeling.res5_head import Res5ROIHeadsExtraNorm
 
 UNLABELED = "coco_2017_unlabeled"
 
@@ -20,6 +22,8 @@ def register_all() -> None:
     if UNLABELED not in DatasetCatalog.list():
         DatasetCatalog.register(UNLABELED, _load_unlabeled)
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
+    if Res5ROIHeadsExtraNorm.__name__ not in ROI_HEADS_REGISTRY:
+        ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
 
 
 def _load_unlabeled() -> list[dict]:

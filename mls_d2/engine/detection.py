@@ -19,6 +19,7 @@ from mls_d2.engine.task import Task
 from mls_d2.errors import UserError
 from mls_d2.evaluation.coco import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
+from mls_d2.evaluation.voc import VocEvaluator
 
 
 class Detection(Task):
@@ -62,9 +63,11 @@ class Detection(Task):
         kind = MetadataCatalog.get(dataset).get("evaluator_type")
         if kind == "coco":
             return CocoEvaluator(dataset, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+        if kind == "pascal_voc":
+            return VocEvaluator(dataset)
         raise UserError(
             f"dataset '{dataset}' is of kind '{kind}', which has no evaluator here; "
-            "use one in COCO format"
+            "use one in COCO's or VOC's format"
         )
 
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:

@@ -86,10 +86,11 @@ def _unmatched(rows: Sequence[PublishedRow], row: Row) -> str:
         return "the paper has no such benchmark"
     if row.first.backbone["info"].get("synthetic"):
         return "the backbone is pretrained on synthetic scenes"
-    known = {
-        f"{item.method} ({item.data or 'none'}{f', {item.epochs} epochs' * bool(item.epochs)})": None
-        for item in rows
-    }
+    lengths = [f", {item.epochs} epochs" if item.epochs else "" for item in rows]
+    known = [
+        f"{item.method} ({item.data or 'none'}{length})"
+        for item, length in zip(rows, lengths, strict=True)
+    ]
     return (
         "the paper has no row of this method, pretraining data and number of epochs; it has "
         + ", ".join(known)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import detectron2.utils.comm as comm
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
@@ -36,6 +37,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return this process's share of a test dataset."""
+
+    def test_mapper(self, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """Return what makes the model's input of a record with ``file_name``: Detectron2's."""
+        return DatasetMapper(cfg, is_train=False)
 
     @abc.abstractmethod
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:

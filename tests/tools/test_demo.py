@@ -44,7 +44,7 @@ def test_keys_may_stand_before_the_options_and_after(run):
 
 def test_the_weights_are_the_runs_own_unless_given(run):
     _, (cfg, *_), _ = run("--config-file", QUICK, "--input", "a", "--output", "o")
-    assert cfg.MODEL.WEIGHTS == str(QUICK.parent / "model_final.pth")
+    assert str(QUICK.parent / "model_final.pth") == cfg.MODEL.WEIGHTS
 
 
 def test_images_that_were_left_out_are_an_exit_code(run):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
+from mls_d2.data.classification import register_classification
 from mls_d2.data.images import list_images
+from mls_d2.modeling.classifier import ImageClassifier
 
 UNLABELED = "coco_2017_unlabeled"
 
@@ -20,6 +23,9 @@ def register_all() -> None:
     if UNLABELED not in DatasetCatalog.list():
         DatasetCatalog.register(UNLABELED, _load_unlabeled)
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
+    register_classification()
+    if "ImageClassifier" not in META_ARCH_REGISTRY:
+        META_ARCH_REGISTRY.register(ImageClassifier)
 
 
 def _load_unlabeled() -> list[dict]:

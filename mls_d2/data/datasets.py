@@ -27,7 +27,8 @@ def check_dataset(name: str) -> None:
     """Make sure that a registered dataset's files are there.
 
     For COCO that is the annotation file and every image that it lists; for VOC the list of the
-    split and its folders; for Cityscapes the folders of images and of labels.
+    split and its folders; for Cityscapes the folders of images and of labels. A dataset whose
+    metadata has a ``check`` is checked by that.
 
     Raises:
         UserError: no such dataset (names the nearest), the root is missing, or files are missing
@@ -37,6 +38,10 @@ def check_dataset(name: str) -> None:
         raise UserError(
             f"no dataset '{name}' is registered; {nearest(name, DatasetCatalog.list())}"
         )
+    own_check = MetadataCatalog.get(name).get("check")
+    if own_check:
+        own_check()
+        return
     parts = _parts(name)
     absent = [path for path in parts if not os.path.exists(path)]
     if absent:

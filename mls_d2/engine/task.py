@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -52,6 +52,13 @@ class Task(abc.ABC):
     def scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """Return the learning rate's schedule, by iteration: Detectron2's."""
         return build_lr_scheduler(cfg, optimizer)
+
+    def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
+        """Return a check to be made after training, from a model with its initial weights.
+
+        It raises where training changed what it must not; here it finds nothing wrong.
+        """
+        return lambda: None
 
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:

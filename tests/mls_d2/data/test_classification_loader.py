@@ -74,7 +74,7 @@ def positions(cfg, number=60):
     return torch.stack([transform(image).float() for _ in range(number)])
 
 
-def test_random_crops_of_the_paper_are_squares_at_full_size_or_resized_areas(cfg):
+def test_random_crops_are_squares_of_one_scale_or_areas_of_many(cfg):
     cfg.CLASSIFICATION.TRAIN_CROP = "random"
     crops = positions(cfg)
     # At 40 of 48 pixels a step of one pixel is 1.2 * 3 across: every crop has the same scale.

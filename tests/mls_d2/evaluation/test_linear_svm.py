@@ -35,6 +35,7 @@ def test_the_machine_minimises_the_squared_hinge_with_positives_counted_twice():
     assert biases[0] == pytest.approx(best[-1], abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
 def test_the_cost_of_the_best_precision_over_three_folds_is_chosen():
     chosen = set()
     for seed in range(4):

@@ -45,7 +45,7 @@ def write_classifications(
     positions = np.linspace(0, len(records) - 1, num=min(num_images, len(records))).round()
     inputs = [mapper(records[int(position)]) for position in positions]
     rows = -(-len(inputs) // _COLUMNS)
-    figure = Figure(figsize=(2 * _COLUMNS, 2.7 * rows), dpi=100)
+    figure = Figure(figsize=(2 * _COLUMNS, 2.8 * rows), dpi=100)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis in axes:
         axis.set_axis_off()
@@ -59,10 +59,10 @@ def write_classifications(
             ("found", found, -0.21, "green" if right else "firebrick"),
         ):
             text = f"{line}: " + (", ".join(names[index] for index in classes) or "none of them")
-            wrapped = "\n".join(textwrap.wrap(text, _LINE)[:2])
+            wrapped = "\n".join(textwrap.wrap(text, _LINE, max_lines=2, placeholder=" …"))
             axis.text(0, place, wrapped, color=colour, fontsize=8, va="top",
                       transform=axis.transAxes)  # fmt: skip
-    figure.subplots_adjust(0.01, 0.1, 0.99, 0.99, wspace=0.08, hspace=0.45)
+    figure.subplots_adjust(0.01, 0.29 / rows, 0.99, 0.99, wspace=0.08, hspace=0.42)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
 

@@ -68,10 +68,12 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     model = _build_model(cfg)
     weights = load_initial_weights(model, cfg.MODEL.WEIGHTS, cfg)
     save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
+    check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
     # A signal during the last step: its checkpoint is written, the evaluation is still to do.
     interrupt.raise_if_agreed()
+    check_trained()
     _evaluate(cfg, model, weights, training)
 
 

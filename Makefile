@@ -141,10 +141,10 @@ eval-coco: setup require-data require-backbone ## fine-tune and evaluate Mask R-
 	$(WITH_DATA) $(RUN) tools/train_net.py --config-file $(COCO_CONFIG) --resume $(GPUS) \
 	  MODEL.WEIGHTS $(BACKBONE) OUTPUT_DIR $(RESULTS)/coco/$(RUN_NAME)-seed$(SEED) SEED $(SEED) $(ARGS)
 
-convert: setup ## make a backbone file of any ResNet checkpoint: SRC=… DST=…
-	@[ -n "$(SRC)" ] && [ -n "$(DST)" ] || { \
-	  echo "error: say make convert SRC=checkpoint DST=backbone.pth" >&2; exit 2; }
-	$(RUN) tools/convert.py "$(SRC)" "$(DST)" $(ARGS)
+convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
+	@[ -n "$(SRC)" ] || { \
+	  echo "error: say make convert SRC=checkpoint [DST=backbone.pth]" >&2; exit 2; }
+	$(RUN) tools/convert.py "$(SRC)" $(if $(DST),"$(DST)") $(ARGS)
 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report

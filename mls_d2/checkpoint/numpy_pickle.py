@@ -26,16 +26,32 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 # the module occur: NumPy 1 writes numpy.core, NumPy 2 numpy._core.
 _reconstruct: Any = np.zeros(1).__reduce__()[0]
 _frombuffer: Any = np.zeros(1).__reduce_ex__(5)[0]
+_scalar: Any = np.float32(1).__reduce__()[0]
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode_latin1,
 }
+
+
+def refuse_embedded_torch(module: str, name: str) -> None:
+    """Refuse what torch tensors need in a plain pickle: a second, unrestricted one inside.
+
+    Raises:
+        ForbiddenGlobalError: this is that function.
+    """
+    if name == "_load_from_bytes":
+        raise ForbiddenGlobalError(
+            f"a plain pickle that holds torch tensors (it names '{module}.{name}') cannot be read "
+            "without running what is in it; save the tensors with torch.save, or as NumPy arrays"
+        )
 
 
 class _NumpyUnpickler(pickle.Unpickler):
@@ -43,9 +59,11 @@ class _NumpyUnpickler(pickle.Unpickler):
         try:
             return ALLOWED[module, name]
         except KeyError:
+            refuse_embedded_torch(module, name)
             raise ForbiddenGlobalError(
                 f"a pickle names '{module}.{name}', which is not read because it could run code; "
-                "only plain values and NumPy arrays are"
+                "only plain values and NumPy arrays are (tools/convert.py --stub-unknown-objects "
+                "puts inert objects in place of others)"
             ) from None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import resnet
 
 from mls_d2.checkpoint.layouts import detectron2_name
@@ -94,6 +96,19 @@ def _check_norms(state: Mapping[str, Tensor]) -> None:
         )
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initialisation, which on the meta device costs seconds for nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            # torch.nn.init passes it by name.
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_backbone(architecture: Architecture) -> nn.Module:
     """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs.
 
@@ -110,7 +125,7 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     node.NORM = "BN"
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return build_resnet_backbone(cfg, ShapeSpec(channels=3))
 
 
@@ -176,7 +191,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     Raises:
         UserError: it is above 1e-5.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         theirs = build_torchvision(architecture).eval()
     ours = build_backbone(architecture).eval()
     # The very tensors, not copies; what neither has, num_batches_tracked, is not needed.

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mls_d2.checkpoint.backbone_file import as_tensor
+from mls_d2.checkpoint.stub_pickle import Stub
 
 _MARK = "/~/"
 _DEEPEST = 6
@@ -33,7 +34,7 @@ def haiku_encoders(content: Mapping[Any, Any]) -> list[Encoder]:
     parameters: list[Encoder] = []
     statistics: list[dict[str, Tensor]] = []
     for key, value in content.items():
-        names = dict(_flat(value, "")) if _has_modules(value) else {}
+        names = dict(_flat(_modules(value), ""))
         if any(name.endswith("initial_conv/w") for name in names):
             parameters.append((str(key), names))
         elif any(name.endswith("mean_ema/average") for name in names):
@@ -50,10 +51,17 @@ def is_haiku(content: Mapping[Any, Any]) -> bool:
     return any(isinstance(key, str) and _MARK in key for key in content)
 
 
-def _has_modules(value: Any, depth: int = 0) -> bool:
+def _modules(value: Any, depth: int = 0) -> Mapping[Any, Any] | None:
+    """Return the map of modules that a value is, or that Haiku's own mapping class holds."""
     if not isinstance(value, Mapping) or depth > _DEEPEST:
-        return False
-    return is_haiku(value) or any(_has_modules(item, depth + 1) for item in value.values())
+        return None
+    if is_haiku(value):
+        return value
+    if not isinstance(value, Stub) and "_mapping" not in value:
+        return None
+    # Of several, as in a NamedTuple, each is a map of its own.
+    inside = [found for item in value.values() if (found := _modules(item, depth + 1)) is not None]
+    return inside[0] if len(inside) == 1 else None
 
 
 def _flat(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -61,9 +69,8 @@ def _flat(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]
         return
     if isinstance(value, Mapping):
         for key, item in value.items():
-            # A stand-in's places and its "state" say nothing: Haiku's own mapping class is one.
-            plain = isinstance(key, int) or (key == "state" and len(value) == 1)
-            inner = name if plain else f"{name}/{key}" if name else str(key)
+            # The places of a stand-in, for Haiku's own mapping class, are no part of the name.
+            inner = name if isinstance(key, int) else f"{name}/{key}" if name else str(key)
             yield from _flat(item, inner, depth + 1)
         return
     tensor = as_tensor(value)

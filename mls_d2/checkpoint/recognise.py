@@ -139,7 +139,9 @@ def find_candidates(content: Any) -> list[Candidate]:
         for prefix in _prefixes(names, layout)
     ]
     if not found:
-        raise UserError(_what_is_there([name for _, names in maps for name in names]))
+        # The tensors of an optimizer have names, too.
+        network = [names for path, names in maps if not any("optim" in step for step in path)]
+        raise UserError(_what_is_there([name for names in network for name in names]))
     return found
 
 

@@ -170,8 +170,9 @@ def tell(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> No
     info = backbone.info
     ready = is_ready(src, dst, backbone, args)
     if args.json:
-        told = {"src": src, "dst": None if ready else dst, **info, "config": backbone.config}
-        print(json.dumps(told | {"already_detectron2": ready}, indent=2))
+        told = {"src": src, "dst": None if ready else dst, "already_detectron2": ready} | info
+        told |= {"left": backbone.left, "config": backbone.config}
+        print(json.dumps(told, indent=2))
         return
     print(f"{src}: {info['source_title']} ({info['source']})")
     where = f" in {info['container']}" if info["container"] else ""
@@ -180,7 +181,7 @@ def tell(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> No
         print(f"  taken: {len(backbone.parts)} tensors of {' and '.join(args.parts)}")
     if info["note"]:
         print(f"  note: {info['note']}")
-    for why, names in info["left"].items():
+    for why, names in backbone.left.items():
         more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
         print(f"  left: {why}: {', '.join(names[:_SHOWN])}{more}")
     if info["other_encoders"]:

@@ -46,16 +46,18 @@ class Backbone:
     Attributes:
         state_dict: float32 tensors with Detectron2's names.
         info: plain metadata: source, encoder, sha256, architecture, input format, pixel mean and
-            std, what was left and why, the largest difference found in verification (None: not
-            verified).
+            std, how many tensors were left for which reason, the largest difference found in
+            verification (None: not verified).
         parts: tensors of an FPN or a box head that were asked for, with Detectron2's full names.
         in_detectron2_format: the file is already what Detectron2 reads.
+        left: the names that were left beside the encoder, by the reason.
     """
 
     state_dict: dict[str, Tensor]
     info: dict[str, Any]
     parts: dict[str, Tensor] = field(default_factory=dict)
     in_detectron2_format: bool = False
+    left: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -119,19 +121,20 @@ def load_backbone(
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     taken = {name for name, _ in found.values()}
+    left_for = reasons([name for name in left if name not in taken], chosen, candidates)
     seen = {
         "pixel_mean": list(entry.normalisation[0]),
         "pixel_std": list(entry.normalisation[1]),
         "input_format": entry.input_format,
         "folded_norm": chosen.layout.folded_norm or said.get("folded_norm") is True,
         "architecture": asdict(architecture),
-        "left": reasons([name for name in left if name not in taken], chosen, candidates),
+        "left": {why: len(names) for why, names in left_for.items()},
         "other_encoders": others(candidates, chosen),
         "verified": difference,
     }
     info = _describe(path, chosen, entry) | said | seen
     ready = not trained_on and not parts and _is_detectron2_format(content, chosen)
-    return Backbone(state, info, extra, ready)
+    return Backbone(state, info, extra, ready, left_for)
 
 
 def write_converted(path: str, backbone: Backbone, *, to: str = "detectron2") -> None:

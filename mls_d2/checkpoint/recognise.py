@@ -298,7 +298,12 @@ def _neutral_statistics(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unknown(item: Candidate) -> Source:
-    return Source("unknown", f"an unknown source with {item.layout.name} names", item.prefix)
+    return Source(
+        "unknown",
+        f"an unknown source with {item.layout.name} names",
+        item.prefix,
+        note="its input is not known: RGB with ImageNet's mean and std is assumed; --set changes it",
+    )
 
 
 def _what_is_there(names: list[str]) -> str:

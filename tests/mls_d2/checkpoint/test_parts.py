@@ -111,7 +111,7 @@ def test_parts_are_left_where_they_are_not_asked_for(tmp_path):
     backbone = load_backbone(write(tmp_path / "x.pth", soco()), check=False)
     assert backbone.parts == {}
     assert "FPN" not in backbone.config["MODEL"]
-    assert "neck.fpn_convs.0.bn.bias" in backbone.info["left"]["necks and detection heads"]
+    assert "neck.fpn_convs.0.bn.bias" in backbone.left["necks and detection heads"]
 
 
 @pytest.mark.parametrize("normed", [False, True])

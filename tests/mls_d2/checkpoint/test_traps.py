@@ -93,7 +93,7 @@ def test_blobs_of_detectron_and_their_momentum(tmp_path):
     path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
     backbone = load_backbone(str(path), check=False)
     assert is_encoder(backbone, 0)
-    assert "conv1_w_momentum" in backbone.info["left"]["no part of a ResNet"]
+    assert "conv1_w_momentum" in backbone.left["no part of a ResNet"]
 
 
 # Structure.
@@ -259,12 +259,12 @@ def test_layers_of_a_projector_are_not_layers_of_the_network(tmp_path):
     state = encoder(0) | one("projector.layers.0.weight", "projector.layer1.0.conv1.weight")
     backbone = convert(tmp_path, state)
     assert is_encoder(backbone, 0)
-    assert set(backbone.info["left"]) == {"counters, which nothing needs", "projectors and heads"}
+    assert set(backbone.left) == {"counters, which nothing needs", "projectors and heads"}
 
 
 def test_counters_are_left(tmp_path):
     backbone = convert(tmp_path, encoder(0))
-    assert len(backbone.info["left"]["counters, which nothing needs"]) == 53
+    assert len(backbone.left["counters, which nothing needs"]) == 53
     assert not [name for name in backbone.state_dict if "tracked" in name]
 
 

@@ -200,10 +200,10 @@ $(EVALS:%=eval-%): eval-%: setup require-gpu scenes-% require-backbone
 	$(call each-run,$*,fine-tune)
 	@$(RUN) tools/compare.py $(strip $(call each-run,$*,folder-of))
 
-convert: setup ## make a backbone file of any ResNet checkpoint: SRC=… DST=…
-	@[ -n "$(SRC)" ] && [ -n "$(DST)" ] || { \
-	  echo "error: say make convert SRC=checkpoint DST=backbone.pth" >&2; exit 2; }
-	$(RUN) tools/convert.py "$(SRC)" "$(DST)" $(ARGS)
+convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
+	@[ -n "$(SRC)" ] || { \
+	  echo "error: say make convert SRC=checkpoint [DST=backbone.pth]" >&2; exit 2; }
+	$(RUN) tools/convert.py "$(SRC)" $(if $(DST),"$(DST)") $(ARGS)
 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report

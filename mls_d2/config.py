@@ -35,6 +35,9 @@ def get_cfg() -> CfgNode:
 def _add_project_keys(cfg: CfgNode) -> None:
     # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
     cfg.PRESET = "custom"
+    # Train from weights that say that they were trained on another colour order, pixel mean or std,
+    # or with the stride elsewhere, than this config has; False refuses them.
+    cfg.MODEL.ALLOW_INPUT_MISMATCH = False
 
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:

@@ -240,3 +240,10 @@ def test_every_target_sets_up_first() -> None:
         assert done.returncode == 0, done.stderr
         setup = done.stdout.index("tools/provide_detectron2.py")
         assert setup < done.stdout.rindex("no-such-environment/bin/"), target
+
+
+def test_convert_needs_only_a_source() -> None:
+    (line,) = tool_lines(make("convert", "SRC=a b.pth").stdout)
+    assert line.endswith('tools/convert.py "a b.pth"')
+    (line,) = tool_lines(make("convert", "SRC=a.pth", "DST=b.pth", "ARGS=--force").stdout)
+    assert line.endswith('tools/convert.py "a.pth" "b.pth" --force')

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from mls_d2.report.document import Report, Section
-from mls_d2.report.published import published_rows
+from mls_d2.report.published_file import builtin_published
 from mls_d2.report.tables import (
     BASELINE,
     Table,
@@ -66,7 +66,7 @@ def _views(sections: Sequence[Section]) -> list[dict[str, Any]]:
                 "dataset": group.rows[0].first.dataset,
                 "has_baseline": group.row(BASELINE) is not None,
                 "not_comparable": not_comparable(group),
-                "published": next(iter(published_rows(group.task)), None),
+                "published": next(iter(builtin_published().of_task(group.task)), None),
                 "results": markdown_table(results_table(group)),
                 "cost": markdown_table(cost_table(group)),
                 "provenance": markdown_table(provenance_table(group)),

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mls_d2.report import published
 from mls_d2.report.groups import Group, Row, metric_label
-from mls_d2.report.published import matching_row, published_rows
+from mls_d2.report.published_file import builtin_published
 from mls_d2.report.results import Result, pretraining_datasets
 from mls_d2.report.statistics import Difference, Summary, difference, summarize
 
@@ -58,14 +59,7 @@ def format_duration(seconds: float) -> str:
 
 def not_comparable(group: Group) -> str:
     """Say why published numbers must not stand beside ``group``; empty where they may."""
-    reasons = []
-    if group.preset == "quick":
-        reasons.append("shortened schedule")
-    elif group.preset != "paper":
-        reasons.append(f"preset {group.preset}, not the published recipe")
-    if group.synthetic:
-        reasons.append("synthetic scenes")
-    return ", ".join(reasons)
+    return published.not_comparable(group.rows[0].first, builtin_published())
 
 
 def results_table(group: Group) -> Table:
@@ -154,14 +148,10 @@ def difference_cell(row: Row, baseline: Row, metric: str) -> str:
 
 
 def _published_cells(group: Group, row: Row) -> list[str]:
-    published = matching_row(
-        published_rows(group.task),
-        method=row.first.method,
-        info=row.first.backbone["info"],
-    )
+    beside = published.published_beside(row.first, builtin_published())
     cells = []
     for metric in group.headline:
-        reference = published.metrics.get(metric) if published else None
+        reference = beside.metrics.get(metric) if beside else None
         ours = summary_of(row, metric).mean
         if reference is None:
             cells.append(ABSENT)

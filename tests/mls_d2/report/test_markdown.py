@@ -80,9 +80,8 @@ def test_banners_and_reasons_say_that_numbers_are_not_the_papers(make_result):
     assert "No run from random initialisation" in text
 
 
-def test_a_paper_result_on_real_data_has_no_banner_and_names_the_table(make_result):
-    real = {**make_result().dataset, "synthetic": False}
-    text = render(report_of(make_result("random", preset="paper", dataset=real)))
+def test_a_paper_result_on_real_data_has_no_banner_and_names_the_table(make_paper_result):
+    text = render(report_of(make_paper_result("random")))
     assert "> **" not in text
     assert "Not comparable" not in text
     assert "Published numbers: Table 1 of Multi-Label Self-Supervised Learning" in text

@@ -76,25 +76,19 @@ def test_without_random_initialisation_there_is_no_difference_column(make_result
     assert not any("random" in name for name in results_table(group_of(make_result())).header)
 
 
-def test_published_numbers_stand_only_beside_comparable_results(make_result):
-    base = make_result()
-    real = {**base.dataset, "synthetic": False}
-    info = {"dataset": "coco_2017_train", "epochs": 400}
-    backbone = {**base.backbone, "info": info}
-    paper = {"preset": "paper", "dataset": real, "backbone": backbone, "ap": 40.35}
-    table = results_table(group_of(make_result(**paper)))
+def test_published_numbers_stand_only_beside_comparable_results(make_result, make_paper_result):
+    table = results_table(group_of(make_paper_result(ap=40.35)))
     # Table 1: MLS, 400 epochs: box AP 40.1, mask AP 36.2; ours 40.35 and 39.35
     assert column(table, "published box AP") == ["40.1 (ours +0.25)"]
     assert column(table, "published mask AP") == ["36.2 (ours +3.15)"]
-    for change in ({"preset": "quick"}, {"preset": "custom"}, {"dataset": base.dataset}):
-        header = results_table(group_of(make_result(**{**paper, **change}))).header
+    synthetic = make_result().dataset
+    for change in ({"preset": "quick"}, {"preset": "custom"}, {"dataset": synthetic}):
+        header = results_table(group_of(make_paper_result(**change))).header
         assert not any("published" in name for name in header)
 
 
-def test_a_paper_result_without_a_published_row_shows_a_dash(make_result):
-    base = make_result()
-    real = {**base.dataset, "synthetic": False}
-    table = results_table(group_of(make_result("new", preset="paper", dataset=real)))
+def test_a_paper_result_without_a_published_row_shows_a_dash(make_paper_result):
+    table = results_table(group_of(make_paper_result("new")))
     assert column(table, "published box AP") == ["–"]
 
 

@@ -122,6 +122,13 @@ def matching_row(
     return None
 
 
+def is_shortened(result: Result, protocols: Mapping[str, Protocol]) -> bool:
+    """Say whether a result's fine-tuning was shorter than the published one, on purpose or not."""
+    if result.preset == "quick":
+        return True
+    return result.task in protocols and bool(shortened(result, protocols[result.task]))
+
+
 def shortened(result: Result, protocol: Protocol) -> str:
     """Say how much shorter than ``protocol`` the fine-tuning was; empty where it was not."""
     try:

@@ -52,6 +52,7 @@ def build_result(
             "synthetic": True,
             "fingerprint": "f00d",
         },
+        "device": {"kind": "cpu", "name": "x86_64", "count": 2},
         "config": yaml.safe_dump(config),
         "versions": {"python": "3.11", "torch": "2.5"},
         "wall_time_s": 80.0,

@@ -17,7 +17,7 @@ from mls_d2.report.html import render_html
 from mls_d2.report.latex import render_latex
 from mls_d2.report.markdown import render
 from mls_d2.report.options import DEFAULT_BASELINE, Options
-from mls_d2.report.plots import Curves, plot_group, plot_pretraining
+from mls_d2.report.plots import LOSS, Curves, plot_group, plot_pretraining
 from mls_d2.report.results import LocatedResult, collect_results
 from mls_d2.report.sections import make_section
 from mls_d2.report.spreadsheet import results_csv
@@ -105,7 +105,9 @@ def _nothing_to_report(folders: Sequence[Path], problems: Sequence[str]) -> User
 
 
 def _plot_curves(group: Group, number: int, out: Path) -> Picture:
-    curves = {run.path: read_curves(run.path.with_name(METRICS_FILE)) for run in group.runs}
+    curves = {
+        run.path: read_curves(run.path.with_name(METRICS_FILE), only=LOSS) for run in group.runs
+    }
     facts = [group.task, f"preset {group.preset}"]
     facts += ["synthetic scenes"] if group.synthetic else []
     facts += [group.note] if group.note else []

@@ -28,11 +28,15 @@ class Curve:
     values: np.ndarray
 
 
-def read_curves(path: Path) -> Mapping[str, Curve]:
+def read_curves(path: Path, only: str | None = None) -> Mapping[str, Curve]:
     """Read one ``metrics.json``: one JSON object a line, each with ``"iteration"``.
 
     A run that was interrupted leaves a cut line, and one that was resumed may repeat iterations:
     lines that are not such objects are skipped, and the later value of an iteration counts.
+
+    Args:
+        path: the file; it may be missing.
+        only: the one metric to return; all by default.
 
     Returns:
         Metric name to curve; empty if the file does not exist or holds nothing usable.
@@ -46,7 +50,8 @@ def read_curves(path: Path) -> Mapping[str, Curve]:
         if record is None:
             continue
         iteration = record["iteration"]
-        for name, value in record.items():
+        values = record if only is None else {only: record.get(only)}
+        for name, value in values.items():
             if name != "iteration" and isinstance(value, int | float):
                 points[name][iteration] = float(value)
     # A run that is still going may be caught writing its last line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,12 +86,12 @@ class Group:
         """Whether data of any row is generated."""
         return any(run.result.dataset["synthetic"] for run in self.runs)
 
-    @property
+    @functools.cached_property
     def metrics(self) -> list[str]:
         """The metrics to show, for example ``["bbox.AP", "bbox.AP50", …]``."""
         return shown_metrics(run.result for run in self.runs)
 
-    @property
+    @functools.cached_property
     def headline(self) -> list[str]:
         """The metrics that sum a result up, for example ``["bbox.AP", "segm.AP"]``."""
         metrics = self.metrics

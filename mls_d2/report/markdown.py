@@ -25,6 +25,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 _SPECIAL = re.compile(r"[\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
 
 
+@functools.lru_cache(maxsize=4096)
 def escape(text: str) -> Markdown:
     """Return ``text`` on one line so that Markdown shows it as it is, in tables too."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())

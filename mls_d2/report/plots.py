@@ -22,6 +22,9 @@ from mls_d2.report.statistics import summarize
 Curves = Mapping[str, Curve]
 """Metric name to curve, of one run."""
 
+LOSS = "total_loss"
+"""The metric of fine-tuning that is plotted."""
+
 # Okabe & Ito, "Color universal design": told apart under all common colour deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
@@ -32,7 +35,6 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.facecolor": "white",
-    "axes.autolimit_mode": "data",
     "font.size": 10,
     "grid.alpha": 0.25,
     "svg.fonttype": "none",  # text stays text: smaller, faster, and can be searched for
@@ -49,6 +51,7 @@ _PRETRAINING_PANELS = (
 _MAX_LABEL = 48
 _TITLE_WIDTH = 110
 _WIDTH = 11.0  # inches
+_MAX_TICKS = 6
 _MAX_NUMBERED = 6  # rows: numbers above more would overlap
 
 
@@ -70,7 +73,7 @@ def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, stem:
         figure, axes = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
         left, right = axes.flat
         for row, style in zip(group.rows, styles, strict=True):
-            losses = [curves.get(run.path, {}).get("total_loss") for run in row.runs]
+            losses = [curves.get(run.path, {}).get(LOSS) for run in row.runs]
             _draw_curves(left, [loss for loss in losses if loss is not None], style)
         _label_curve_panel(left, "total training loss (sum of all terms)")
         _draw_results(right, group, styles)
@@ -118,6 +121,8 @@ def _figure(
     total = height + above + below - 1.2
     figure = Figure(figsize=(_WIDTH, total))
     panels = figure.subplots(*shape, squeeze=False, gridspec_kw=ratios)
+    for axes in panels.flat:
+        axes.locator_params(nbins=_MAX_TICKS)
     figure.subplots_adjust(
         left=0.75 / _WIDTH,
         right=1 - 0.15 / _WIDTH,
@@ -197,7 +202,6 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]])
             fmt="_",
             color=style["color"],
             markersize=16,
-            capsize=4,
         )
         if len(group.rows) <= _MAX_NUMBERED:
             _write_means(axes, x, mean, np.fmax(np.fmax.reduce(runs, axis=1), mean + error))

@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("dst", metavar="DST", nargs="?", help="file to write, or folder")
     parser.add_argument("--source", default="auto", metavar="NAME", help="what it is from")
     parser.add_argument("--encoder", metavar="PREFIX", help="encoder to take, whatever is usual")
+    parser.add_argument("--method", metavar="NAME", help="what results and reports call it")
     parser.add_argument("--to", choices=TARGETS, default="detectron2", help="names to write")
     parser.add_argument("--inspect", action="store_true", help="only say what is in it")
     parser.add_argument("--json", action="store_true", help="say it as JSON")
@@ -62,6 +63,8 @@ def convert(src: str, dst: str | None, args: argparse.Namespace) -> Backbone:
         check=not args.no_verify,
         stubs=args.stub_unknown_objects,
     )
+    if args.method:
+        backbone.info["method"] = args.method
     if dst is not None:
         write_converted(dst, backbone, to=args.to)
     return backbone

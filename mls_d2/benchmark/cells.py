@@ -103,22 +103,28 @@ def plan_cells(suite: Suite, *, gpus: bool) -> list[Cell]:
     cells: list[Cell] = []
     for row in suite.rows:
         sources: dict[int, Cell | None] = {}
-        for seed in suite.seeds:
-            source_seed = seed if suite.pretrain_seed is None else suite.pretrain_seed
-            # A checkpoint is converted once, whatever the seed.
-            group = source_seed if row.config else 0
-            if group not in sources:
-                sources[group] = _source(row, group, suite.num_gpus if gpus else 1)
-                cells += [cell for cell in [sources[group]] if cell]
-            for task in suite.tasks:
+        transfers = []
+        for task in suite.tasks:
+            for seed in task.seeds or suite.seeds:
+                group = _source_seed(row, suite, seed)
+                if group not in sources:
+                    sources[group] = _source(row, group, suite.num_gpus if gpus else 1)
                 num_gpus = (task.num_gpus or suite.num_gpus) if gpus else 1
-                cells.append(_transfer(row, task, seed, sources[group], num_gpus))
+                transfers.append(_transfer(row, task, seed, sources[group], num_gpus))
+        cells += [*filter(None, sources.values()), *transfers]
     return cells
 
 
 def dependents(cells: Sequence[Cell]) -> dict[Cell, int]:
     """Return how many of ``cells`` need each of them."""
     return {cell: sum(other.needs is cell for other in cells) for cell in cells}
+
+
+def _source_seed(row: Row, suite: Suite, seed: int) -> int:
+    """Return the seed of what makes the weights; one where it does not draw."""
+    if row.config is None:
+        return 0
+    return seed if suite.pretrain_seed is None else suite.pretrain_seed
 
 
 def _source(row: Row, seed: int, num_gpus: int) -> Cell | None:

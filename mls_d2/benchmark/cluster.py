@@ -15,7 +15,7 @@ from mls_d2.benchmark.cells import CONVERT, Cell, Tools
 from mls_d2.benchmark.job import NOT_RUN, REUSED, SKIPPED, Job, Outcome
 from mls_d2.benchmark.local import StopSignals
 from mls_d2.benchmark.progress import Active
-from mls_d2.benchmark.store import FAILED, INTERRUPTED, LOG_FILE, Store, tail
+from mls_d2.benchmark.store import FAILED, INTERRUPTED, LOG_FILE, RUNNING, Store, tail
 from mls_d2.engine.files import write_json
 from mls_d2.engine.guards import InterruptGuard
 from mls_d2.engine.slurm import import_submitit, let_jobs_import_us
@@ -84,6 +84,12 @@ class _Queued:
     job: Any
     store: Store
 
+    def is_running(self) -> bool:
+        """Whether its tool has started; the scheduler tells later."""
+        place = self.store.place(self.cell)
+        record = self.store.record(place) if place else None
+        return record is not None and record.status == RUNNING
+
     def last_line(self) -> str:
         """Return the last line of its output."""
         place = self.store.place(self.cell)
@@ -116,14 +122,19 @@ class SlurmRun:
         options: SlurmOptions,
         watch: Callable[[Mapping[Cell, Outcome], Sequence[Active]], None],
     ) -> None:
-        if options.cluster == "slurm" and shutil.which("sbatch") is None:
-            raise UserError("--slurm needs Slurm's sbatch, which this machine does not have")
+        for program in ("sbatch", "srun") if options.cluster == "slurm" else ():
+            if shutil.which(program) is None:
+                raise UserError(
+                    f"--slurm needs Slurm's {program}, which this machine does not have"
+                )
         self._cells, self._store, self._tools = cells, store, tools
         self._options, self._watch = options, watch
         self._numbers_file = folder / JOBS_FILE
         self._numbers = _read_numbers(self._numbers_file)
         let_jobs_import_us()
-        self._executor = import_submitit().AutoExecutor(
+        submitit = import_submitit()
+        self._job_class = submitit.SlurmJob if options.cluster == "slurm" else submitit.LocalJob
+        self._executor = submitit.AutoExecutor(
             folder / "slurm", cluster=options.cluster, slurm_max_num_timeout=_MAX_TIMEOUTS
         )
 
@@ -145,7 +156,7 @@ class SlurmRun:
                 if item.job.done():
                     del queued[cell]
                     outcomes[cell] = _outcome(item)
-            running = [item for item in queued.values() if item.job.state == "RUNNING"]
+            running = [item for item in queued.values() if item.is_running()]
             self._watch(outcomes, running)
             if queued:
                 time.sleep(_WATCH_S if self._options.cluster == "slurm" else _POLL_S)
@@ -156,7 +167,7 @@ class SlurmRun:
     def _queue(self, cell: Cell, after: _Queued | None) -> _Queued:
         own = f"{cell.name} {cell.key('')}"
         if own in self._numbers:
-            job = self._executor.job_class(self._executor.folder, self._numbers[own])
+            job = self._job_class(self._executor.folder, self._numbers[own])
             if not job.done(force_check=True):
                 return _Queued(cell, job, self._store)
         extra = {}

@@ -17,7 +17,7 @@ from mls_d2.errors import UserError, nearest
 FOLLOW = "follow"
 _KEYS = ("name", "preset", "methods", "tasks", "seeds", "pretrain_seed", "num_gpus")
 _ROW_KEYS = ("name", "method", "config", "checkpoint", "needs", "opts")
-_TASK_KEYS = ("name", "task", "config", "opts", "num_gpus")
+_TASK_KEYS = ("name", "task", "config", "opts", "num_gpus", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,12 +49,14 @@ class Task:
         config: of the transfer.
         opts: ``KEY VALUE`` words.
         num_gpus: GPUs of a job; None for those of the suite.
+        seeds: of its own; None for those of the suite.
     """
 
     name: str
     config: Path
     opts: tuple[str, ...] = ()
     num_gpus: int | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,9 @@ def _tasks(item: object, catalog: Catalog) -> list[Task]:
             raise UserError(f"task {item!r} stands for {len(found)} tasks, which need a name each")
         found = [(_checked_name(item["name"], f"{item!r}"), found[0][1])]
     gpus = _gpus(item["num_gpus"]) if "num_gpus" in item else None
+    seeds = parse_seeds(item["seeds"]) if "seeds" in item else None
     return [
-        Task(name, path, _opts(item.get("opts", {}), f"task '{name}'"), gpus)
+        Task(name, path, _opts(item.get("opts", {}), f"task '{name}'"), gpus, seeds)
         for name, path in found
     ]
 

@@ -27,6 +27,10 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         "DATA",
         "OUT",
         "ARGS",
+        "METHODS",
+        "TASKS",
+        "SEEDS",
+        "SUITE",
     )
     clean = {name: value for name, value in os.environ.items() if name not in inherited}
     command = [str(MAKE), "-n", *arguments]
@@ -102,6 +106,35 @@ def test_the_demo_compares_the_method_with_random_weights() -> None:
     expected = learned.replace("output/quick/mocov2/backbone.pth", "random")
     assert random == expected.replace("mocov2-seed2", "random-seed2")
     assert (REPOSITORY / recipe).is_file()
+
+
+def benchmark_line(*arguments: str, **environment: str) -> str:
+    data, line = tool_lines(make("benchmark", *arguments, **environment).stdout)
+    assert "make_scenes.py" in data
+    return line.partition("tools/benchmark.py ")[2]
+
+
+def test_benchmark_runs_the_quick_suite_or_what_is_asked_for() -> None:
+    assert benchmark_line() == "suites/quick.yaml --out output/benchmark"
+    chosen = (
+        "METHODS=random mocov2",
+        "TASKS=coco voc",
+        "SEEDS=0,1,2",
+        "NUM_GPUS=2",
+        "ARGS=--dry-run",
+    )
+    assert benchmark_line(*chosen) == (
+        'suites/quick.yaml --methods "random mocov2" --tasks "coco voc" --seeds "0,1,2" '
+        "--out output/benchmark --num-gpus 2 --dry-run"
+    )
+    assert benchmark_line("SUITE=mine.yaml", SEEDS="5") == "mine.yaml --out output/benchmark"
+
+
+def test_benchmark_of_the_paper_is_its_first_table(tmp_path: Path) -> None:
+    done = make("benchmark", "PRESET=paper", DETECTRON2_DATASETS=str(tmp_path))
+    (line,) = tool_lines(done.stdout)
+    assert "tools/benchmark.py suites/paper_table1.yaml --out output/benchmark" in line
+    assert f'DETECTRON2_DATASETS="{tmp_path}"' in line
 
 
 def test_every_target_sets_up_first() -> None:

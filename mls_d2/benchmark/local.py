@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -13,6 +14,8 @@ from mls_d2.benchmark.cells import Cell, Tools, dependents
 from mls_d2.benchmark.job import NOT_RUN, REUSED, SKIPPED, Job, Outcome
 from mls_d2.benchmark.store import FAILED, Place, Store
 from mls_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 # A cell that another run works on is looked at again after so long.
@@ -144,6 +147,9 @@ class LocalRun:
         while self._pending or self._running:
             if stop.first and not told:
                 told = True
+                logger.warning(
+                    "stopping: running tools write a checkpoint; Ctrl-C again kills them"
+                )
                 self._tell(stop.first)
             if stop.kill and not killed:
                 killed = True

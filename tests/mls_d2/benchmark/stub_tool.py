@@ -72,7 +72,8 @@ def main():
     if deed != "nothing":
         # What comes out follows from what went in, as with the real tools.
         made = [word for word in words if not word.startswith(str(folder))]
-        (folder / RESULT[kind]).write_text(" ".join(made))
+        config = Path(value_after(words, "--config-file")).read_text()
+        (folder / RESULT[kind]).write_text(" ".join([*made, config]))
     note("end", [kind, *words])
 
 

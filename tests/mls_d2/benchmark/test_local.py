@@ -180,23 +180,21 @@ def test_ctrl_c_lets_the_tools_write_checkpoints_and_the_next_run_goes_on(bench)
     bench.control([["train_net", "random"], "wait"])
 
     def stop_when_started(outcomes, running):
-        if list(bench.out.rglob("started")) and "pretrain/mls-seed0" in map(
-            lambda cell: cell.name, outcomes
-        ):
+        finished = {cell.name for cell in outcomes}
+        if list(bench.out.rglob("started")) and "pretrain/mls-seed0" in finished:
             os.kill(os.getpid(), signal.SIGINT)
 
-    outcomes = bench.run(jobs=1, watch=lambda *_: None, methods=["mls"], tasks=["voc"])
-    outcomes = bench.run(jobs=2, watch=stop_when_started, tasks=["coco", "voc"])
-    assert outcomes["coco/random-seed0"].status == "interrupted"
-    assert outcomes["voc/mls-seed0"].status in ("reused", "not run")
-    (folder,) = {path.parent for path in bench.out.rglob("checkpoint")} - {
-        outcomes["voc/random-seed0"].folder
-    }
-    assert folder == outcomes["coco/random-seed0"].folder
+    seeds = {"seeds": [0], "tasks": ["coco", "voc"]}
+    outcomes = bench.run(jobs=2, watch=stop_when_started, **seeds)
+    stopped = outcomes["coco/random-seed0"]
+    assert stopped.status == "interrupted"
+    assert (stopped.folder / "checkpoint").exists()
     assert records(bench)["coco/random-seed0"]["status"] == "interrupted"
-    again = bench.run(tasks=["coco", "voc"])
-    assert {outcome.status for outcome in again.values()} <= {"finished", "reused"}
-    assert again["coco/random-seed0"].folder == folder
+    assert outcomes["voc/mls-seed0"].status == "not run"
+    again = bench.run(**seeds)
+    assert {outcome.status for outcome in again.values()} == {"finished", "reused"}
+    assert again["coco/random-seed0"].folder == stopped.folder
+    assert again["coco/random-seed0"].status == "finished"
 
 
 def test_a_tool_outlives_a_killed_runner_and_is_not_started_twice(bench):

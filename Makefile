@@ -155,8 +155,15 @@ given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")
 SUITE ?= suites/$(if $(filter quick,$(PRESET)),quick,paper_table1).yaml
 SELECTED := $(call given,METHODS,--methods) $(call given,TASKS,--tasks) $(call given,SEEDS,--seeds)
 
-benchmark: setup ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
-	@$(MAKE) --no-print-directory data
+# PRESET=quick: the scenes that those tasks see beside COCO's, as the eval targets draw them.
+SCENES_voc ?= --voc 200
+SCENES_cityscapes ?= --cityscapes 200
+TASKS_SEEN := $(or $(TASKS),voc)
+BENCHMARK_SCENES := $(if $(filter voc% cls scenes%,$(TASKS_SEEN)),$(SCENES_voc)) \
+	$(if $(filter cityscapes%,$(TASKS_SEEN)),$(SCENES_cityscapes))
+
+benchmark: setup $(if $(filter paper,$(PRESET)),require-data) ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
+	$(if $(filter quick,$(PRESET)),$(RUN) tools/make_scenes.py --root $(DATA) $(strip $(BENCHMARK_SCENES)))
 	$(WITH_DATA) $(RUN) tools/benchmark.py $(SUITE) $(strip $(SELECTED)) --out $(OUT)/benchmark \
 	  $(GPUS) $(ARGS)
 

@@ -110,7 +110,7 @@ def test_the_demo_compares_the_method_with_random_weights() -> None:
 
 def benchmark_line(*arguments: str, **environment: str) -> str:
     data, line = tool_lines(make("benchmark", *arguments, **environment).stdout)
-    assert "make_scenes.py" in data
+    assert data.endswith("make_scenes.py --root datasets/scenes --voc 200")
     return line.partition("tools/benchmark.py ")[2]
 
 
@@ -128,6 +128,16 @@ def test_benchmark_runs_the_quick_suite_or_what_is_asked_for() -> None:
         "--out output/benchmark --num-gpus 2 --dry-run"
     )
     assert benchmark_line("SUITE=mine.yaml", SEEDS="5") == "mine.yaml --out output/benchmark"
+
+
+def test_benchmark_draws_the_scenes_of_its_tasks() -> None:
+    for tasks, scenes in (
+        ("coco", "datasets/scenes"),
+        ("coco cityscapes-psp", "datasets/scenes --cityscapes 200"),
+        ("cityscapes scenes-objects-knn", "datasets/scenes --voc 200 --cityscapes 200"),
+    ):
+        line = tool_lines(make("benchmark", f"TASKS={tasks}").stdout)[0]
+        assert line.endswith(f"make_scenes.py --root {scenes}")
 
 
 def test_benchmark_of_the_paper_is_its_first_table(tmp_path: Path) -> None:

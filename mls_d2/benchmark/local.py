@@ -139,6 +139,7 @@ class LocalRun:
         self._running: dict[Job, dict[str, str]] = {}
         self._outcomes: dict[Cell, Outcome] = {}
         self._places: dict[Cell, Place] = {}
+        self._full = False
         self._not_before: dict[Cell, float] = {}
 
     def run(self, stop: StopSignals) -> dict[Cell, Outcome]:
@@ -181,6 +182,7 @@ class LocalRun:
         self._pending.clear()
 
     def _start_what_can(self) -> None:
+        self._full = False
         for cell in list(self._pending):
             if time.monotonic() < self._not_before.get(cell, 0.0):
                 continue
@@ -204,13 +206,15 @@ class LocalRun:
                 if self._store.is_finished(cell, place):
                     return Outcome(REUSED, folder=place.folder)
                 self._places[cell] = place
-            return self._start(cell, self._places[cell])
+            return None if self._full else self._start(cell, self._places[cell])
         except UserError as error:
             return Outcome(FAILED, str(error))
 
     def _start(self, cell: Cell, place: Place) -> Outcome | None:
         environment = self._pool.take(cell.num_gpus)
         if environment is None:
+            # Small ones behind it wait, too: else one that needs all GPUs would never get them.
+            self._full = True
             return None
         lock = None
         try:

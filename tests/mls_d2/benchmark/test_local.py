@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from mls_d2.benchmark import cells as module
 from mls_d2.benchmark.cells import plan_cells
-from mls_d2.benchmark.local import Pool
+from mls_d2.benchmark.local import LocalRun, Pool, StopSignals
 from mls_d2.benchmark.store import RECORD_FILE, Store
 from mls_d2.errors import UserError
 
@@ -25,6 +26,18 @@ def statuses(outcomes):
 
 def kinds(calls):
     return [call.words[0] for call in calls]
+
+
+def run_cells(bench, cells, pool):
+    run = LocalRun(
+        cells,
+        Store(bench.out),
+        tools=bench.tools,
+        pool=pool,
+        durations={},
+        watch=lambda outcomes, running: None,
+    )
+    return {cell.name: outcome for cell, outcome in run.run(StopSignals()).items()}
 
 
 def records(bench):
@@ -75,6 +88,21 @@ def test_the_longest_go_first_among_those_that_nothing_waits_for(bench):
     assert ["faster" in line for line in order[1:]] == [True, True, False, False]
 
 
+def test_a_cell_that_needs_all_gpus_is_not_overtaken_for_ever(bench):
+    bench.control([["coco"], "slow"])
+    tasks = [{"task": "coco", "num_gpus": 1}, {"task": "voc", "num_gpus": 2}]
+    suite = bench.suite(methods=["random"], tasks=tasks, seeds=[0, 1, 2])
+    first, *others = plan_cells(suite, gpus=True)
+    cells = [first, *sorted(others, key=lambda cell: -cell.num_gpus)]
+    run_cells(bench, cells, Pool(["0", "1"], None))
+    order = [("mask" in " ".join(call.words), call.environment) for call in bench.calls()]
+    assert [is_coco for is_coco, _ in order] == [True, False, False, False, True, True]
+    assert {item["CUDA_VISIBLE_DEVICES"] for is_coco, item in order if not is_coco} <= {
+        "0,1",
+        "1,0",
+    }
+
+
 def test_finished_cells_are_not_run_again(bench):
     bench.run(**MATRIX)
     before = len(bench.calls())
@@ -87,14 +115,13 @@ def test_a_changed_config_reruns_what_depends_on_it_and_nothing_else(bench):
     bench.run(**MATRIX)
     path = bench.root / "pretrain/configs/mls_quick.yaml"
     path.write_text(path.read_text() + "MLS:\n  K: 7\n")
-    from mls_d2.benchmark import cells
 
-    cells._decisive.cache_clear()  # as in a new process
+    module._decisive.cache_clear()  # as in a new process
     outcomes = statuses(bench.run(**MATRIX))
     again = {name for name, status in outcomes.items() if status == "finished"}
     assert again == {name for name in outcomes if "/mls-" in name}
     path.write_text(path.read_text().replace("K: 7", "K: 20"))  # the default
-    cells._decisive.cache_clear()
+    module._decisive.cache_clear()
     assert set(statuses(bench.run(**MATRIX)).values()) == {"reused"}
 
 
@@ -212,7 +239,7 @@ def test_a_tool_outlives_a_killed_runner_and_is_not_started_twice(bench):
     os.close(handle)
     assert store.is_locked(place)
     done = {}
-    thread = threading.Thread(target=lambda: done.update(run_without_signals(bench)))
+    thread = threading.Thread(target=lambda: done.update(run_cells(bench, [cell], Pool([], 1))))
     thread.start()
     time.sleep(0.5)
     assert bench.calls() == []
@@ -220,21 +247,6 @@ def test_a_tool_outlives_a_killed_runner_and_is_not_started_twice(bench):
     thread.join(30)
     assert done["coco/random-seed0"].status == "finished"
     assert len(bench.calls()) == 1
-
-
-def run_without_signals(bench):
-    from mls_d2.benchmark.local import LocalRun, StopSignals
-
-    cells = plan_cells(bench.suite(methods=["random"]), gpus=False)
-    run = LocalRun(
-        cells,
-        Store(bench.out),
-        tools=bench.tools,
-        pool=Pool([], 1),
-        durations={},
-        watch=lambda outcomes, running: None,
-    )
-    return {cell.name: outcome for cell, outcome in run.run(StopSignals()).items()}
 
 
 def test_two_rows_of_one_content_share_their_cells(bench):

@@ -41,6 +41,8 @@ def wait_for_signal(folder):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not stopped:
         time.sleep(0.01)
+    if not stopped:
+        sys.exit("nobody sent a signal")
     (folder / "checkpoint").touch()
     sys.exit(130 if stopped == [signal.SIGINT] else 75)
 

@@ -13,6 +13,7 @@ import pytest
 
 from mls_d2.benchmark import cells as module
 from mls_d2.benchmark.cells import plan_cells
+from mls_d2.benchmark.job import Job
 from mls_d2.benchmark.local import LocalRun, Pool, StopSignals
 from mls_d2.benchmark.store import RECORD_FILE, Store
 from mls_d2.errors import UserError
@@ -204,7 +205,7 @@ def test_a_folder_that_cannot_be_made_is_that_cells_failure(bench):
 
 
 def test_ctrl_c_lets_the_tools_write_checkpoints_and_the_next_run_goes_on(bench):
-    bench.control([["train_net", "random"], "wait"])
+    bench.control([["mask_rcnn", "random"], "wait"])
 
     def stop_when_started(outcomes, running):
         finished = {cell.name for cell in outcomes}
@@ -247,6 +248,24 @@ def test_a_tool_outlives_a_killed_runner_and_is_not_started_twice(bench):
     thread.join(30)
     assert done["coco/random-seed0"].status == "finished"
     assert len(bench.calls()) == 1
+
+
+def test_a_running_tool_holds_the_lock_of_its_folder_itself(bench):
+    bench.control([["train_net"], "wait"])
+    (cell,) = plan_cells(bench.suite(methods=["random"]), gpus=False)
+    store = Store(bench.out)
+    place = store.place(cell)
+    lock = store.lock(place)
+    job = Job(cell, place, store, tools=bench.tools, environment={}, lock=lock)
+    os.close(lock)  # as if the runner had been killed
+    job._lock = os.open(os.devnull, os.O_RDONLY)
+    assert store.is_locked(place)
+    while not (place.folder / "started").exists():
+        time.sleep(0.01)
+    job.tell(signal.SIGTERM)
+    while job.poll() is None:
+        time.sleep(0.01)
+    assert not store.is_locked(place)
 
 
 def test_two_rows_of_one_content_share_their_cells(bench):

@@ -167,16 +167,23 @@ def set_up_batchnorm(
     Warns where a query is normalised with the same images as its key.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
+    normalises = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules())
     if mode == "sync":
+        if normalises:
+            logger.warning(
+                "PRETRAIN.BATCH_NORM sync normalises queries and keys over the same whole batch, "
+                "so the statistics can give the answer away (docs/methods.md)"
+            )
         whole = nn.SyncBatchNorm.convert_sync_batchnorm(method) if world_size > 1 else method
         return whole, None
     if groups > 1:
         method = split_batchnorm(method, groups)
     if mode == "shuffled" and groups * world_size > 1:
         return method, BatchShuffle(cfg.SEED, rank=rank, world_size=world_size)
-    logger.warning(
-        "BatchNorm normalises each query with the same images as its key, so the statistics can "
-        "give the answer away: use PRETRAIN.BATCH_NORM shuffled with several processes or "
-        "PRETRAIN.BATCH_NORM_GROUPS > 1"
-    )
+    if normalises:
+        logger.warning(
+            "BatchNorm normalises each query with the same images as its key, so the statistics "
+            "can give the answer away: use PRETRAIN.BATCH_NORM shuffled with several processes or "
+            "PRETRAIN.BATCH_NORM_GROUPS > 1"
+        )
     return method, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as transforms
 
 from mls_d2.data.classification import load_classification
-from mls_d2.data.images import BrokenImageError, read_image
-from mls_d2.errors import UserError
+from mls_d2.data.detection_mapper import TolerantMapper
+from mls_d2.data.images import read_image
 
 _TEST_BATCH = 64
 
@@ -59,14 +59,12 @@ class ClassificationMapper:
         self._transform, self._colours = transform, colours
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the record with ``image``, ``(3, S, S)`` uint8; with ``error`` where it is broken.
+        """Return the record with ``image``, ``(3, S, S)`` uint8.
 
-        An error is returned, because a data loader's worker would add its traceback to one raised.
+        Raises:
+            BrokenImageError: the file cannot be read.
         """
-        try:
-            pixels = read_image(record["file_name"])
-        except BrokenImageError as error:
-            return {**record, "error": str(error)}
+        pixels = read_image(record["file_name"])
         if "box" in record:
             left, top, right, bottom = record["box"]
             pixels = pixels[top:bottom, left:right]
@@ -79,55 +77,41 @@ class ClassificationMapper:
 def build_train_loader(cfg: CfgNode) -> Iterable[Batch]:
     """Return endless batches of this process: all images of ``DATASETS.TRAIN`` in random order.
 
-    Raises:
-        UserError: from the iteration, at an image that cannot be read.
+    Images that cannot be read are left out: see :class:`TolerantMapper`.
     """
     records = _records(cfg.DATASETS.TRAIN)
-    loader = build_detection_train_loader(
+    mapper = ClassificationMapper(train_transform(cfg), colours=cfg.INPUT.FORMAT)
+    return build_detection_train_loader(
         records,
-        mapper=ClassificationMapper(train_transform(cfg), colours=cfg.INPUT.FORMAT),
+        mapper=TolerantMapper(mapper, is_train=True),
         sampler=TrainingSampler(len(records)),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return _Readable(loader)
 
 
 def build_test_loader(cfg: CfgNode, names: Sequence[str]) -> Iterable[Batch]:
     """Return batches of this process's share of datasets, each image once, cropped for testing.
 
     Raises:
-        UserError: from the iteration, at an image that cannot be read.
+        UnreadableImageError: from the iteration, at an image that cannot be read.
     """
     records = _records(names)
-    mapper = ClassificationMapper(test_transform(cfg), colours=cfg.INPUT.FORMAT)
-    loader = DataLoader(
-        MapDataset(DatasetFromList(records, copy=False), mapper),
+    return DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), test_mapper(cfg)),
         batch_size=_TEST_BATCH,
         sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
     )
-    return _Readable(loader)
+
+
+def test_mapper(cfg: CfgNode) -> TolerantMapper:
+    """Return the mapper of test images."""
+    mapper = ClassificationMapper(test_transform(cfg), colours=cfg.INPUT.FORMAT)
+    return TolerantMapper(mapper, is_train=False)
 
 
 def _records(names: Sequence[str]) -> Batch:
     return [record for name in names for record in load_classification(name).records]
-
-
-class _Readable:
-    """A loader's batches, or a :class:`UserError` at the first image that cannot be read."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            broken = next((item["error"] for item in batch if "error" in item), None)
-            if broken:
-                raise UserError(f"{broken}; get that image again")
-            yield batch

@@ -11,12 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
 from mls_d2.data.classification import find, load_classification
-from mls_d2.data.classification_loader import (
-    ClassificationMapper,
-    build_test_loader,
-    build_train_loader,
-    test_transform,
-)
+from mls_d2.data.classification_loader import build_test_loader, build_train_loader, test_mapper
 from mls_d2.engine.probes import fit_head
 from mls_d2.engine.task import Task
 from mls_d2.errors import UserError
@@ -65,6 +60,14 @@ class Classification(Task):
         """Return batches, cropped in one fixed way."""
         return build_test_loader(cfg, [dataset])
 
+    def test_mapper(self, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """Return the mapper of the test loader."""
+        return test_mapper(cfg)
+
+    def input_size(self, cfg: CfgNode) -> str:
+        """Return the size of the crops."""
+        return f"CLASSIFICATION.CROP_SIZE ({cfg.CLASSIFICATION.CROP_SIZE})"
+
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return the evaluator of top-1 accuracy or average precision."""
         names = load_classification(dataset).names
@@ -85,8 +88,7 @@ class Classification(Task):
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Draw test images with their true and predicted classes."""
         data = load_classification(cfg.DATASETS.TEST[0])
-        colours = cfg.INPUT.FORMAT
-        mapper = ClassificationMapper(test_transform(cfg), colours=colours)
+        mapper, colours = self.test_mapper(cfg), cfg.INPUT.FORMAT
         write_classifications(path, model, data.records, mapper, data.names, colours)
 
 

@@ -21,7 +21,7 @@ def write_classifications(
     path: str,
     model: nn.Module,
     records: Sequence[dict[str, Any]],
-    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
     names: Sequence[str],
     colours: str,
     *,
@@ -43,7 +43,8 @@ def write_classifications(
         num_images: how many at most.
     """
     positions = np.linspace(0, len(records) - 1, num=min(num_images, len(records))).round()
-    inputs = [mapper(records[int(position)]) for position in positions]
+    mapped = [mapper(records[int(position)]) for position in positions]
+    inputs = [item for item in mapped if item is not None]
     rows = -(-len(inputs) // _COLUMNS)
     figure = Figure(figsize=(2 * _COLUMNS, 2.8 * rows), dpi=100)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()

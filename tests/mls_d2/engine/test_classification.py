@@ -12,7 +12,7 @@ from torchvision.datasets import Flowers102
 
 from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config import load_cfg
-from mls_d2.data.classification import DATASETS
+from mls_d2.data.classification import DATASETS, load_classification
 from mls_d2.engine import classification, transfer_trainer
 from mls_d2.engine.classification import Classification, watch_frozen
 from mls_d2.engine.tasks import task_of
@@ -296,6 +296,13 @@ def test_what_does_not_go_together_is_refused(narrow_cfg, name, opts, problem):
     cfg = narrow_cfg(name, *opts)
     with pytest.raises(UserError, match=problem):
         task_of(cfg).check(cfg)
+
+
+def test_memory_is_saved_by_smaller_crops_and_people_see_the_test_crop(narrow_cfg, scenes):
+    cfg = narrow_cfg("voc2007_linear")
+    assert task_of(cfg).input_size(cfg) == "CLASSIFICATION.CROP_SIZE (32)"
+    record = load_classification("voc2007_test").records[0]
+    assert task_of(cfg).test_mapper(cfg)(record)["image"].shape == (3, 32, 32)
 
 
 def test_missing_data_is_named_before_anything_is_built(narrow_cfg, tmp_path, monkeypatch):

@@ -42,6 +42,9 @@ def test_precision_by_class_with_difficult_pairs_left_out():
     eleven = ((4 + 7 * 0.75) / 11 + (6 + 5 * 2 / 3) / 11) / 2
     assert found["mAP11"] == pytest.approx(100 * eleven)
     # The dog of the second image is difficult: it is no mistake to have found it.
-    found = evaluate(evaluator, scores, classes, [[], [0], [], []])["classification"]
+    # The cat of the first image is, too: it is no miss to have found it last.
+    found = evaluate(evaluator, scores, classes, [[1], [0], [], []])["classification"]
     assert found["AP-dog"] == pytest.approx(100)
     assert found["AP-cat"] == pytest.approx(100 * cat)
+    # Eleven points of the cat: as before.
+    assert found["mAP11"] == pytest.approx(50 * (1 + (6 + 5 * 2 / 3) / 11))

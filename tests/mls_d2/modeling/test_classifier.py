@@ -100,6 +100,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(frozen):
         f"backbone.{part}" for part in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
     }
     assert touched == (heads if frozen else heads | trunk)
+    assert touched == {name for name, item in model.named_parameters() if item.requires_grad}
     assert all(model.get_parameter(name).grad.abs().max() > 0 for name in heads)
     moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     assert bool(moved) != frozen  # running statistics

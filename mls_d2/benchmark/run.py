@@ -132,6 +132,9 @@ def link_cells(
 
     Returns:
         The links of the finished cells.
+
+    Raises:
+        UserError: a link cannot be made.
     """
     for old in folder.glob("*/*"):
         if old.is_symlink():
@@ -142,8 +145,11 @@ def link_cells(
         if target is None or not target.is_dir():
             continue
         link = folder / cell.name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(os.path.relpath(target, link.parent))
+        try:
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(os.path.relpath(target, link.parent))
+        except OSError as error:
+            raise UserError(f"cannot make the link '{link}': {error.strerror}") from None
         if outcomes[cell].done:
             links[cell] = link
     return links

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.errors import UserError
 from pretrain.annotations import Annotations, load_annotations
-from pretrain.momentum import pooled
+from pretrain.encoder import pooled
 from pretrain.views.crops import Crop, cut
 from pretrain.views.photometric import normalize
 

@@ -37,6 +37,7 @@ from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
 from pretrain.data import DECODING, DevicePrefetcher, ImageReport, build_loader, image_source
 from pretrain.label_quality import build_label_quality
 from pretrain.methods import build_method, check_method_config
+from pretrain.momentum import MomentumPair
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
 from pretrain.optim import OPTIMIZERS, build_optimizer
@@ -53,6 +54,7 @@ _SHOWN = (
     "positive_similarity",
     "negative_similarity",
     "feature_std",
+    "embedding_std",
     "dictionary_rank",
 )
 
@@ -110,7 +112,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
-            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=source.synthetic
+            inner(trainer.method).online_encoder.backbone,
+            cfg,
+            target,
+            length,
+            synthetic=source.synthetic,
         )
         logger.info("wrote %s", target)
     comm.synchronize()
@@ -127,6 +133,7 @@ def check_config(cfg: CfgNode) -> None:
     check_method_config(cfg)
     node = cfg.PRETRAIN
     low, high = node.AUGMENT.CROP_SCALE
+    local_low, local_high = node.AUGMENT.LOCAL_SCALE
     sigma_low, sigma_high = node.AUGMENT.BLUR_SIGMA
     rules = [
         (
@@ -160,6 +167,24 @@ def check_config(cfg: CfgNode) -> None:
             ">= 32 pixels",
         ),
         ("PRETRAIN.AUGMENT.CROP_SCALE", 0 < low <= high <= 1, (low, high), "0 < low <= high <= 1"),
+        (
+            "PRETRAIN.AUGMENT.LOCAL_CROPS",
+            node.AUGMENT.LOCAL_CROPS >= 0,
+            node.AUGMENT.LOCAL_CROPS,
+            ">= 0",
+        ),
+        (
+            "PRETRAIN.AUGMENT.LOCAL_SIZE",
+            node.AUGMENT.LOCAL_SIZE >= 32,
+            node.AUGMENT.LOCAL_SIZE,
+            ">= 32 pixels",
+        ),
+        (
+            "PRETRAIN.AUGMENT.LOCAL_SCALE",
+            0 < local_low <= local_high <= 1,
+            (local_low, local_high),
+            "0 < low <= high <= 1",
+        ),
         (
             "PRETRAIN.AUGMENT.BLUR_SIGMA",
             0 < sigma_low <= sigma_high,
@@ -199,6 +224,15 @@ def check_config(cfg: CfgNode) -> None:
             "CONTRAST",
             "SATURATION",
         )
+    ]
+    rules += [
+        (
+            f"PRETRAIN.AUGMENT.VIEW2.{name}",
+            value is None or 0 <= value <= 1,
+            value,
+            "in [0, 1], or None for the first view's",
+        )
+        for name, value in node.AUGMENT.VIEW2.items()
     ]
     for key, holds, value, expected in rules:
         if not holds:
@@ -257,12 +291,19 @@ def _build_trainer(
     device = torch.device(cfg.MODEL.DEVICE)
     rank, world_size = comm.get_rank(), comm.get_world_size()
     method: nn.Module = build_method(cfg)
-    method, shuffle = set_up_batchnorm(method, cfg, rank=rank, world_size=world_size)
-    pair = inner(method).pair
-    pair.shuffle = shuffle
+    candidates = inner(method).candidates(cfg.SOLVER.IMS_PER_BATCH)
+    method, shuffle = set_up_batchnorm(
+        method, cfg, rank=rank, world_size=world_size, contrasts=candidates is not None
+    )
+    encoder = inner(method).online_encoder
+    momentum: list[HookBase] = []
+    if isinstance(encoder, MomentumPair):
+        encoder.shuffle = shuffle
+        momentum = [MomentumToOne(encoder)] if cfg.MOCO.MOMENTUM_SCHEDULE == "cosine" else []
     if cfg.PRETRAIN.COMPILE:
-        pair.backbone.compile()
-        pair.momentum_backbone.compile()
+        encoder.backbone.compile()
+        if isinstance(encoder, MomentumPair):
+            encoder.momentum_backbone.compile()
     method = method.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg, method)
     warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
@@ -308,7 +349,7 @@ def _build_trainer(
         trim_metrics(metrics_file, start)
         periodic = [
             Monitors(
-                dictionary_size=cfg.MOCO.DICTIONARY_SIZE,
+                candidates=candidates,
                 log_period=cfg.PRETRAIN.LOG_PERIOD,
                 max_iter=length.max_iter,
                 metrics_file=metrics_file,
@@ -325,7 +366,6 @@ def _build_trainer(
                 permanent_period=permanent,
             ),
         ]
-    momentum = [MomentumToOne(pair)] if cfg.MOCO.MOMENTUM_SCHEDULE == "cosine" else []
     trainer.register_hooks(
         [
             throughput,
@@ -333,7 +373,7 @@ def _build_trainer(
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
             ReportProgress(),
-            *build_online_eval(cfg, pair.backbone, length.iters_per_epoch),
+            *build_online_eval(cfg, encoder.backbone, length.iters_per_epoch),
             *periodic,
             StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
         ]

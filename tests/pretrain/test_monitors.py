@@ -19,7 +19,7 @@ HEALTHY = {
 
 
 def monitors(path="nowhere", max_iter=2000) -> Monitors:
-    return Monitors(dictionary_size=1024, log_period=20, max_iter=max_iter, metrics_file=str(path))
+    return Monitors(candidates=1025, log_period=20, max_iter=max_iter, metrics_file=str(path))
 
 
 def feed(watch: Monitors, *rows: dict) -> list[tuple[int, str]]:

@@ -40,7 +40,7 @@ def test_the_geometry_says_where_the_view_was_cut():
     image = encoded(ramp(60, 90))
     crops = TwoCrops(16, (0.2, 1.0), 0.5)
     for seed in range(50):
-        views, geometry = crops(image, np.random.default_rng(seed))
+        views, geometry, _ = crops(image, np.random.default_rng(seed))
         for view, (x, y, width, height, flipped) in zip(views, geometry, strict=True):
             columns = view[..., 0].mean(axis=0)
             left, right = columns[[0, -1]][:: -1 if flipped else 1]
@@ -108,7 +108,7 @@ def test_views_of_reduced_decoding_show_the_same(size, factors):
     whole, reduced = (TwoCrops(size, (0.2, 1.0), 0.5, reduced=flag) for flag in (False, True))
     used = set()
     for seed in range(40):
-        (views, geometry), (small, same) = (
+        (views, geometry, _), (small, same, _) = (
             crops(image, np.random.default_rng(seed)) for crops in (whole, reduced)
         )
         np.testing.assert_array_equal(geometry, same)

@@ -20,7 +20,6 @@ from pretrain.methods import METHODS, MomentumMethod, build_method, check_method
 from pretrain.optim import build_optimizer
 from pretrain.run import check_config, pretrain, run_length
 
-
 # Heads of the methods that have more than MoCo's.
 NARROW = {
     "BYOL__HIDDEN_DIM": "16",
@@ -358,13 +357,13 @@ def test_every_method_has_its_configs(request, name):
     for kind in ("quick", "coco_400ep", "coco_800ep"):
         cfg = load_cfg(str(folder / f"{name}_{kind}.yaml"))
         check_config(cfg)
-        assert cfg.PRETRAIN.METHOD == name.removesuffix("_small")
-        assert cfg.PRESET == ("quick" if kind == "quick" else "paper")
+        assert name.removesuffix("_small") == cfg.PRETRAIN.METHOD
+        assert ("quick" if kind == "quick" else "paper") == cfg.PRESET
         if kind != "quick":
-            assert cfg.PRETRAIN.EPOCHS == float(kind[5:8])
+            assert float(kind[5:8]) == cfg.PRETRAIN.EPOCHS
         tail = "-800ep" if kind == "coco_800ep" else ""
         place = "quick" if kind == "quick" else "paper"
-        assert cfg.OUTPUT_DIR == f"output/{place}/{name.replace('_', '-')}{tail}"
+        assert f"output/{place}/{name.replace('_', '-')}{tail}" == cfg.OUTPUT_DIR
 
 
 @pytest.mark.parametrize(
@@ -382,9 +381,9 @@ def test_the_configs_of_other_methods_state_what_the_field_publishes(
     request, name, batch, rate, decay, warmup, optimizer, norm
 ):
     cfg = load_cfg(str(request.config.rootpath / f"pretrain/configs/{name}_coco_800ep.yaml"))
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (batch, rate)
-    assert (cfg.SOLVER.WEIGHT_DECAY, cfg.PRETRAIN.WARMUP_EPOCHS) == (decay, warmup)
-    assert (cfg.PRETRAIN.OPTIMIZER, cfg.PRETRAIN.BATCH_NORM) == (optimizer, norm)
+    assert (batch, rate) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR)
+    assert (decay, warmup) == (cfg.SOLVER.WEIGHT_DECAY, cfg.PRETRAIN.WARMUP_EPOCHS)
+    assert (optimizer, norm) == (cfg.PRETRAIN.OPTIMIZER, cfg.PRETRAIN.BATCH_NORM)
     without = cfg.SOLVER.WEIGHT_DECAY_NORM == 0 and cfg.SOLVER.WEIGHT_DECAY_BIAS == 0
     assert without == (optimizer == "lars")
     assert run_length(cfg, 118_287).max_iter == {256: 369_600, 512: 184_800}[batch]

@@ -74,7 +74,7 @@ def test_it_trains_and_exports(vicreg, blocks, tiny, tmp_path, request):
     changes = tiny | {"DATASETS.TRAIN": f"('{folder}',)", "OUTPUT_DIR": str(tmp_path / "run")}
     del changes["PRETRAIN.METHOD"]
     words = [word for pair in changes.items() for word in pair]
-    words += ["PRETRAIN.WARMUP_EPOCHS", "0"]
+    words += ["PRETRAIN.WARMUP_EPOCHS", "0", "PRETRAIN.EPOCHS", "0.5"]
     cfg = mls_d2.config.load_cfg(str(config), words)
     assert read_backbone(pretrain(cfg)).info["method"] == "vicreg"
     cfg.VICREG.WEIGHT = 0.0

@@ -188,4 +188,4 @@ def test_a_local_crop_keeps_the_image_from_being_decoded_too_small():
         crops = TwoCrops(56, (0.9, 1.0), 0.5, reduced=True, local=local)
         crops(Watched(), np.random.default_rng(0))
     # A local crop of 2 % is about 78 pixels wide and high.
-    assert decoded == [4, 1, 4]
+    assert decoded == [8, 1, 4]

@@ -7,6 +7,7 @@ PRESET ?= quick
 METHOD ?= mls
 EPOCHS ?= 400
 SEED ?= 0
+SEEDS ?=
 OUT ?= output
 NUM_GPUS ?=
 ARGS ?=
@@ -29,11 +30,34 @@ endif
 ifeq ($(PRESET),quick)
   DATA ?= datasets/scenes
   PRETRAIN_CONFIG := pretrain/configs/$(METHOD)_quick.yaml
-  COCO_CONFIG := transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml
 else
   DATA ?= $(DETECTRON2_DATASETS)
   PRETRAIN_CONFIG := pretrain/configs/$(METHOD)_coco_$(EPOCHS)ep.yaml
-  COCO_CONFIG := transfer_configs/coco/mask_rcnn_R_50_FPN_1x.yaml
+endif
+
+# What each evaluation fine-tunes: folder of the results:config below transfer_configs.
+EVALS := coco coco-c4 voc cityscapes cls
+ifeq ($(PRESET),quick)
+  RUNS_coco := coco:coco/mask_rcnn_R_50_FPN_quick
+  RUNS_coco-c4 := coco-c4:coco/mask_rcnn_R_50_C4_quick
+  RUNS_voc := voc:voc/faster_rcnn_R_50_C4_quick
+  RUNS_cityscapes := $(foreach net,pspnet psanet,cityscapes-$(net):cityscapes/$(net)_R_50_quick)
+  CLS := voc2007_finetune voc2007_svm voc2007_knn scenes_objects_finetune
+  RUNS_cls := $(foreach name,$(CLS),cls-$(name):classification/$(name)_quick)
+  # Scenes beyond those that pretraining and COCO need; drawn when they are first asked for.
+  SCENES_voc := --voc 200
+  SCENES_cls := --voc 200
+  SCENES_cityscapes := --cityscapes 200
+else
+  RUNS_coco := coco:coco/mask_rcnn_R_50_FPN_1x
+  RUNS_coco-c4 := coco-c4:coco/mask_rcnn_R_50_C4_1x
+  RUNS_voc := voc:voc/faster_rcnn_R_50_C4_24k
+  RUNS_cityscapes := $(foreach net,pspnet psanet,cityscapes-$(net):cityscapes/$(net)_R_50_40k)
+  CLS := voc2007 cub200 flowers102 cars aircraft indoor67 pets dtd
+  RUNS_cls := $(foreach name,$(CLS),cls-$(name):classification/$(name)_finetune)
+  # As many runs as the paper's numbers are means of.
+  SEEDS_voc := 0,1,2
+  SEEDS_cityscapes := 0,1
 endif
 
 RESULTS := $(OUT)/$(PRESET)
@@ -42,6 +66,20 @@ PRETRAIN_DIR := $(RESULTS)/$(RUN_NAME)
 BACKBONE ?= $(if $(filter random,$(METHOD)),random,$(PRETRAIN_DIR)/backbone.pth)
 GPUS := $(if $(NUM_GPUS),--num-gpus $(NUM_GPUS))
 WITH_DATA := DETECTRON2_DATASETS="$(abspath $(DATA))"
+
+# $(call seeds-of,EVAL): SEEDS or SEED where they are given, else the paper's
+COMMA := ,
+seeds-of = $(subst $(COMMA), ,$(or $(SEEDS),$(if $(filter file,$(origin SEED)),$(SEEDS_$(1))),$(SEED)))
+# $(call folder-of,RUN,SEED)
+folder-of = $(RESULTS)/$(firstword $(subst :, ,$(1)))/$(RUN_NAME)-seed$(2)
+# $(call fine-tune,RUN,SEED): one line of a recipe
+define fine-tune
+$(WITH_DATA) $(RUN) tools/train_net.py --config-file transfer_configs/$(lastword $(subst :, ,$(1))).yaml \
+  --resume $(GPUS) MODEL.WEIGHTS $(BACKBONE) OUTPUT_DIR $(call folder-of,$(1),$(2)) SEED $(2) $(ARGS)
+
+endef
+# $(call each-run,EVAL,FUNCTION): FUNCTION(RUN,SEED) for all of them
+each-run = $(foreach run,$(RUNS_$(1)),$(foreach seed,$(call seeds-of,$(1)),$(call $(2),$(run),$(seed))))
 
 # The stamp's name carries what the set-up is made from, so that it is repeated when that changes.
 SETUP_PYTHON := $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))
@@ -55,21 +93,21 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 ifeq ($(filter demo-method,$(MAKECMDGOALS)),)
 .NOTPARALLEL:
 endif
-.PHONY: help setup demo demo-method demo-random data require-data require-backbone pretrain \
-	eval-coco convert report benchmark check test clean
+.PHONY: help setup demo demo-method demo-random data require-data require-gpu require-backbone \
+	pretrain $(EVALS:%=eval-%) $(EVALS:%=scenes-%) eval-all convert report benchmark check test clean
 
 help: ## list targets and variables
 	@echo "Targets:"
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
 	@echo "Variables (now):"
 	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
-	@echo "    METHOD=$(METHOD)     one of: $(METHODS); for eval-coco also: random"
+	@echo "    METHOD=$(METHOD)     one of: $(METHODS); for evaluations also: random"
 	@echo "    EPOCHS=$(EPOCHS)     of PRESET=paper: 400 or 800"
-	@echo "    SEED=$(SEED)         of every random choice"
+	@echo "    SEED=$(SEED)         of every random choice; SEEDS=0,1,2 evaluates with each of them"
 	@echo "    DATA=$(DATA)   datasets' root; PRESET=paper takes DETECTRON2_DATASETS"
 	@echo "    OUT=$(OUT)     where runs write    NUM_GPUS=$(NUM_GPUS) processes, one a GPU"
-	@echo "    BACKBONE=…     another backbone file for eval-coco"
+	@echo "    BACKBONE=…     another backbone file to evaluate"
 	@echo "    ARGS=…         appended: 'KEY VALUE' of the config, or options of pytest for test"
 	@echo "    VENV=$(VENV)     an environment of your own may stand here; its Detectron2 is kept"
 
@@ -112,23 +150,36 @@ demo-random:
 	$(call beside,random,BACKBONE=random)
 
 ifeq ($(PRESET),quick)
-data: setup ## PRESET=quick: generate the scenes; PRESET=paper: say where the datasets are
+data: setup ## PRESET=quick: generate the scenes; PRESET=paper: check and prepare the datasets
 	$(RUN) tools/make_scenes.py --root $(DATA)
 
 require-data: setup
 	@[ -e "$(DATA)/scenes.json" ] || { \
 	  echo "error: there are no scenes in '$(DATA)'. Make them with: make data" >&2; exit 2; }
+
+$(EVALS:%=scenes-%): scenes-%: require-data
+	$(if $(SCENES_$*),$(RUN) tools/make_scenes.py --root $(DATA) --train 0 --val 0 --unlabeled 0 $(SCENES_$*))
+
+require-gpu:
 else
 data: require-data
-	@echo "data: PRESET=paper uses the real datasets in $(DATA); nothing is generated or fetched"
+	$(WITH_DATA) $(RUN) tools/prepare_data.py $(ARGS)
 
 require-data: setup
 	@[ -n "$(DATA)" ] && [ -d "$(DATA)" ] || { \
 	  echo "error: PRESET=paper needs the real datasets, and '$(DATA)' is not a folder." \
-	    "Set DETECTRON2_DATASETS to the folder that holds coco/." >&2; exit 2; }
+	    "Set DETECTRON2_DATASETS to the folder that holds coco/, VOC2007/, …: docs/datasets.md" >&2; exit 2; }
+
+$(EVALS:%=scenes-%): scenes-%: require-data
+
+# Who asks for the CPU gets it.
+require-gpu: setup
+	@$(if $(findstring MODEL.DEVICE cpu,$(ARGS)),:,$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "error: PRESET=paper is for 8 GPUs, and PyTorch finds none here." \
+	    "What a CPU finishes in minutes is: make $(MAKECMDGOALS) PRESET=quick" >&2; exit 2; })
 endif
 
-pretrain: setup require-data ## learn a backbone with METHOD; resumes what was interrupted
+pretrain: setup require-data require-gpu ## learn a backbone with METHOD; resumes what was interrupted
 	$(WITH_DATA) $(RUN) tools/pretrain.py --config-file $(PRETRAIN_CONFIG) --resume $(GPUS) \
 	  OUTPUT_DIR $(PRETRAIN_DIR) SEED $(SEED) $(ARGS)
 
@@ -137,9 +188,17 @@ require-backbone:
 	  echo "error: there is no backbone '$(BACKBONE)'." \
 	    "Make it with: make pretrain METHOD=$(METHOD) PRESET=$(PRESET)" >&2; exit 2; }
 
-eval-coco: setup require-data require-backbone ## fine-tune and evaluate Mask R-CNN FPN on COCO from METHOD's backbone
-	$(WITH_DATA) $(RUN) tools/train_net.py --config-file $(COCO_CONFIG) --resume $(GPUS) \
-	  MODEL.WEIGHTS $(BACKBONE) OUTPUT_DIR $(RESULTS)/coco/$(RUN_NAME)-seed$(SEED) SEED $(SEED) $(ARGS)
+eval-coco: ## fine-tune and evaluate Mask R-CNN FPN on COCO from METHOD's backbone
+eval-coco-c4: ## … Mask R-CNN C4 on COCO
+eval-voc: ## … Faster R-CNN C4 on VOC07+12
+eval-cityscapes: ## … PSPNet and PSANet on Cityscapes
+eval-cls: ## … classifiers on VOC2007 and small datasets
+eval-all: $(EVALS:%=eval-%) ## all of these
+
+# A run that was finished is not repeated, and one that was interrupted goes on.
+$(EVALS:%=eval-%): eval-%: setup require-gpu scenes-% require-backbone
+	$(call each-run,$*,fine-tune)
+	@$(RUN) tools/compare.py $(strip $(call each-run,$*,folder-of))
 
 convert: setup ## make a backbone file of any ResNet checkpoint: SRC=… DST=…
 	@[ -n "$(SRC)" ] && [ -n "$(DST)" ] || { \

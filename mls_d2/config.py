@@ -27,6 +27,7 @@ def get_cfg() -> CfgNode:
     _add_project_keys(cfg)
     _add_pretrain_keys(cfg)
     _add_method_keys(cfg)
+    _add_segmentation_keys(cfg)
     return cfg
 
 
@@ -191,6 +192,49 @@ def _add_other_method_keys(cfg: CfgNode) -> None:
     barlow.SCALE = 0.024
 
 
+def _add_segmentation_keys(cfg: CfgNode) -> None:
+    # Of build_dilated_resnet_backbone: side of an image over side of the last features; 8, 16, 32.
+    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 8
+    # SEM_SEG_HEAD.NAME is "PSPHead" or "PSAHead" where the META_ARCHITECTURE is "EncoderDecoder";
+    # Detectron2's IN_FEATURES (one), IGNORE_VALUE, NUM_CLASSES, CONVS_DIM and NORM hold, too.
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Share of channels dropped before the classifiers, in [0, 1).
+    head.DROPOUT = 0.1
+    # Whether bilinear upsampling keeps the corners: with crops of 8n + 1 pixels.
+    head.ALIGN_CORNERS = False
+    # PSPHead: cells along each side of the pooled maps (>= 1).
+    head.POOL_SCALES = (1, 2, 3, 6)
+    # PSAHead: (height, width) of a mask in positions of the shrunk map, both odd.
+    head.PSA_MASK_SIZE = (97, 97)
+    cfg.MODEL.AUXILIARY_HEAD = auxiliary = CfgNode()
+    # One of MODEL.RESNETS.OUT_FEATURES.
+    auxiliary.IN_FEATURES = ["res4"]
+    auxiliary.CONVS_DIM = 256
+    # Weight of the auxiliary loss (>= 0).
+    auxiliary.LOSS_WEIGHT = 0.4
+
+    cfg.INPUT.SEGMENTATION = node = CfgNode()
+    # (height, width) that an image is scaled to fit in, in training times a random ratio.
+    node.BASE_SIZE = (1024, 2048)
+    # Bounds of that ratio (> 0).
+    node.SCALE_RANGE = (0.5, 2.0)
+    # (height, width) of training crops, in pixels.
+    node.CROP_SIZE = (512, 1024)
+    # Largest share of one class among a crop's labelled pixels, in (0, 1]; 1 takes any crop.
+    node.MAX_CLASS_SHARE = 0.75
+
+    # (height, width) of the windows into which test images are cut, in pixels, and (vertical,
+    # horizontal) distance between them; a window of zeros takes images whole.
+    cfg.TEST.SLIDING_WINDOW = (0, 0)
+    cfg.TEST.SLIDING_STRIDE = (513, 513)
+
+    # Of LR_SCHEDULER_NAME "WarmupPolyLR", in segmentation: the learning rate at iteration t is
+    # BASE_LR · ((1 - POLY_FLOOR) · (1 - t / MAX_ITER)^POLY_POWER + POLY_FLOOR); POLY_POWER > 0 and
+    # POLY_FLOOR in [0, 1].
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.POLY_FLOOR = 0.0
+
+
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
     """Return the config of a YAML file with ``KEY VALUE`` overrides merged in (not frozen).
 
@@ -212,13 +256,16 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
     if len(opts) % 2:
         raise UserError(
             f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        pair = [key, _as_float_if_one_is_due(value, _value_at(cfg, key))]
+        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
 
@@ -245,7 +292,8 @@ def _as_float_if_one_is_due(word: str, default: object) -> str:
     return f"{word}.0" if whole else word
 
 
-def _value_at(cfg: CfgNode, key: str) -> object:
+def value_at(cfg: CfgNode, key: str) -> object:
+    """Return the value of a dotted key that exists."""
     return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 

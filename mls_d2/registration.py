@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from mls_d2.data.images import list_images
+from mls_d2.modeling.dilated_resnet import build_dilated_resnet_backbone
+from mls_d2.modeling.encoder_decoder import EncoderDecoder
+from mls_d2.modeling.res5_head import Res5ROIHeadsExtraNorm
 
 UNLABELED = "coco_2017_unlabeled"
 
@@ -20,6 +24,14 @@ def register_all() -> None:
     if UNLABELED not in DatasetCatalog.list():
         DatasetCatalog.register(UNLABELED, _load_unlabeled)
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
+    components = (
+        (BACKBONE_REGISTRY, build_dilated_resnet_backbone),
+        (META_ARCH_REGISTRY, EncoderDecoder),
+        (ROI_HEADS_REGISTRY, Res5ROIHeadsExtraNorm),
+    )
+    for registry, component in components:
+        if component.__name__ not in registry:
+            registry.register(component)
 
 
 def _load_unlabeled() -> list[dict]:

@@ -176,17 +176,24 @@ def set_up_batchnorm(
     """Return ``method`` with the BatchNorm that the config asks for, and the shuffle of its keys.
 
     Warns where a query is normalised with the same images as its key, if the method ``contrasts``
-    it with others.
+    the key with those of other batches.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
+    norms = (m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    leaks = contrasts and any(True for _ in norms)
     if mode == "sync":
+        if leaks:
+            logger.warning(
+                "PRETRAIN.BATCH_NORM sync normalises queries and keys over the same whole batch, "
+                "so the statistics can give the answer away (docs/methods.md)"
+            )
         whole = nn.SyncBatchNorm.convert_sync_batchnorm(method) if world_size > 1 else method
         return whole, None
     if groups > 1:
         method = split_batchnorm(method, groups)
     if mode == "shuffled" and groups * world_size > 1:
         return method, BatchShuffle(cfg.SEED, rank=rank, world_size=world_size)
-    if contrasts:
+    if leaks:
         logger.warning(
             "BatchNorm normalises each query with the same images as its key, so the statistics "
             "can give the answer away: use PRETRAIN.BATCH_NORM shuffled with several processes or "

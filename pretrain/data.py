@@ -25,6 +25,8 @@ DECODING = ("full", "reduced")
 
 # What a random stream is for: keeps the streams of one seed apart.
 _ORDER_STREAM, _CROP_STREAM = 1, 2
+# A run of broken images this long is no accident; looking on would take minutes.
+_TRIES = 100
 
 
 @dataclass
@@ -34,7 +36,7 @@ class ViewBatch:
     Attributes:
         views: ``(2, N, H, W, 3)`` uint8 RGB; ``views[0]`` holds every image's first view.
         geometry: ``(2, N, 5)`` float32: crop box x, y, width, height in source pixels, flipped.
-        index: ``(N,)`` positions in the dataset.
+        index: ``(N,)`` positions in the dataset of the images that are seen.
         broken: paths that could not be read and were replaced by a neighbour.
         enlarged: paths of images smaller than the crop.
         local_views: ``(N, L, h, w, 3)`` uint8 RGB, or None where there are none.
@@ -75,11 +77,11 @@ class ViewDataset(Dataset):
         """Return the views of ``(epoch, position)``; the next good image replaces a broken one.
 
         Raises:
-            UserError: no image of the dataset can be read.
+            UserError: none of the next hundred images, or of the dataset, can be read.
         """
         epoch, position = item
         broken: list[str] = []
-        for step in range(len(self)):
+        for step in range(min(len(self), _TRIES)):
             place = (position + step) % len(self)
             name = self.source.name(place)
             rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
@@ -94,11 +96,14 @@ class ViewDataset(Dataset):
                 "views": views,
                 "geometry": geometry,
                 "local": local,
-                "index": position,
+                "index": place,
                 "broken": broken,
                 "enlarged": [name] if small else [],
             }
-        raise UserError(f"none of the {len(self)} images can be read, e.g. {broken[0]}")
+        raise UserError(
+            f"none of {len(broken)} images in a row can be read (the dataset has {len(self)}), "
+            f"e.g. {broken[0]}"
+        )
 
 
 class EpochBatches(Sampler):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAKE = shutil.which("make")
@@ -24,6 +26,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         "PRESET",
         "METHOD",
         "SEED",
+        "SEEDS",
         "DATA",
         "OUT",
         "ARGS",
@@ -90,7 +93,7 @@ def test_the_demo_compares_the_method_with_random_weights() -> None:
     for line in output.splitlines():
         name = next((name for name in ("mocov2", "random") if line.startswith(f"{name}: ")), "")
         own[name].append(line.removeprefix(f"{name}: "))
-    steps, (learned,), (random,) = (
+    steps, (learned, compared), (random, _) = (
         tool_lines("\n".join(own[name])) for name in ("", "mocov2", "random")
     )
     names = [line.split("tools/")[1].split()[0] for line in steps]
@@ -99,13 +102,140 @@ def test_the_demo_compares_the_method_with_random_weights() -> None:
     assert f"--config-file {recipe} --resume" in learned
     assert "MODEL.WEIGHTS output/quick/mocov2/backbone.pth" in learned
     assert "OUTPUT_DIR output/quick/coco/mocov2-seed2 SEED 2" in learned
+    assert compared.endswith("tools/compare.py output/quick/coco/mocov2-seed2")
     expected = learned.replace("output/quick/mocov2/backbone.pth", "random")
     assert random == expected.replace("mocov2-seed2", "random-seed2")
     assert (REPOSITORY / recipe).is_file()
 
 
+EVALS = ("eval-coco", "eval-coco-c4", "eval-voc", "eval-cityscapes", "eval-cls")
+
+
+def runs_of(*arguments: str, **environment: str) -> list[tuple[str, str, int]]:
+    """Return (config below transfer_configs, folder below the preset's, seed) of each run."""
+    found = []
+    for line in tool_lines(make(*arguments, "OUT=o", **environment).stdout):
+        if "tools/train_net.py" in line:
+            words = line.split()
+            after = {
+                word: words[words.index(word) + 1]
+                for word in ("--config-file", "OUTPUT_DIR", "SEED")
+            }
+            config = after["--config-file"].removeprefix("transfer_configs/")
+            folder = after["OUTPUT_DIR"].split("/", 2)[2]
+            found.append((config, folder, int(after["SEED"])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        ("eval-coco", [("coco/mask_rcnn_R_50_FPN_quick.yaml", "coco/mls-seed0", 0)]),
+        ("eval-coco-c4", [("coco/mask_rcnn_R_50_C4_quick.yaml", "coco-c4/mls-seed0", 0)]),
+        ("eval-voc", [("voc/faster_rcnn_R_50_C4_quick.yaml", "voc/mls-seed0", 0)]),
+        (
+            "eval-cityscapes",
+            [
+                (f"cityscapes/{name}_R_50_quick.yaml", f"cityscapes-{name}/mls-seed0", 0)
+                for name in ("pspnet", "psanet")
+            ],
+        ),
+        (
+            "eval-cls",
+            [
+                (f"classification/{name}_quick.yaml", f"cls-{name}/mls-seed0", 0)
+                for name in (
+                    "voc2007_finetune",
+                    "voc2007_svm",
+                    "voc2007_knn",
+                    "scenes_objects_finetune",
+                )
+            ],
+        ),
+    ],
+)
+def test_what_an_evaluation_runs(target: str, runs: list[tuple[str, str, int]]) -> None:
+    assert runs_of(target) == runs
+
+
+def test_eval_all_runs_every_evaluation_once() -> None:
+    together = [run for target in EVALS for run in runs_of(target)]
+    assert runs_of("eval-all") == together
+    assert len(set(together)) == len(together) == 9
+
+
+def test_configs_of_evaluations_are_there(tmp_path: Path) -> None:
+    quick = runs_of("eval-all")
+    paper = runs_of("eval-all", "PRESET=paper", DETECTRON2_DATASETS=str(tmp_path))
+    for config, *_ in quick + paper:
+        assert (REPOSITORY / "transfer_configs" / config).is_file(), config
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "seeds"),
+    [
+        ("eval-voc", (), [0, 1, 2]),
+        ("eval-cityscapes", (), [0, 1, 0, 1]),
+        ("eval-coco", (), [0]),
+        ("eval-coco-c4", ("SEEDS=3,5",), [3, 5]),
+        ("eval-voc", ("SEED=4",), [4]),
+        ("eval-voc", ("SEED=4", "SEEDS=7"), [7]),
+    ],
+)
+def test_seeds_are_those_asked_for_or_as_many_as_the_paper_had(
+    target: str, arguments: tuple[str, ...], seeds: list[int], tmp_path: Path
+) -> None:
+    environment = {"DETECTRON2_DATASETS": str(tmp_path)}
+    runs = runs_of(target, "PRESET=paper", *arguments, **environment)
+    assert [seed for *_, seed in runs] == seeds
+    assert all(folder.endswith(f"/mls-seed{seed}") for _, folder, seed in runs)
+
+
+def test_what_was_run_is_compared_with_the_paper(tmp_path: Path) -> None:
+    output = make("eval-voc", "SEEDS=0,1", "OUT=o", "METHOD=random").stdout
+    assert tool_lines(output)[-1].endswith(
+        "compare.py o/quick/voc/random-seed0 o/quick/voc/random-seed1"
+    )
+
+
+def test_scenes_that_only_an_evaluation_needs_are_drawn_for_it() -> None:
+    drawn = [line for line in tool_lines(make("eval-voc").stdout) if "make_scenes" in line]
+    assert [line.split("make_scenes.py ")[1] for line in drawn] == [
+        "--root datasets/scenes --train 0 --val 0 --unlabeled 0 --voc 200"
+    ]
+    assert not [line for line in tool_lines(make("eval-coco").stdout) if "make_scenes" in line]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_paper_preset_without_a_gpu_offers_the_quick_one(tmp_path: Path) -> None:
+    arguments = [f"VENV={venv_with_this_python(tmp_path)}", "PRESET=paper", f"DATA={tmp_path}"]
+    done = subprocess.run(
+        [str(MAKE), "require-gpu", "-o", "setup", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "PyTorch finds none here" in done.stderr
+    assert "make require-gpu PRESET=quick" in done.stderr
+    cpu = subprocess.run(
+        [str(MAKE), "require-gpu", "-o", "setup", *arguments, "ARGS=MODEL.DEVICE cpu"],
+        cwd=REPOSITORY,
+    )
+    assert cpu.returncode == 0
+
+
+def venv_with_this_python(folder: Path) -> Path:
+    """Return a folder in whose bin/python this interpreter runs."""
+    (folder / "venv" / "bin").mkdir(parents=True)
+    script = folder / "venv" / "bin" / "python"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    return folder / "venv"
+
+
 def test_every_target_sets_up_first() -> None:
-    for target in ("data", "pretrain", "eval-coco", "report", "benchmark", "check", "test"):
+    for target in ("data", "pretrain", *EVALS, "report", "benchmark", "check", "test"):
         done = make(target, "VENV=no-such-environment")
         assert done.returncode == 0, done.stderr
         setup = done.stdout.index("tools/provide_detectron2.py")

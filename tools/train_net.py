@@ -7,6 +7,7 @@ import argparse
 
 from mls_d2.config import load_cfg
 from mls_d2.engine.launch import launch, tool_parser
+from mls_d2.engine.preset import mark_changed_recipe
 from mls_d2.engine.transfer import run_evaluation, run_transfer
 from mls_d2.errors import run_tool
 
@@ -25,6 +26,7 @@ MODEL.WEIGHTS is a backbone file, or "random" to start from random weights.
 def run(args: argparse.Namespace) -> None:
     """Run one process of the transfer."""
     cfg = load_cfg(args.config_file, args.opts)
+    mark_changed_recipe(cfg, load_cfg(args.config_file))
     if args.eval_only:
         run_evaluation(cfg)
     else:

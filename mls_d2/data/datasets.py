@@ -27,7 +27,8 @@ def check_dataset(name: str) -> None:
     """Make sure that a registered dataset's files are there.
 
     For COCO that is the annotation file and every image that it lists; for VOC the list of the
-    split and its folders; for Cityscapes the folders of images and of labels.
+    split, and the image and annotation of every line; for Cityscapes the folders of images and of
+    labels.
 
     Raises:
         UserError: no such dataset (names the nearest), the root is missing, or files are missing
@@ -46,11 +47,32 @@ def check_dataset(name: str) -> None:
         raise UserError(f"dataset '{name}': the folder '{empty[0]}' is empty")
     metadata = MetadataCatalog.get(name)
     if metadata.get("json_file") and metadata.get("image_root"):
+        _check_files(name, metadata.image_root, _coco_images(metadata.json_file), "images")
+    elif _is_voc(name):
+        stems = _voc_images(metadata.dirname, metadata.split)
+        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+            files = [f"{folder}/{stem}{suffix}" for stem in stems]
+            _check_files(name, metadata.dirname, files, f"files of {folder}")
+
+
+def image_files(name: str) -> list[str]:
+    """Return the paths of a dataset's images, in the order of its list.
+
+    Args:
+        name: a registered dataset whose lists are there.
+
+    Raises:
+        UserError: the annotation file is none.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") and metadata.get("image_root"):
         images = _coco_images(metadata.json_file)
-        there = _files_below(metadata.image_root, images)
-        lacking = [os.path.join(metadata.image_root, item) for item in images if item not in there]
-        if lacking:
-            raise UserError(_explain(name, lacking, len(images), "images"))
+        return [os.path.join(metadata.image_root, item) for item in images]
+    if _is_voc(name):
+        folder = os.path.join(metadata.dirname, "JPEGImages")
+        stems = _voc_images(metadata.dirname, metadata.split)
+        return [os.path.join(folder, f"{stem}.jpg") for stem in stems]
+    return [record["file_name"] for record in DatasetCatalog.get(name)]
 
 
 def dataset_fingerprint(name: str) -> Dataset:
@@ -66,13 +88,9 @@ def dataset_fingerprint(name: str) -> Dataset:
     """
     metadata = MetadataCatalog.get(name)
     digest = hashlib.sha256()
+    paths = image_files(name)
     if metadata.get("json_file") and metadata.get("image_root"):
-        paths = [
-            os.path.join(metadata.image_root, item) for item in _coco_images(metadata.json_file)
-        ]
         digest.update(sha256_of(metadata.json_file).encode())
-    else:
-        paths = [record["file_name"] for record in DatasetCatalog.get(name)]
     root = datasets_root()
     for path in sorted(paths):
         digest.update(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}\n".encode())
@@ -106,12 +124,26 @@ def combined_fingerprint(train: Sequence[str], test: Sequence[str]) -> Dataset:
 def _parts(name: str) -> list[str]:
     """Return the files and folders that a dataset cannot do without."""
     metadata = MetadataCatalog.get(name)
-    if metadata.get("dirname") and metadata.get("split"):
+    if _is_voc(name):
         folder = metadata.dirname
         split = os.path.join("ImageSets", "Main", f"{metadata.split}.txt")
         return [os.path.join(folder, part) for part in (split, "Annotations", "JPEGImages")]
     keys = ("json_file", "image_root", "image_dir", "gt_dir")
     return [metadata.get(key) for key in keys if metadata.get(key)]
+
+
+def _is_voc(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    return bool(metadata.get("dirname") and metadata.get("split"))
+
+
+def _voc_images(folder: str, split: str) -> list[str]:
+    path = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
+    with open(path, encoding="utf-8") as file:
+        stems = [line.split()[0] for line in file if line.strip()]
+    if not stems:
+        raise UserError(f"'{path}' lists no images; unpack VOC again")
+    return stems
 
 
 def _coco_images(json_file: str) -> tuple[str, ...]:
@@ -132,6 +164,13 @@ def _read_coco_images(json_file: str, mtime_ns: int, size: int) -> tuple[str, ..
     if not names:
         raise UserError(f"'{json_file}' lists no images")
     return names
+
+
+def _check_files(name: str, root: str, files: Sequence[str], what: str) -> None:
+    there = _files_below(root, files)
+    lacking = [os.path.join(root, item) for item in files if item not in there]
+    if lacking:
+        raise UserError(_explain(name, lacking, len(files), what))
 
 
 def _files_below(root: str, names: Iterable[str]) -> set[str]:

@@ -11,14 +11,18 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from mls_d2.data.boxes import with_usable_boxes
+from mls_d2.data.detection_mapper import DetectionMapper
 from mls_d2.engine.task import Task
 from mls_d2.errors import UserError
 from mls_d2.evaluation.coco import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
+from mls_d2.evaluation.voc import VocEvaluator
 
 
 class Detection(Task):
@@ -50,21 +54,33 @@ class Detection(Task):
                 )
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Return Detectron2's loader."""
-        return build_detection_train_loader(cfg)
+        """Return Detectron2's loader, without images that have no usable box."""
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+        return build_detection_train_loader(
+            cfg,
+            mapper=DetectionMapper(cfg, is_train=True),
+            dataset=with_usable_boxes(records) if filter_empty else records,
+        )
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader."""
-        return build_detection_test_loader(cfg, dataset)
+        return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
+
+    def test_mapper(self, cfg: CfgNode) -> DetectionMapper:
+        """Return Detectron2's mapper, which here names an image that it cannot read."""
+        return DetectionMapper(cfg, is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return the evaluator for the format of a dataset."""
         kind = MetadataCatalog.get(dataset).get("evaluator_type")
         if kind == "coco":
             return CocoEvaluator(dataset, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+        if kind == "pascal_voc":
+            return VocEvaluator(dataset)
         raise UserError(
             f"dataset '{dataset}' is of kind '{kind}', which has no evaluator here; "
-            "use one in COCO format"
+            "use one in COCO's or VOC's format"
         )
 
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:

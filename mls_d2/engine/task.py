@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import detectron2.utils.comm as comm
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
@@ -37,6 +38,10 @@ class Task(abc.ABC):
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return this process's share of a test dataset."""
 
+    def test_mapper(self, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """Return what makes the model's input of a record with ``file_name``: Detectron2's."""
+        return DatasetMapper(cfg, is_train=False)
+
     @abc.abstractmethod
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return what turns the model's outputs on a test dataset into metrics.
@@ -52,6 +57,10 @@ class Task(abc.ABC):
     def scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """Return the learning rate's schedule, by iteration: Detectron2's."""
         return build_lr_scheduler(cfg, optimizer)
+
+    def input_size(self, cfg: CfgNode) -> str:
+        """Return the setting, with its value, that makes training images smaller."""
+        return f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
 
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import logging
 import os
+import re
 import time
 from typing import Any
 
@@ -38,6 +39,7 @@ from mls_d2.report.results import RESULTS_FILE, Result, write_result
 logger = logging.getLogger(__name__)
 
 PICTURE_FILE = "predictions.png"
+_UNREGISTERED = re.compile(r"No object named '(.*?)' found in '(.*?)' registry")
 
 
 def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
@@ -134,7 +136,17 @@ def _drop_late_steps(cfg: CfgNode) -> None:
 
 
 def _build_model(cfg: CfgNode) -> nn.Module:
-    model = build_model(cfg)
+    try:
+        model = build_model(cfg)
+    except KeyError as error:
+        match = _UNREGISTERED.search(str(error))
+        if not match:
+            raise
+        raise UserError(
+            f"no component '{match[1]}' in Detectron2's registry {match[2]}. This project's own "
+            "are registered by mls_d2.registration.register_all(), which its tools call; import "
+            "one of yours first"
+        ) from None
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info(
         "%s with %s, %.1f M parameters",

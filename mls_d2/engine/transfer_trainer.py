@@ -110,7 +110,7 @@ def train(
         relief = (
             f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, over all processes), "
             f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
-            f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
+            f"{task.input_size(cfg)}"
         )
         train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard, relief=relief)
         watch.remove()

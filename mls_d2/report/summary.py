@@ -43,7 +43,7 @@ def terminal_summary(report: Report, written: str) -> str:
 
 def _group_lines(group: Group) -> list[str]:
     title = f"{group.task}, preset {group.preset}"
-    return ["", f"{title} ({group.note})" if group.note else title, *_aligned(_table(group))]
+    return ["", f"{title} ({group.note})" if group.note else title, *aligned(_table(group))]
 
 
 def _table(group: Group) -> Table:
@@ -63,7 +63,8 @@ def _table(group: Group) -> Table:
     return Table([*header, "wall time"], rows)
 
 
-def _aligned(table: Table) -> list[str]:
+def aligned(table: Table) -> list[str]:
+    """Return a table's lines in ASCII, columns padded to the same width."""
     lines = [[_ascii(cell) for cell in line] for line in (table.header, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [_line(cells, widths) for cells in lines]

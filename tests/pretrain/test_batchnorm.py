@@ -150,7 +150,7 @@ def test_the_answer_is_not_given_away_where_nothing_is_asked(caplog):
         ("shuffled", 1, 4, True, False),
         ("local", 4, 1, False, True),
         ("local", 1, 4, False, True),
-        ("sync", 1, 1, False, False),
+        ("sync", 1, 1, False, True),
     ],
 )
 def test_a_leak_is_warned_of(caplog, mode, groups, world_size, shuffles, warns):
@@ -162,3 +162,11 @@ def test_a_leak_is_warned_of(caplog, mode, groups, world_size, shuffles, warns):
     assert ("give the answer away" in caplog.text) is warns
     split = [m for m in pair.modules() if isinstance(m, batchnorm.SplitBatchNorm)]
     assert len(split) == (2 if groups > 1 else 0)
+
+
+def test_without_batchnorm_nothing_leaks(caplog):
+    pair = MomentumPair(nn.Identity(), nn.Identity(), momentum=0.9)
+    logging.getLogger("pretrain").propagate = True
+    for mode in ("local", "sync"):
+        set_up_batchnorm(pair, config(mode), rank=0, world_size=1)
+    assert not caplog.records

@@ -40,10 +40,16 @@ def start(tiny, tmp_path, request):
         Image.fromarray(pixels).resize((100, 80)).save(folder / f"{index}.png")
     running = []
 
-    def begin(name: str, env: dict | None = None, resume: bool = False, **changes: str):
+    def begin(
+        name: str,
+        env: dict | None = None,
+        resume: bool = False,
+        launcher: tuple[str, ...] = (),
+        **changes: str,
+    ):
         values = tiny | CHANGES | {key.replace("__", "."): value for key, value in changes.items()}
         values |= {"DATASETS.TRAIN": f"('{folder}',)", "OUTPUT_DIR": str(tmp_path / name)}
-        command = [sys.executable, "tools/pretrain.py"]
+        command = [sys.executable, *launcher, "tools/pretrain.py"]
         command += ["--config-file", "pretrain/configs/mocov2_coco_400ep.yaml"]
         command += ["--resume"] if resume else []
         process = subprocess.Popen(
@@ -148,10 +154,11 @@ def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mo
 def test_a_run_that_was_killed_at_any_point_ends_as_one_that_was_not(start, tmp_path):
     finish(start("whole"))
     rng, folder = random.Random(0), tmp_path / "killed"
-    for step, workers in ((0, "0"), (2, "1")):
+    # Anywhere, and at the borders of the first and the second epoch.
+    for step, workers, longest in ((0, "0", 0.1), (1, "2", 0.0), (3, "1", 0.0)):
         process = start("killed", resume=True, DATALOADER__NUM_WORKERS=workers)
         wait_for(folder / f"model_{step:07d}.pth", process)
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, longest))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (folder / "backbone.pth").exists()
@@ -207,11 +214,30 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(start
     wait_for(folder / "model_0000002.pth.sha256", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    newest = max(folder.glob("model_0*.pth"))
+    # A kill may come before a file takes its place as the newest.
+    newest = folder / (folder / "last_checkpoint").read_text()
     newest.write_bytes(newest.read_bytes()[:-1000])
     finish(start("cut", resume=True))
     assert f"{newest.name}' is damaged or truncated" in (folder / "log.txt").read_text()
     assert_same_end(tmp_path / "whole", folder)
+
+
+def test_torchrun_starts_again_what_died_and_it_ends_as_one_that_did_not(start, tmp_path):
+    finish(*start_two(start, "whole"))
+    elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = start(
+        "elastic",
+        # See docs/running.md.
+        {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        resume=True,
+        launcher=(*elastic, "--max-restarts", "1"),
+    )
+    wait_for(tmp_path / "elastic" / "model_0000002.pth", run)
+    workers = subprocess.run(["pgrep", "-P", str(run.pid)], stdout=subprocess.PIPE, text=True)
+    os.kill(int(workers.stdout.split()[-1]), signal.SIGKILL)
+    finish(run)
+    assert "resumed from" in (tmp_path / "elastic" / "log.txt").read_text()
+    assert_same_end(tmp_path / "whole", tmp_path / "elastic")
 
 
 def test_machines_with_different_options_are_told_which(start):

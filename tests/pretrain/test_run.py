@@ -1,8 +1,12 @@
 """Whole runs on a tiny network: what they write, how they resume, what they refuse."""
 
+import errno
 import json
 import math
+import multiprocessing
 import os
+import random
+import shutil
 
 import numpy as np
 import pytest
@@ -155,6 +159,137 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, change
     if changes:
         with pytest.raises(AssertionError):
             assert_equal_weights(whole, pretrain(config("plain")))
+
+
+def test_what_a_step_draws_does_not_depend_on_interruptions(config, monkeypatch):
+    class Drawing(run_module.PretrainTrainer):
+        stop = -1
+
+        def run_step(self):
+            if self.iter == self.stop:
+                raise KeyboardInterrupt
+            super().run_step()
+            drawn = torch.rand(()) + random.random() + np.random.rand()
+            with torch.no_grad():
+                self.method.pair.backbone.stem.conv1.weight.add_(drawn)
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Drawing)
+    whole = pretrain(config("whole"))
+    monkeypatch.setattr(Drawing, "stop", 3)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config("cut"))
+    monkeypatch.setattr(Drawing, "stop", -1)
+    assert_equal_weights(whole, pretrain(config("cut"), resume=True))
+
+
+def test_a_run_that_was_killed_before_its_last_file_only_writes_that(config, monkeypatch):
+    path = pretrain(config())
+    before = weights(path)
+    os.unlink(path)
+    monkeypatch.setattr(run_module.PretrainTrainer, "run_step", None)
+    after = weights(pretrain(config(), resume=True))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_run_goes_on_with_the_seed_that_it_drew(config):
+    path = pretrain(config(SEED="-1", PRETRAIN__EPOCHS="1.0"))
+    seed = read_backbone(path).info["seed"]
+    assert seed >= 0
+    os.unlink(path)
+    again = pretrain(config(SEED="-1", PRETRAIN__EPOCHS="1.0"), resume=True)
+    assert read_backbone(again).info["seed"] == seed
+
+
+def test_a_run_does_not_go_on_with_other_images(config, images):
+    os.unlink(pretrain(config()))
+    shutil.copy(images / "0.png", images / "9.png")
+    with pytest.raises(UserError, match="DATASETS.TRAIN: the content has changed"):
+        pretrain(config(), resume=True)
+
+
+def test_what_does_not_change_the_weights_may_change_at_a_resume(config):
+    os.unlink(pretrain(config()))
+    changes = {"PRETRAIN__MAX_BROKEN_SHARE": "0.5", "PRETRAIN__LOG_PERIOD": "2"}
+    folder = os.path.dirname(pretrain(config(**changes), resume=True))
+    with open(os.path.join(folder, "environment.json")) as file:
+        stored = json.load(file)
+    assert [then["versions"] for then in stored["earlier"]] == [stored["versions"]]
+
+
+def test_what_a_run_is_made_with_is_on_disk_before_its_first_step(config, monkeypatch):
+    seen = {}
+
+    class Looking(run_module.PretrainTrainer):
+        def run_step(self):
+            folder = config().OUTPUT_DIR
+            for name in ("config.yaml", "environment.json"):
+                with open(os.path.join(folder, name)) as file:
+                    seen[name] = file.read()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Looking)
+    changes = {"SOLVER__REFERENCE_WORLD_SIZE": "2", "SOLVER__IMS_PER_BATCH": "8"}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config(**changes))
+    assert "SEED: 1\n" in seen["config.yaml"]
+    assert "IMS_PER_BATCH: 4\n" in seen["config.yaml"]
+    stored = json.loads(seen["environment.json"])
+    assert {"python", "torch", "detectron2", "git_revision", "git_dirty"} <= stored[
+        "versions"
+    ].keys()
+    assert "pytest" in stored["command"]
+    assert (stored["num_images"], stored["max_iter"]) == (9, 4)
+    # Half as many processes as the config is for: half the batch and half the rate.
+    assert stored["scaled"] == [
+        "SOLVER.BASE_LR: was 0.05, is 0.025",
+        "SOLVER.CHECKPOINT_PERIOD: was 2, is 4",
+        "SOLVER.IMS_PER_BATCH: was 8, is 4",
+        "SOLVER.REFERENCE_WORLD_SIZE: was 2, is 1",
+    ]
+    with open(os.path.join(config().OUTPUT_DIR, "log.txt")) as file:
+        assert "for 1 processes: SOLVER.BASE_LR: was 0.05, is 0.025" in file.read()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_fills_while_a_run_logs_is_a_user_error(config):
+    cfg = config()
+    os.makedirs(cfg.OUTPUT_DIR)
+    os.symlink("/dev/full", os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+    with pytest.raises(UserError, match="No space left on device.*free space, then .*--resume"):
+        pretrain(cfg)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing_before_it(config, monkeypatch):
+    whole = pretrain(config("whole"))
+    calls, save = iter(range(100)), torch.save
+
+    def full(*arguments):
+        if next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(UserError, match="cannot write to .*model_0000003.pth.*free space"):
+            pretrain(config("full"))
+    left = os.listdir(config("full").OUTPUT_DIR)
+    assert [name for name in left if "model" in name and name.endswith("pth")] == [
+        "model_0000001.pth"
+    ]
+    assert_equal_weights(whole, pretrain(config("full"), resume=True))
+
+
+def test_a_worker_that_is_killed_is_a_user_error(config, monkeypatch):
+    class Robbed(run_module.PretrainTrainer):
+        def run_step(self):
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+            super().run_step()
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Robbed)
+    with pytest.raises(UserError, match=r"^DataLoader worker .*lower DATALOADER.NUM_WORKERS"):
+        pretrain(config(DATALOADER__NUM_WORKERS="1", PRETRAIN__EPOCHS="20.0"))
 
 
 def test_gradients_are_scaled_in_half_precision_and_their_scale_is_kept(config):

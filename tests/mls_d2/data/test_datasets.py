@@ -10,7 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
-from mls_d2.data.datasets import check_dataset, combined_fingerprint, dataset_fingerprint
+from mls_d2.data.datasets import (
+    check_dataset,
+    combined_fingerprint,
+    dataset_fingerprint,
+    image_files,
+)
 from mls_d2.data.scenes.marker import SceneParams, write_marker
 from mls_d2.errors import UserError
 
@@ -102,6 +107,39 @@ def test_an_incomplete_voc_names_its_split_file(root):
     with pytest.raises(UserError, match="2 of 3 files and folders") as caught:
         check_dataset("test_voc")
     assert os.path.join("ImageSets", "Main", "trainval.txt") in str(caught.value)
+
+
+@pytest.fixture
+def voc(root):
+    """A VOC of three pictures, as test_voc."""
+    folder = root / "VOC2007"
+    for part, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (folder / part).mkdir(parents=True)
+        for name in "abc":
+            (folder / part / f"{name}.{suffix}").write_bytes(b"x")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("a\nb\nc\n")
+    return folder
+
+
+@pytest.mark.parametrize(("part", "lost"), [("JPEGImages", "b.jpg"), ("Annotations", "c.xml")])
+def test_half_a_voc_names_the_files(voc, part, lost):
+    check_dataset("test_voc")
+    (voc / part / lost).unlink()
+    with pytest.raises(UserError, match=f"1 of 3 files of {part} are missing") as caught:
+        check_dataset("test_voc")
+    assert str(voc / part / lost) in str(caught.value)
+
+
+def test_an_empty_list_of_a_voc_is_refused(voc):
+    (voc / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"trainval.txt' lists no images"):
+        check_dataset("test_voc")
+
+
+def test_images_are_listed_in_order(voc, root):
+    assert image_files("test_voc") == [str(voc / "JPEGImages" / f"{name}.jpg") for name in "abc"]
+    assert image_files("test_set") == [str(root / "images" / name) for name in NAMES]
 
 
 def test_the_fingerprint_tells_content_apart_and_nothing_else(root):

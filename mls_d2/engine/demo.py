@@ -1,0 +1,94 @@
+"""Running a fine-tuned model on images of one's own, and drawing what it finds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from tqdm import tqdm
+
+from mls_d2.checkpoint.detector import load_detector
+from mls_d2.data.detection_mapper import UnreadableImageError
+from mls_d2.data.images import BrokenImageError, list_images, read_image
+from mls_d2.engine.environment import resolve_device
+from mls_d2.engine.files import atomic_write, check_writable
+from mls_d2.engine.tasks import task_of
+from mls_d2.errors import UserError
+from mls_d2.evaluation.drawing import draw_output
+from mls_d2.registration import register_all
+
+logger = logging.getLogger(__name__)
+
+
+def run_demo(
+    cfg: CfgNode, inputs: Sequence[str], folder: str, *, min_score: float
+) -> tuple[list[str], list[str]]:
+    """Draw what a model finds in images, each into a PNG of the image's name.
+
+    Args:
+        cfg: of the model; ``MODEL.WEIGHTS`` is a checkpoint of all of it.
+        inputs: image files, and folders of them.
+        folder: to write to; made where it is missing.
+        min_score: detections below it are not drawn, in [0, 1].
+
+    Returns:
+        The files written, and one message for each image that could not be read.
+
+    Raises:
+        UserError: bad config or weights, no images, a folder that cannot be written to, or a model
+            whose output cannot be drawn.
+    """
+    if not 0 <= min_score <= 1:
+        raise UserError(f"the smallest score must be in [0, 1], got {min_score}")
+    paths = list(_expand(inputs))
+    check_writable(folder)
+    register_all()
+    cfg = cfg.clone()
+    resolve_device(cfg)
+    task = task_of(cfg)
+    model = build_model(cfg)
+    load_detector(model, cfg.MODEL.WEIGHTS)
+    model.eval()
+    mapper = task.test_mapper(cfg)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
+    written: list[str] = []
+    problems: list[str] = []
+    for path in tqdm(paths, desc="images", unit="img", disable=len(paths) == 1):
+        try:
+            image = read_image(path)
+            item = mapper({"file_name": path})
+        except (BrokenImageError, UnreadableImageError) as error:
+            problems.append(str(error))
+            continue
+        with torch.no_grad():
+            output = model([item])[0]
+        drawn = draw_output(image, output, metadata, min_score=min_score)
+        target = _free_name(folder, path, written)
+        with atomic_write(target) as file:
+            file.write(cv2.imencode(".png", drawn[:, :, ::-1])[1].tobytes())
+        written.append(target)
+    return written, problems
+
+
+def _expand(inputs: Iterable[str]) -> Iterator[str]:
+    for path in inputs:
+        if os.path.isdir(path):
+            yield from list_images(path)
+        else:
+            yield path
+
+
+def _free_name(folder: str, path: str, taken: Sequence[str]) -> str:
+    """Return a name in ``folder`` that none of this run's pictures has."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name, number = os.path.join(folder, f"{stem}.png"), 1
+    while name in taken:
+        number += 1
+        name = os.path.join(folder, f"{stem}-{number}.png")
+    return name

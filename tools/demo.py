@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Draw what a fine-tuned model finds in images of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from mls_d2.config import load_cfg
+from mls_d2.engine.demo import run_demo
+from mls_d2.errors import EXIT_USER_ERROR, run_tool
+
+EXAMPLES = """\
+examples (RUN is the OUTPUT_DIR of tools/train_net.py):
+  tools/demo.py --config-file RUN/config.yaml --input a.jpg folder/ --output drawn
+  tools/demo.py --config-file RUN/config.yaml MODEL.WEIGHTS other.pth --input a.jpg --output drawn
+
+MODEL.WEIGHTS is RUN/model_final.pth unless it is given. Boxes and masks are drawn, or a colour for
+each pixel's class. An image that cannot be read is named and left out; the exit code is 2 then.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line, on which KEY VALUE may stand anywhere between the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="RUN/config.yaml")
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="IMAGE", help="image files, or folders of them"
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write PNGs to")
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="draw no detection below it (default 0.5)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    return parser.parse_intermixed_args()
+
+
+def main() -> int:
+    """Draw all images; 2 where some could not be read."""
+    args = parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    final = os.path.join(os.path.dirname(args.config_file), "model_final.pth")
+    weights = [] if "MODEL.WEIGHTS" in args.opts else ["MODEL.WEIGHTS", final]
+    cfg = load_cfg(args.config_file, [*args.opts, *weights])
+    written, problems = run_demo(cfg, args.input, args.output, min_score=args.min_score)
+    for path in written:
+        print(path)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return EXIT_USER_ERROR if problems else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

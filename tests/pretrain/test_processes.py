@@ -123,15 +123,19 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("mode", ["shuffled", "local"])
-def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode):
-    two = start_two(start, "two", PRETRAIN__BATCH_NORM=mode, PRETRAIN__EPOCHS="0.5")
-    one = start(
-        "one",
-        PRETRAIN__BATCH_NORM=mode,
-        PRETRAIN__BATCH_NORM_GROUPS="2",
-        PRETRAIN__EPOCHS="0.5",
-    )
+@pytest.mark.parametrize(
+    ("mode", "method", "terms"),
+    [
+        ("shuffled", "mls", ["loss_nce", "loss_ml", "positive_similarity", "label_similarity"]),
+        ("local", "mls", ["loss_nce", "loss_ml", "positive_similarity", "label_similarity"]),
+        ("shuffled", "densecl", ["loss_nce", "loss_dense", "dense_similarity"]),
+        ("local", "simclr", ["loss_nce", "nce_accuracy", "negative_similarity"]),
+    ],
+)
+def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode, method, terms):
+    changes = {"PRETRAIN__METHOD": method, "PRETRAIN__BATCH_NORM": mode, "PRETRAIN__EPOCHS": "0.5"}
+    two = start_two(start, "two", **changes)
+    one = start("one", PRETRAIN__BATCH_NORM_GROUPS="2", **changes)
     finish(*two, one)
     several, single = (final_state(tmp_path / name) for name in ("two", "one"))
     # After one step SGD's momentum is the gradient, decay included.
@@ -146,7 +150,7 @@ def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mo
         if "running" not in name:
             torch.testing.assert_close(several["model"][name], value, atol=1e-4, rtol=1e-3)
     rows = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one")]
-    for key in ("loss_nce", "loss_ml", "positive_similarity", "label_similarity"):
+    for key in terms:
         assert rows[0][key] == pytest.approx(rows[1][key], abs=1e-4), key
 
 

@@ -96,7 +96,7 @@ demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, 
 	@$(MAKE) --no-print-directory data
 	@$(MAKE) --no-print-directory pretrain
 	@$(MAKE) --no-print-directory $(if $(filter quick,$(PRESET)),-j2) demo-method demo-random
-	@$(MAKE) --no-print-directory report
+	@$(MAKE) --no-print-directory report ARGS=
 
 # The quick ones run side by side, each on half of the cores: together that takes two thirds of the
 # time. Their lines are told apart by what comes first; the reader of the lines outlives Ctrl-C.
@@ -147,7 +147,7 @@ convert: setup ## make a backbone file of any ResNet checkpoint: SRC=… DST=…
 	$(RUN) tools/convert.py "$(SRC)" "$(DST)" $(ARGS)
 
 report: setup ## tables and plots of every result of this PRESET
-	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report
+	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report $(ARGS)
 
 benchmark: setup ## what a pretraining step of each method costs
 	$(RUN) benchmarks/pretrain_step.py $(ARGS)

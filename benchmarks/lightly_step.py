@@ -29,8 +29,8 @@ from mls_d2.data.images import list_images
 from mls_d2.engine.environment import resolve_device
 from mls_d2.errors import UserError, run_tool
 from pretrain.data import build_loader
+from pretrain.encoder import pooled
 from pretrain.methods import build_method
-from pretrain.momentum import pooled
 from pretrain.optim import build_optimizer
 from pretrain.sources import FileSource
 from pretrain.trainer import augment_from_config
@@ -118,8 +118,8 @@ def main() -> None:
     parser.add_argument("folder", help="of JPEGs")
     parser.add_argument("--config-file", default="pretrain/configs/mocov2_coco_400ep.yaml")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each (default 8)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
+    args = parser.parse_intermixed_args()
     single = ["SEED", "0", "DATALOADER.NUM_WORKERS", "0", "PRETRAIN.METHOD", "mocov2"]
     cfg = load_cfg(args.config_file, [*single, *args.opts])
     resolve_device(cfg)

@@ -27,17 +27,23 @@ def get_cfg() -> CfgNode:
     _add_project_keys(cfg)
     _add_pretrain_keys(cfg)
     _add_method_keys(cfg)
+    _add_segmentation_keys(cfg)
+    _add_classification_keys(cfg)
     return cfg
 
 
 def _add_project_keys(cfg: CfgNode) -> None:
     # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
     cfg.PRESET = "custom"
+    # Train from weights that say that they were trained on another colour order, pixel mean or std,
+    # or with the stride elsewhere, than this config has; False refuses them.
+    cfg.MODEL.ALLOW_INPUT_MISMATCH = False
 
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:
     cfg.PRETRAIN = node = CfgNode()
-    # One of pretrain.methods.METHODS: "mocov2", "mls".
+    # One of pretrain.methods.METHODS: "mocov2", "mls", "densecl", "revisiting", "byol", "simclr",
+    # "simsiam", "barlowtwins".
     node.METHOD = "mls"
     # Length of pretraining in passes over the data (> 0, may be fractional).
     node.EPOCHS = 400.0
@@ -103,9 +109,23 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     augment.BLUR_SIGMA = (0.1, 2.0)
     # Probability that what is brighter than half is inverted (BYOL), in [0, 1].
     augment.SOLARIZE_PROB = 0.0
+    # What is different in second views (BYOL), in [0, 1]; None: the same as in first ones.
+    augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
+    # Multi-crop: small views of each image beside the two (>= 0), which are further queries of
+    # MoCo-v2, MLS and Revisiting; their side in pixels, and bounds of their area as in CROP_SCALE.
+    augment.LOCAL_CROPS = 0
+    augment.LOCAL_SIZE = 96
+    augment.LOCAL_SCALE = (0.05, 0.14)
 
 
 def _add_method_keys(cfg: CfgNode) -> None:
+    _add_moco_keys(cfg)
+    _add_mls_keys(cfg)
+    _add_other_method_keys(cfg)
+
+
+def _add_moco_keys(cfg: CfgNode) -> None:
+    """Add what MoCo-v2 and the methods on it share, and the EMA pair of all that have one."""
     cfg.MOCO = moco = CfgNode()
     # Temperature tau, shared by all losses (> 0).
     moco.TEMPERATURE = 0.2
@@ -121,6 +141,8 @@ def _add_method_keys(cfg: CfgNode) -> None:
     moco.PROJECTOR_OUT_DIM = 256
     moco.PROJECTOR_NORM = ""
 
+
+def _add_mls_keys(cfg: CfgNode) -> None:
     cfg.MLS = mls = CfgNode()
     # Pseudo-positives k an image, 1 <= k < MOCO.DICTIONARY_SIZE.
     mls.K = 20
@@ -136,6 +158,116 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # Which dictionary gives labels and logits (paper, Table 7): "g", "z" or "both" (labels from g,
     # logits from z: MLS).
     mls.DICTIONARIES = "both"
+
+
+def _add_other_method_keys(cfg: CfgNode) -> None:
+    """Add a group for each further method; the defaults are its authors'."""
+    cfg.DENSECL = densecl = CfgNode()
+    # Weight lambda of the dense loss in [0, 1]; that of the global one is 1 - lambda.
+    densecl.LAMBDA = 0.5
+
+    cfg.REVISITING = revisiting = CfgNode()
+    # Neighbours k that are positives, 1 <= k < MOCO.DICTIONARY_SIZE; weight of their loss (>= 0).
+    revisiting.K = 20
+    revisiting.WEIGHT = 0.4
+
+    cfg.BYOL = byol = CfgNode()
+    # Widths of projector and predictor: hidden layer, output.
+    byol.HIDDEN_DIM = 4096
+    byol.OUT_DIM = 256
+
+    cfg.SIMCLR = simclr = CfgNode()
+    # Temperature tau (> 0); widths of the projector.
+    simclr.TEMPERATURE = 0.1
+    simclr.PROJECTOR_HIDDEN_DIM = 2048
+    simclr.PROJECTOR_OUT_DIM = 128
+
+    cfg.SIMSIAM = simsiam = CfgNode()
+    # Width of the projector's three layers, and of the predictor's bottleneck.
+    simsiam.PROJECTOR_DIM = 2048
+    simsiam.PREDICTOR_HIDDEN_DIM = 512
+
+    cfg.BARLOWTWINS = barlow = CfgNode()
+    # Width of the projector's three layers (>= 2): 8192 is the paper's, 2048 the small one.
+    barlow.PROJECTOR_DIM = 8192
+    # Weight lambda of the redundancy term (>= 0).
+    barlow.LAMBDA = 0.0051
+    # Factor of the whole loss (> 0): with LARS it sets the step of biases and norms alone.
+    barlow.SCALE = 0.024
+
+
+def _add_segmentation_keys(cfg: CfgNode) -> None:
+    # Of build_dilated_resnet_backbone: side of an image over side of the last features; 8, 16, 32.
+    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 8
+    # SEM_SEG_HEAD.NAME is "PSPHead" or "PSAHead" where the META_ARCHITECTURE is "EncoderDecoder";
+    # Detectron2's IN_FEATURES (one), IGNORE_VALUE, NUM_CLASSES, CONVS_DIM and NORM hold, too.
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Share of channels dropped before the classifiers, in [0, 1).
+    head.DROPOUT = 0.1
+    # Whether bilinear upsampling keeps the corners: with crops of 8n + 1 pixels.
+    head.ALIGN_CORNERS = False
+    # PSPHead: cells along each side of the pooled maps (>= 1).
+    head.POOL_SCALES = (1, 2, 3, 6)
+    # PSAHead: (height, width) of a mask in positions of the shrunk map, both odd.
+    head.PSA_MASK_SIZE = (97, 97)
+    cfg.MODEL.AUXILIARY_HEAD = auxiliary = CfgNode()
+    # One of MODEL.RESNETS.OUT_FEATURES.
+    auxiliary.IN_FEATURES = ["res4"]
+    auxiliary.CONVS_DIM = 256
+    # Weight of the auxiliary loss (>= 0).
+    auxiliary.LOSS_WEIGHT = 0.4
+
+    cfg.INPUT.SEGMENTATION = node = CfgNode()
+    # (height, width) that an image is scaled to fit in, in training times a random ratio.
+    node.BASE_SIZE = (1024, 2048)
+    # Bounds of that ratio (> 0).
+    node.SCALE_RANGE = (0.5, 2.0)
+    # (height, width) of training crops, in pixels.
+    node.CROP_SIZE = (512, 1024)
+    # Largest share of one class among a crop's labelled pixels, in (0, 1]; 1 takes any crop.
+    node.MAX_CLASS_SHARE = 0.75
+
+    # (height, width) of the windows into which test images are cut, in pixels, and (vertical,
+    # horizontal) distance between them; a window of zeros takes images whole.
+    cfg.TEST.SLIDING_WINDOW = (0, 0)
+    cfg.TEST.SLIDING_STRIDE = (513, 513)
+
+    # Of LR_SCHEDULER_NAME "WarmupPolyLR", in segmentation: the learning rate at iteration t is
+    # BASE_LR · ((1 - POLY_FLOOR) · (1 - t / MAX_ITER)^POLY_POWER + POLY_FLOOR); POLY_POWER > 0 and
+    # POLY_FLOOR in [0, 1].
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.POLY_FLOOR = 0.0
+
+
+def _add_classification_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.CLASSIFIER = node = CfgNode()
+    # Classes of the dataset (>= 2), and whether an image may show several of them.
+    node.NUM_CLASSES = 1000
+    node.MULTI_LABEL = False
+    # What follows the pooled feature. Trained by SGD: "linear", or "bn_linear" with a BatchNorm
+    # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
+    # "svm" (linear, one a class) or "knn" (weighted nearest neighbours).
+    node.HEAD = "linear"
+    # Train the head alone, on a backbone in evaluation mode: a linear probe.
+    node.FREEZE_BACKBONE = False
+    # Values of the SVM's C to choose from (> 0), by cross-validation.
+    node.SVM_COSTS = (1.0, 10.0, 100.0)
+    # Neighbours (>= 1), and the temperature of their weights (> 0).
+    node.KNN_K = 20
+    node.KNN_TEMPERATURE = 0.07
+
+    cfg.CLASSIFICATION = node = CfgNode()
+    # Side of the network's square input, in pixels (>= 32).
+    node.CROP_SIZE = 224
+    # Training: "random_resized" (area as a share of the image's from CROP_SCALE, in (0, 1]) or
+    # "random" (a square of CROP_SIZE, after the shorter side was resized to RESIZE).
+    node.TRAIN_CROP = "random_resized"
+    node.CROP_SCALE = (0.08, 1.0)
+    # Test: "center" (the central square, after the shorter side was resized to RESIZE) or "squash"
+    # (the whole image, whatever its shape).
+    node.TEST_CROP = "center"
+    # Length of the shorter side before a crop, in pixels (>= CROP_SIZE).
+    node.RESIZE = 256
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -159,13 +291,16 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
     if len(opts) % 2:
         raise UserError(
             f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        pair = [key, _as_float_if_one_is_due(value, _value_at(cfg, key))]
+        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
 
@@ -192,7 +327,8 @@ def _as_float_if_one_is_due(word: str, default: object) -> str:
     return f"{word}.0" if whole else word
 
 
-def _value_at(cfg: CfgNode, key: str) -> object:
+def value_at(cfg: CfgNode, key: str) -> object:
+    """Return the value of a dotted key that exists."""
     return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 

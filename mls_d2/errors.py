@@ -17,7 +17,16 @@ class UserError(Exception):
     """Something the user can mend.
 
     The message says what was got, what was expected and what to do; no traceback is shown with it.
+
+    Args:
+        message: as the user is to read it.
     """
+
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught "):
+            # A data loader hands on what its workers raise with their traceback in front.
+            message = message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
+        super().__init__(message)
 
 
 class Preempted(KeyboardInterrupt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -25,21 +26,29 @@ from mls_d2.engine.environment import (
     setup_logging,
 )
 from mls_d2.engine.files import trim_metrics
-from mls_d2.engine.guards import InterruptGuard, check_same_config, train_guarded
+from mls_d2.engine.guards import (
+    FiniteLossGuard,
+    InterruptGuard,
+    check_same_config,
+    config_changes,
+    train_guarded,
+)
 from mls_d2.engine.heartbeat import ReportProgress
-from mls_d2.engine.hooks import PeriodicCheckpointer, StopOnInterrupt, Throughput
+from mls_d2.engine.hooks import PeriodicCheckpointer, SeedSteps, StopOnInterrupt, Throughput
 from mls_d2.engine.progress import METRICS_FILE, build_writers
-from mls_d2.engine.run_folder import RunState, run_state
+from mls_d2.engine.run_folder import RunState, check_inputs, run_state
 from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
-from pretrain.batchnorm import check_batchnorm, set_up_batchnorm
-from pretrain.data import DECODING, DevicePrefetcher, ImageReport, build_loader, image_source
+from pretrain.batchnorm import set_up_batchnorm
+from pretrain.checks import check_config
+from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
 from pretrain.label_quality import build_label_quality
-from pretrain.methods import build_method, check_method_config
+from pretrain.methods import DictionaryMethod, Method, build_method
+from pretrain.momentum import MomentumPair
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
-from pretrain.optim import OPTIMIZERS, build_optimizer
+from pretrain.optim import build_optimizer
 from pretrain.schedule import MomentumToOne, WarmupThen
 from pretrain.sources import ImageSource
 from pretrain.trainer import PretrainTrainer, augment_from_config, inner
@@ -47,12 +56,14 @@ from pretrain.trainer import PretrainTrainer, augment_from_config, inner
 logger = logging.getLogger(__name__)
 
 BACKBONE_FILE = "backbone.pth"
-AMP_DTYPES = ("bfloat16", "float16")
+# What Detectron2's rule scales too, and pretraining does not read.
+_UNREAD = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD")
 _SHOWN = (
     "nce_accuracy",
     "positive_similarity",
     "negative_similarity",
     "feature_std",
+    "embedding_std",
     "dictionary_rank",
 )
 
@@ -79,7 +90,9 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     register_all()
     setup_logging()
     check_same_config(cfg)
+    asked = cfg.dump()
     cfg = scale_to_processes(cfg, comm.get_world_size())
+    scaled = config_changes(asked, cfg, ignore=_UNREAD)
     check_config(cfg)
     resolve_device(cfg)
     target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)
@@ -91,11 +104,15 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     source = image_source(cfg.DATASETS.TRAIN)
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
-    setup_logging(cfg.OUTPUT_DIR)
-    seed_everything(cfg)
-    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"num_images": num_images, "max_iter": length.max_iter})
-    comm.synchronize()
-
+    facts: dict[str, Any] = {
+        "num_images": num_images,
+        "max_iter": length.max_iter,
+        "scaled": scaled,
+        "inputs": {"DATASETS.TRAIN": source.digest()},
+    }
+    if state is RunState.RESUME:
+        check_inputs(cfg, facts["inputs"])
+    _open_folder(cfg, facts)
     with InterruptGuard() as interrupt:
         trainer, start = _build_trainer(cfg, source, length, interrupt)
         logger.info(
@@ -110,7 +127,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
-            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=source.synthetic
+            inner(trainer.method).online_encoder.backbone,
+            cfg,
+            target,
+            length,
+            synthetic=source.synthetic,
         )
         logger.info("wrote %s", target)
     comm.synchronize()
@@ -118,92 +139,14 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     return target
 
 
-def check_config(cfg: CfgNode) -> None:
-    """Check the values that pretraining reads, before anything is built.
-
-    Raises:
-        UserError: names key, value and what is allowed.
-    """
-    check_method_config(cfg)
-    node = cfg.PRETRAIN
-    low, high = node.AUGMENT.CROP_SCALE
-    sigma_low, sigma_high = node.AUGMENT.BLUR_SIGMA
-    rules = [
-        (
-            "PRETRAIN.OPTIMIZER",
-            node.OPTIMIZER in OPTIMIZERS,
-            node.OPTIMIZER,
-            f"one of {OPTIMIZERS}",
-        ),
-        ("PRETRAIN.EPOCHS", node.EPOCHS > 0, node.EPOCHS, "> 0"),
-        (
-            "PRETRAIN.WARMUP_EPOCHS",
-            0 <= node.WARMUP_EPOCHS < node.EPOCHS,
-            node.WARMUP_EPOCHS,
-            "in [0, EPOCHS)",
-        ),
-        ("PRETRAIN.LOG_PERIOD", node.LOG_PERIOD >= 1, node.LOG_PERIOD, ">= 1"),
-        ("PRETRAIN.KEEP_CHECKPOINTS", node.KEEP_CHECKPOINTS >= 1, node.KEEP_CHECKPOINTS, ">= 1"),
-        ("PRETRAIN.PERMANENT_PERIOD", node.PERMANENT_PERIOD >= 0, node.PERMANENT_PERIOD, ">= 0"),
-        (
-            "PRETRAIN.MAX_BROKEN_SHARE",
-            0 <= node.MAX_BROKEN_SHARE <= 1,
-            node.MAX_BROKEN_SHARE,
-            "in [0, 1]",
-        ),
-        ("PRETRAIN.SHARD_WINDOW", node.SHARD_WINDOW >= 1, node.SHARD_WINDOW, ">= 1"),
-        ("PRETRAIN.DECODE", node.DECODE in DECODING, node.DECODE, f"one of {DECODING}"),
-        (
-            "PRETRAIN.AUGMENT.CROP_SIZE",
-            node.AUGMENT.CROP_SIZE >= 32,
-            node.AUGMENT.CROP_SIZE,
-            ">= 32 pixels",
-        ),
-        ("PRETRAIN.AUGMENT.CROP_SCALE", 0 < low <= high <= 1, (low, high), "0 < low <= high <= 1"),
-        (
-            "PRETRAIN.AUGMENT.BLUR_SIGMA",
-            0 < sigma_low <= sigma_high,
-            (sigma_low, sigma_high),
-            "0 < low <= high",
-        ),
-        (
-            "PRETRAIN.AUGMENT.HUE",
-            0 <= node.AUGMENT.HUE <= 0.5,
-            node.AUGMENT.HUE,
-            "in [0, 0.5] of a turn",
-        ),
-        (
-            "PRETRAIN.AMP_DTYPE",
-            node.AMP_DTYPE in AMP_DTYPES,
-            node.AMP_DTYPE,
-            f"one of {AMP_DTYPES}",
-        ),
-        ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR > 0, cfg.SOLVER.BASE_LR, "> 0"),
-        ("INPUT.FORMAT", cfg.INPUT.FORMAT == "RGB", cfg.INPUT.FORMAT, "'RGB', which the views are"),
-        (
-            "MODEL.BACKBONE.FREEZE_AT",
-            cfg.MODEL.BACKBONE.FREEZE_AT == 0,
-            cfg.MODEL.BACKBONE.FREEZE_AT,
-            "0: all is trained",
-        ),
-    ]
-    rules += [
-        (f"PRETRAIN.AUGMENT.{name}", 0 <= node.AUGMENT[name] <= 1, node.AUGMENT[name], "in [0, 1]")
-        for name in (
-            "FLIP_PROB",
-            "JITTER_PROB",
-            "GRAY_PROB",
-            "BLUR_PROB",
-            "SOLARIZE_PROB",
-            "BRIGHTNESS",
-            "CONTRAST",
-            "SATURATION",
-        )
-    ]
-    for key, holds, value, expected in rules:
-        if not holds:
-            raise UserError(f"{key} must be {expected}, got {value!r}")
-    check_batchnorm(cfg, comm.get_world_size())
+def _open_folder(cfg: CfgNode, facts: dict[str, Any]) -> None:
+    """Begin to log to ``OUTPUT_DIR``, and write there what the run is made with."""
+    setup_logging(cfg.OUTPUT_DIR)
+    seed_everything(cfg)
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, facts)
+    for line in facts["scaled"]:
+        logger.info("for %d processes: %s", comm.get_world_size(), line)
+    comm.synchronize()
 
 
 def run_length(cfg: CfgNode, num_images: int) -> Length:
@@ -256,14 +199,7 @@ def _build_trainer(
     """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
     device = torch.device(cfg.MODEL.DEVICE)
     rank, world_size = comm.get_rank(), comm.get_world_size()
-    method: nn.Module = build_method(cfg)
-    method, shuffle = set_up_batchnorm(method, cfg, rank=rank, world_size=world_size)
-    pair = inner(method).pair
-    pair.shuffle = shuffle
-    if cfg.PRETRAIN.COMPILE:
-        pair.backbone.compile()
-        pair.momentum_backbone.compile()
-    method = method.to(device).to(memory_format=torch.channels_last)
+    method = _build_method(cfg, device)
     optimizer = build_optimizer(cfg, method)
     warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
     schedule = LRMultiplier(
@@ -282,15 +218,9 @@ def _build_trainer(
         throughput=throughput,
     )
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
-    if world_size > 1:
-        # DistributedDataParallel would leave the buffers, and so the dictionaries, as they are.
-        for buffer in method.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-        devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
-        method = DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
-        method,
+        _distribute(method, device) if world_size > 1 else method,
         iter(DevicePrefetcher(loader, device) if device.type == "cuda" else loader),
         optimizer,
         augment_from_config(cfg, device),
@@ -301,41 +231,84 @@ def _build_trainer(
         scaler=scaler,
         label_quality=build_label_quality(cfg),
     )
-    permanent = round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch)
-    periodic: list[HookBase] = []
-    if comm.is_main_process():
-        metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_FILE)
-        trim_metrics(metrics_file, start)
-        periodic = [
-            Monitors(
-                dictionary_size=cfg.MOCO.DICTIONARY_SIZE,
-                log_period=cfg.PRETRAIN.LOG_PERIOD,
-                max_iter=length.max_iter,
-                metrics_file=metrics_file,
-            ),
-            # First: whoever goes on from a checkpoint does not write the lines before it again.
-            hooks.PeriodicWriter(
-                build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), cfg.PRETRAIN.LOG_PERIOD
-            ),
-            PeriodicCheckpointer(
-                checkpointer,
-                cfg.SOLVER.CHECKPOINT_PERIOD,
-                guard=trainer.guard,
-                max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
-                permanent_period=permanent,
-            ),
-        ]
-    momentum = [MomentumToOne(pair)] if cfg.MOCO.MOMENTUM_SCHEDULE == "cosine" else []
+    encoder = inner(method).online_encoder
+    momentum: list[HookBase] = []
+    if isinstance(encoder, MomentumPair) and cfg.MOCO.MOMENTUM_SCHEDULE == "cosine":
+        momentum = [MomentumToOne(encoder)]
     trainer.register_hooks(
         [
+            SeedSteps(cfg.SEED),
             throughput,
             *momentum,
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
             ReportProgress(),
-            *build_online_eval(cfg, pair.backbone, length.iters_per_epoch),
-            *periodic,
+            *build_online_eval(cfg, encoder.backbone, length.iters_per_epoch),
+            *_main_process_hooks(cfg, inner(method), checkpointer, trainer.guard, length, start),
             StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
         ]
     )
     return trainer, start
+
+
+def _build_method(cfg: CfgNode, device: torch.device) -> nn.Module:
+    """Return the method on its device, with the BatchNorm that the config asks for."""
+    built = build_method(cfg)
+    method, shuffle = set_up_batchnorm(
+        built,
+        cfg,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        contrasts=isinstance(built, DictionaryMethod),
+    )
+    encoder = inner(method).online_encoder
+    backbones = [encoder.backbone]
+    if isinstance(encoder, MomentumPair):
+        encoder.shuffle = shuffle
+        backbones.append(encoder.momentum_backbone)
+    if cfg.PRETRAIN.COMPILE:
+        for backbone in backbones:
+            backbone.compile()
+    return method.to(device).to(memory_format=torch.channels_last)
+
+
+def _distribute(method: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Give all processes the main one's tensors, and wrap the method so that they stay equal."""
+    # DistributedDataParallel would leave the buffers, and so the dictionaries, as they are.
+    for buffer in method.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+    devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
+
+
+def _main_process_hooks(
+    cfg: CfgNode,
+    method: Method,
+    checkpointer: AtomicCheckpointer,
+    guard: FiniteLossGuard,
+    length: Length,
+    start: int,
+) -> list[HookBase]:
+    """Return what watches, logs and saves, in the main process; nothing in the others."""
+    if not comm.is_main_process():
+        return []
+    period = cfg.PRETRAIN.LOG_PERIOD
+    metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_FILE)
+    trim_metrics(metrics_file, start)
+    return [
+        Monitors(
+            candidates=method.candidates(cfg.SOLVER.IMS_PER_BATCH),
+            log_period=period,
+            max_iter=length.max_iter,
+            metrics_file=metrics_file,
+        ),
+        # First: whoever goes on from a checkpoint does not write the lines before it again.
+        hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), period),
+        PeriodicCheckpointer(
+            checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            guard=guard,
+            max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
+            permanent_period=round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch),
+        ),
+    ]

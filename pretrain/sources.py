@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,9 @@ class ImageSource(Protocol):
     counts: np.ndarray
     synthetic: bool
 
+    def digest(self) -> str:
+        """Return a hex digest of which images there are, in which order, wherever they lie."""
+
     def name(self, position: int) -> str:
         """Return what tells a user which image it is."""
 
@@ -54,6 +58,11 @@ class FileSource:
         self.paths = np.array(paths)
         self.counts = np.array([len(paths)])
         self.synthetic = is_synthetic(paths[0])
+
+    def digest(self) -> str:
+        """Return the digest of the paths, from where they begin to differ."""
+        shared = len(os.path.commonprefix([self.name(0), *self.paths[1:]]))
+        return _digest(path[shared:] for path in self.paths)
 
     def name(self, position: int) -> str:
         """Return the path."""
@@ -80,12 +89,17 @@ class ShardSource:
     def __init__(self, folder: str) -> None:
         index = read_shards_file(folder)
         self.folder = Path(folder)
-        self.names = [name for name, _, _ in index["shards"]]
-        self.counts = np.array([count for _, count, _ in index["shards"]], dtype=np.int64)
+        self._shards = index["shards"]
+        self.names = [name for name, _, _ in self._shards]
+        self.counts = np.array([count for _, count, _ in self._shards], dtype=np.int64)
         self.synthetic = bool(index["synthetic"])
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
         self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-        self._check_sizes([size for _, _, size in index["shards"]])
+        self._check_sizes([size for _, _, size in self._shards])
+
+    def digest(self) -> str:
+        """Return the digest of the shards' names, counts and sizes."""
+        return _digest(map(str, self._shards))
 
     def name(self, position: int) -> str:
         """Return ``shard.tar[row]``."""
@@ -159,6 +173,13 @@ def read_shards_file(folder: str) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is no index of shards: {error!r}") from None
     return index
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
 
 
 def is_synthetic(path: str) -> bool:

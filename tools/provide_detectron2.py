@@ -48,7 +48,13 @@ PACKAGE_DIRS = {
 # `black==21.4b2` (only LazyConfig.to_py formats its output with it), and with torch, torchvision,
 # numpy and setuptools, which v0.6 imports but leaves to the user. torch >= 2.3 has every name that
 # CHANGES introduce.
-METADATA = """\
+REQUIREMENTS = """
+    torch>=2.3 torchvision>=0.18 numpy setuptools Pillow>=7.1 matplotlib pycocotools>=2.0.2
+    termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle tqdm>4.29.0 tensorboard fvcore<0.1.6,>=0.1.5
+    iopath<0.1.10,>=0.1.7 omegaconf>=2.1 hydra-core>=1.1
+"""
+
+METADATA = f"""\
 Metadata-Version: 2.1
 Name: detectron2
 Version: 0.6
@@ -58,24 +64,7 @@ Author: FAIR
 License: Apache-2.0
 License-File: LICENSE
 Requires-Python: >=3.10
-Requires-Dist: torch>=2.3
-Requires-Dist: torchvision>=0.18
-Requires-Dist: numpy
-Requires-Dist: setuptools
-Requires-Dist: Pillow>=7.1
-Requires-Dist: matplotlib
-Requires-Dist: pycocotools>=2.0.2
-Requires-Dist: termcolor>=1.1
-Requires-Dist: yacs>=0.1.8
-Requires-Dist: tabulate
-Requires-Dist: cloudpickle
-Requires-Dist: tqdm>4.29.0
-Requires-Dist: tensorboard
-Requires-Dist: fvcore<0.1.6,>=0.1.5
-Requires-Dist: iopath<0.1.10,>=0.1.7
-Requires-Dist: omegaconf>=2.1
-Requires-Dist: hydra-core>=1.1
-
+{"".join(f"Requires-Dist: {requirement}{chr(10)}" for requirement in REQUIREMENTS.split())}
 Detectron2 v0.6 without its C++ part (rotated boxes, deformable convolution on GPU, COCOeval_opt),
 adapted to current Python and PyTorch. Repacked from the sdist pb1-detectron2 0.6.
 """
@@ -91,16 +80,17 @@ class Change:
     where: Mapping[str, int]
 
 
+PILLOW = "Image.LINEAR, another name of BILINEAR, is gone from Pillow >= 10"
 NUMPY_ALIAS = "the aliases of Python's types are gone from NumPy >= 1.24"
+NUMPY_COPY = "copy=False means 'never copy' in NumPy 2 and fails where a copy is needed"
 PKG_RESOURCES = "pkg_resources is gone from setuptools >= 82"
+MESHGRID = "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today"
 AMP = "torch.cuda.amp warns that it is deprecated in favour of torch.amp"
+TRAIN_LOOP = "detectron2/engine/train_loop.py"
 
 CHANGES = (
     Change(
-        "Image.LINEAR, another name of BILINEAR, is gone from Pillow >= 10",
-        "Image.LINEAR",
-        "Image.BILINEAR",
-        {"detectron2/data/transforms/transform.py": 1},
+        PILLOW, "Image.LINEAR", "Image.BILINEAR", {"detectron2/data/transforms/transform.py": 1}
     ),
     Change(
         NUMPY_ALIAS,
@@ -118,7 +108,7 @@ CHANGES = (
     Change(NUMPY_ALIAS, "np.float)", "float)", {"detectron2/evaluation/sem_seg_evaluation.py": 5}),
     Change(NUMPY_ALIAS, "np.str)", "str)", {"detectron2/data/datasets/pascal_voc.py": 1}),
     Change(
-        "copy=False means 'never copy' in NumPy 2 and fails where a copy is needed",
+        NUMPY_COPY,
         "np.array(mask, copy=False)",
         "np.asarray(mask)",
         {"detectron2/layers/mask_ops.py": 1},
@@ -151,26 +141,11 @@ CHANGES = (
             "detectron2/solver/lr_scheduler.py": 4,
         },
     ),
+    Change(AMP, "from torch.cuda.amp import ", "from torch.amp import ", {TRAIN_LOOP: 2}),
+    Change(AMP, "grad_scaler = GradScaler()", 'grad_scaler = GradScaler("cuda")', {TRAIN_LOOP: 1}),
+    Change(AMP, "with autocast():", 'with autocast("cuda"):', {TRAIN_LOOP: 1}),
     Change(
-        AMP,
-        "from torch.cuda.amp import ",
-        "from torch.amp import ",
-        {"detectron2/engine/train_loop.py": 2},
-    ),
-    Change(
-        AMP,
-        "grad_scaler = GradScaler()",
-        'grad_scaler = GradScaler("cuda")',
-        {"detectron2/engine/train_loop.py": 1},
-    ),
-    Change(
-        AMP,
-        "with autocast():",
-        'with autocast("cuda"):',
-        {"detectron2/engine/train_loop.py": 1},
-    ),
-    Change(
-        "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today",
+        MESHGRID,
         "torch.meshgrid(shifts_y, shifts_x)",
         'torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
         {"detectron2/modeling/anchor_generator.py": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -21,10 +22,20 @@ from detectron2.utils.logger import setup_logger
 
 import mls_d2
 from mls_d2.engine.files import atomic_write, check_writable, write_json
+from mls_d2.report.results import Device
 
 logger = logging.getLogger(__name__)
 
-_DISTRIBUTIONS = ("torch", "torchvision", "numpy", "fvcore", "faster-coco-eval", "pillow")
+_DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "fvcore",
+    "faster-coco-eval",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+)
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 
@@ -63,6 +74,18 @@ def collect_environment() -> dict[str, Any]:
     }
 
 
+def collect_device(device: str) -> Device:
+    """Return what this run computes on, all processes together.
+
+    Args:
+        device: ``MODEL.DEVICE`` after :func:`resolve_device`.
+    """
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        return {"kind": "cuda", "name": name, "count": comm.get_world_size()}
+    return {"kind": device, "name": platform.processor(), "count": torch.get_num_threads()}
+
+
 def command_line() -> str:
     """Return the command that started this process, quoted for a shell."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
@@ -70,6 +93,9 @@ def command_line() -> str:
 
 def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | None = None) -> None:
     """Write ``config.yaml`` and ``environment.json`` into ``output_dir`` (main process only).
+
+    What the latter held before is kept under ``"earlier"``, so that a run that was resumed with
+    another revision or on another machine tells of both.
 
     Args:
         output_dir: an existing folder.
@@ -83,7 +109,8 @@ def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | Non
         return
     with atomic_write(os.path.join(output_dir, CONFIG_FILE), "w") as file:
         file.write(cfg.dump())
-    write_json(os.path.join(output_dir, ENVIRONMENT_FILE), collect_environment() | (extra or {}))
+    path = os.path.join(output_dir, ENVIRONMENT_FILE)
+    write_json(path, collect_environment() | (extra or {}) | {"earlier": _earlier(path)})
 
 
 def setup_logging(output_dir: str | None = None) -> None:
@@ -120,6 +147,15 @@ def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:
         cfg.SEED = comm.shared_random_seed() % 2**20
         logger.info("SEED was not set; drew %d", cfg.SEED)
     seed_all_rng((cfg.SEED + 1_000_003 * start_iteration + comm.get_rank()) % 2**31)
+
+
+def _earlier(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        return [*before.pop("earlier", []), before]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def _git_state() -> tuple[str | None, bool]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,10 @@ RESUMABLE_CHANGES = (
     "SOLVER.CHECKPOINT_PERIOD",
     "PRETRAIN.KEEP_CHECKPOINTS",
     "PRETRAIN.PERMANENT_PERIOD",
+    "PRETRAIN.LOG_PERIOD",
+    "PRETRAIN.MAX_BROKEN_SHARE",
+    "PRETRAIN.LABEL_QUALITY",
+    "PRETRAIN.ONLINE_EVAL",
     "TEST.EVAL_PERIOD",
     "VIS_PERIOD",
     "VERSION",
@@ -39,6 +45,7 @@ RESUMABLE_CHANGES = (
 
 # From people, and from schedulers: the end (Slurm, Kubernetes), `sbatch --signal`, and submitit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
 # A Ctrl-C reaches a process from the terminal and again from its launcher, in seconds.
 _RELAY_S = 1.0
 
@@ -188,6 +195,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error says that a worker of the data loader died, as where memory runs out."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, read-only, failing or gone."""
+    return isinstance(error, OSError) and error.errno in _DISK_TROUBLE
+
+
 def train_guarded(
     train: Callable[[], T], guard: FiniteLossGuard | None = None, *, relief: str
 ) -> T:
@@ -201,7 +218,8 @@ def train_guarded(
 
     Raises:
         NonFiniteLossError: in place of Detectron2's FloatingPointError.
-        UserError: in place of an error that says that memory did not suffice.
+        UserError: in place of an error that says that memory did not suffice, that a worker of the
+            data loader died, or that a file (of the log or the metrics) could not be written.
     """
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
     loop_logger.addFilter(_is_no_user_error)
@@ -212,9 +230,18 @@ def train_guarded(
             guard.flush()
         raise NonFiniteLossError(str(error)) from error
     except (RuntimeError, MemoryError) as error:
+        if is_lost_worker(error):
+            raise UserError(_worker_message(error)) from error
         if not is_out_of_memory(error):
             raise
         raise UserError(_memory_message(error, relief)) from error
+    except OSError as error:
+        if not is_disk_trouble(error):
+            raise
+        raise UserError(
+            f"{error.strerror}: what the run logs cannot be written to OUTPUT_DIR. The last "
+            "checkpoint is intact: free space, then go on with --resume"
+        ) from error
     finally:
         loop_logger.removeFilter(_is_no_user_error)
 
@@ -309,9 +336,20 @@ def _memory_message(error: Exception, relief: str) -> str:
     return f"{message}. Lower or turn on what needs less: {relief}"
 
 
+def _worker_message(error: Exception) -> str:
+    shared = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
+    room = f" (/dev/shm has {shared.free / 2**30:.1f} GiB free)" if shared else ""
+    return (
+        f"{str(error).splitlines()[0].strip()} Where nobody did that, the machine's memory, or its "
+        f"shared memory{room}, ran out: lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, and "
+        "give a container more with --shm-size; then go on with --resume"
+    )
+
+
 def _is_no_user_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if error is None:
         return True
-    known = isinstance(error, UserError | FloatingPointError)
-    return not (known or is_out_of_memory(error) or is_lost_connection(error))
+    known = isinstance(error, UserError | FloatingPointError) or is_disk_trouble(error)
+    known = known or is_out_of_memory(error) or is_lost_worker(error)
+    return not (known or is_lost_connection(error))

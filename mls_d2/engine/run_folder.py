@@ -6,8 +6,9 @@ import enum
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import yaml
 from detectron2.config import CfgNode
 
 from mls_d2.engine.checkpointer import list_checkpoints
@@ -32,7 +33,7 @@ def run_state(
     """Decide what is to be done in ``cfg.OUTPUT_DIR``.
 
     Args:
-        cfg: the config of the run.
+        cfg: the config of the run. ``SEED`` below zero becomes the one that the run has drawn.
         final_file: name of the file that a run writes last.
         resume: whether the user asked to continue.
         inputs: digests of input files by name, as an earlier process stored them in
@@ -47,13 +48,12 @@ def run_state(
     started = bool(list_checkpoints(folder))
     if not finished and not started:
         return RunState.NEW
-    changes = config_changes(_read(folder, CONFIG_FILE), cfg) + _input_changes(folder, inputs or {})
-    if changes:
-        listed = "\n  ".join(changes)
-        raise UserError(
-            f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
-            "give the old values, choose another OUTPUT_DIR, or remove that folder"
-        )
+    saved = _read(folder, CONFIG_FILE)
+    changes = config_changes(saved, cfg)
+    if cfg.SEED < 0:
+        cfg.SEED = yaml.safe_load(saved).get("SEED", cfg.SEED)
+        changes = config_changes(saved, cfg)
+    _refuse(folder, changes + _input_changes(folder, inputs or {}))
     if finished:
         return RunState.FINISHED
     if not resume:
@@ -64,15 +64,37 @@ def run_state(
     return RunState.RESUME
 
 
+def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
+    """Make sure that a run goes on with the inputs with which it began.
+
+    Args:
+        cfg: the config of the run.
+        inputs: see :func:`run_state`.
+
+    Raises:
+        UserError: names those that have changed.
+    """
+    _refuse(cfg.OUTPUT_DIR, _input_changes(cfg.OUTPUT_DIR, inputs))
+
+
+def _refuse(folder: str, changes: Sequence[str]) -> None:
+    if changes:
+        listed = "\n  ".join(changes)
+        raise UserError(
+            f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
+            "give the old values, choose another OUTPUT_DIR, or remove that folder"
+        )
+
+
 def _input_changes(folder: str, inputs: Mapping[str, str]) -> list[str]:
     try:
         before = json.loads(_read(folder, ENVIRONMENT_FILE)).get("inputs", {})
     except ValueError:
         return [f"{ENVIRONMENT_FILE} is damaged"]
     return [
-        f"{name}: the file's content has changed (sha256 was {before.get(name)}, is {now})"
+        f"{name}: the content has changed (sha256 was {before.get(name)}, is {now})"
         for name, now in inputs.items()
-        if before.get(name) != now
+        if before.get(name, now) != now
     ]
 
 

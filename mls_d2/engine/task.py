@@ -58,6 +58,17 @@ class Task(abc.ABC):
         """Return the learning rate's schedule, by iteration: Detectron2's."""
         return build_lr_scheduler(cfg, optimizer)
 
+    def input_size(self, cfg: CfgNode) -> str:
+        """Return the setting, with its value, that makes training images smaller."""
+        return f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
+
+    def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
+        """Return a check to be made after training, from a model with its initial weights.
+
+        It raises where training changed what it must not; here it finds nothing wrong.
+        """
+        return lambda: None
+
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Write a PNG of what the model finds on test images."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -13,9 +15,9 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
+from mls_d2.data.cityscapes import IGNORED
+from mls_d2.data.segmentation import read_labels
 from mls_d2.engine.files import atomic_write
-
-_ROWS = ("ground truth", "detections")
 
 
 def write_detections(
@@ -43,12 +45,12 @@ def write_detections(
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
     mapper = DatasetMapper(cfg, is_train=False)
-    records = _spread(DatasetCatalog.get(name), num_images)
+    records = spread(_rich(DatasetCatalog.get(name)), num_images)
     columns = []
     for record in records:
         image = read_image(record["file_name"], "RGB")
         scale = height / image.shape[0]
-        found = _detect(model, mapper(dict(record)))
+        found = _run(model, mapper(dict(record)))["instances"].to("cpu")
         found = found[found.scores >= min_score]
         truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
         drawn = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
@@ -58,33 +60,77 @@ def write_detections(
                 drawn.draw_instance_predictions(found).get_image(),
             )
         )
-    _write_grid(path, columns)
+    write_grid(path, columns, ("ground truth", "detections"))
 
 
-def _spread(records: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    rich = [record for record in records if len(record.get("annotations", ())) >= 2] or records
-    positions = np.linspace(0, len(rich) - 1, num=min(number, len(rich))).round().astype(int)
-    return [rich[position] for position in positions]
+def write_segmentations(
+    path: str,
+    model: nn.Module,
+    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    records: Sequence[dict[str, Any]],
+    colors: np.ndarray,
+    *,
+    num_images: int = 3,
+    height: int = 300,
+) -> None:
+    """Write a PNG: image, ground truth and prediction below one another, for some test images.
+
+    Args:
+        path: the file to write.
+        model: a Detectron2 model for semantic segmentation.
+        mapper: makes the model's input of a record.
+        records: of a dataset, with ``file_name`` and ``sem_seg_file_name``.
+        colors: ``(K, 3)`` uint8, RGB by class; what has none is black.
+        num_images: columns; they are spread evenly over the dataset.
+        height: of each image in the picture, in pixels.
+    """
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colors)] = colors
+    columns = []
+    for record in spread(records, num_images):
+        labels = read_labels(record["sem_seg_file_name"], len(colors), IGNORED)
+        predicted = _run(model, mapper(record))["sem_seg"].argmax(0).cpu().numpy()
+        images = (read_image(record["file_name"], "RGB"), palette[labels], palette[predicted])
+        size = (round(labels.shape[1] * height / labels.shape[0]), height)
+        columns.append([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+    write_grid(path, columns, ("image", "ground truth", "prediction"))
 
 
-def _detect(model: nn.Module, item: dict[str, Any]) -> Any:
-    """Return the instances found in one mapped image, on the CPU."""
+def _rich(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    return [record for record in records if len(record.get("annotations", ())) >= 2] or records
+
+
+def spread(records: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Return up to ``number`` records, spread evenly."""
+    positions = np.linspace(0, len(records) - 1, num=min(number, len(records))).round().astype(int)
+    return [records[position] for position in positions]
+
+
+def _run(model: nn.Module, item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a model makes of one mapped image in evaluation mode."""
     training = model.training
     model.eval()
     with torch.no_grad():
-        found = model([item])[0]["instances"].to("cpu")
+        output = model([item])[0]
     model.train(training)
-    return found
+    return output
 
 
-def _write_grid(path: str, columns: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> None:
+    """Write a PNG of images of one height, each column with one for every title.
+
+    Args:
+        path: the file to write.
+        columns: ``(H, W, 3)`` uint8, RGB, in the order of the titles.
+        titles: of the rows.
+    """
     widths = [column[0].shape[1] for column in columns]
     height = columns[0][0].shape[0]
-    figure = Figure(figsize=(sum(widths) / 100, len(_ROWS) * height / 100), dpi=100)
+    figure = Figure(figsize=(sum(widths) / 100, len(titles) * height / 100), dpi=100)
     axes = figure.subplots(
-        len(_ROWS), len(columns), squeeze=False, gridspec_kw={"width_ratios": widths}
+        len(titles), len(columns), squeeze=False, gridspec_kw={"width_ratios": widths}
     )
-    for row, title in enumerate(_ROWS):
+    for row, title in enumerate(titles):
         for column, images in enumerate(columns):
             axes[row, column].imshow(images[row])
             axes[row, column].set_axis_off()

@@ -46,8 +46,8 @@ def psa_mask(mask: Tensor, mode: str, mask_size: tuple[int, int]) -> Tensor:
             f"expected a mask (N, {mask_size[0]}·{mask_size[1]}, H, W), got {tuple(mask.shape)}"
         )
     height, width = mask.shape[2:]
-    offsets = mask.unflatten(1, tuple(mask_size))
-    rows = _Place.apply(offsets, 1, 3)  # (N, H, Mw, H, W)
+    rows = _Place.apply(mask.unflatten(1, tuple(mask_size)), 1, 3)  # (N, H, Mw, H, W)
+    del mask  # Freed before more is made, where the caller does not hold it, either.
     collected = _Place.apply(rows, 2, 4).flatten(1, 2)  # (N, H·W, H, W)
     if mode == "collect":
         return collected

@@ -55,6 +55,7 @@ def test_wrong_files_are_refused_with_a_reason(tmp_path, text, message):
         (["MLS.K"], "KEY VALUE pairs"),
         (["MLS.LAMDA", "1"], "did you mean 'MLS.LAMBDA'"),
         (["MLS.K", "many"], "command line: MLS.K many"),
+        (["MLS.K", "5", "--resume"], "--resume comes after KEY VALUE pairs: options go before"),
     ],
 )
 def test_wrong_options_are_refused_with_a_reason(opts, message):

@@ -50,6 +50,14 @@ def test_splitting_keeps_values_and_evaluates_as_before():
     torch.testing.assert_close(split.eval()(batch(3)), plain.eval()(batch(3)))
 
 
+def test_a_norm_without_scale_and_offset_is_split_too():
+    rows = batch().mean(dim=(2, 3))
+    split = split_batchnorm(nn.BatchNorm1d(3, affine=False).double(), 2)
+    expected = torch.cat([nn.BatchNorm1d(3, affine=False).double()(part) for part in rows.chunk(2)])
+    torch.testing.assert_close(split(rows), expected)
+    assert not list(split.parameters())
+
+
 def test_groups_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="3 groups do not divide a batch of 8"):
         split_batchnorm(network(), 3)(batch())
@@ -126,6 +134,14 @@ def test_what_cannot_be_is_refused(changes, world_size, message):
         check_batchnorm(config(**changes), world_size)
 
 
+def test_the_answer_is_not_given_away_where_nothing_is_asked(caplog):
+    pair = MomentumPair(Flat(), nn.Identity(), momentum=0.9)
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        logging.getLogger("pretrain").propagate = True
+        set_up_batchnorm(pair, config("local"), rank=0, world_size=1, contrasts=False)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("mode", "groups", "world_size", "shuffles", "warns"),
     [
@@ -134,7 +150,7 @@ def test_what_cannot_be_is_refused(changes, world_size, message):
         ("shuffled", 1, 4, True, False),
         ("local", 4, 1, False, True),
         ("local", 1, 4, False, True),
-        ("sync", 1, 1, False, False),
+        ("sync", 1, 1, False, True),
     ],
 )
 def test_a_leak_is_warned_of(caplog, mode, groups, world_size, shuffles, warns):
@@ -146,3 +162,11 @@ def test_a_leak_is_warned_of(caplog, mode, groups, world_size, shuffles, warns):
     assert ("give the answer away" in caplog.text) is warns
     split = [m for m in pair.modules() if isinstance(m, batchnorm.SplitBatchNorm)]
     assert len(split) == (2 if groups > 1 else 0)
+
+
+def test_without_batchnorm_nothing_leaks(caplog):
+    pair = MomentumPair(nn.Identity(), nn.Identity(), momentum=0.9)
+    logging.getLogger("pretrain").propagate = True
+    for mode in ("local", "sync"):
+        set_up_batchnorm(pair, config(mode), rank=0, world_size=1)
+    assert not caplog.records

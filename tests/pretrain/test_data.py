@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mls_d2.config import get_cfg
@@ -63,6 +64,20 @@ def test_views_differ_between_epochs_and_between_the_two_crops(folder):
     assert not torch.equal(first[0], first[1])
 
 
+def test_local_views_lie_beside_the_two_of_their_image(folder):
+    for index in range(10):  # Colours of their own, which no crop hides.
+        Image.fromarray(np.full((40, 50, 3), 20 * index, np.uint8)).save(folder / f"{index}.png")
+    source, cfg = image_source([str(folder)]), config()
+    (plain,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    cfg.PRETRAIN.AUGMENT.LOCAL_CROPS, cfg.PRETRAIN.AUGMENT.LOCAL_SIZE = 3, 16
+    (batch,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    assert plain.local_views is None
+    assert same(plain, batch)
+    assert batch.local_views.shape == (4, 3, 16, 16, 3)
+    for view, local in zip(batch.views[0], batch.local_views, strict=True):
+        assert local.unique().tolist() == view.unique().tolist()
+
+
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():
     batches = EpochBatches([11], 4, seed=0)
     stream = iter(batches)
@@ -95,6 +110,30 @@ def test_shards_are_mixed_window_by_window_and_every_image_comes_once():
     assert (epochs[0] != epochs[1]).any()
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_hosts_share_an_epoch_of_shards_without_overlap(folder, tmp_path, world_size):
+    shards = tmp_path / "shards"
+    pack(image_source([str(folder)]), str(shards), Packing(per_shard=3))
+    cfg = config(batch=4)
+    cfg.PRETRAIN.SHARD_WINDOW = 2
+    source = image_source([str(shards)])
+    assert source.counts.tolist() == [3, 3, 3, 1]
+    (*whole,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 4)
+    hosts = [
+        take(
+            build_loader(cfg, image_source([str(shards)]), start=0, rank=r, world_size=world_size),
+            4,
+        )
+        for r in range(world_size)
+    ]
+    for step, batch in enumerate(whole):
+        assert torch.equal(batch.index, torch.cat([host[step].index for host in hosts]))
+        assert torch.equal(batch.views, torch.cat([host[step].views for host in hosts], dim=1))
+    for first in (0, 2):  # an epoch of ten is two batches of four, without repetition
+        seen = torch.cat([batch.index for batch in whole[first : first + 2]])
+        assert len(seen.unique()) == 8
+
+
 @pytest.mark.parametrize("start", range(11))
 def test_starting_anywhere_among_shards_gives_what_would_have_come_then(start):
     options = {"seed": 2, "window": 2}
@@ -124,6 +163,8 @@ def test_a_broken_image_is_replaced_and_named(folder):
     assert len(batch.broken) == 1
     assert "3.png" in batch.broken[0]
     assert batch.views.shape[1] == 10
+    # The index tells which image is seen, so that its annotations are found.
+    assert sorted(batch.index.tolist()) == [0, 1, 2, 4, 4, 5, 6, 7, 8, 9]
 
 
 def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
@@ -135,13 +176,18 @@ def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
     assert (small == 99).all()
 
 
-def test_when_nothing_can_be_read_the_run_stops(tmp_path):
-    for index in range(4):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers):
+    for index in range(120):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 4 images can be read"):
-        take(
-            build_loader(config(), image_source([str(tmp_path)]), start=0, rank=0, world_size=1), 1
-        )
+    loader = build_loader(
+        config(workers), image_source([str(tmp_path)]), start=0, rank=0, world_size=1
+    )
+    with pytest.raises(UserError) as caught:
+        take(loader, 1)
+    message = str(caught.value)
+    assert message.startswith("none of 100 images in a row can be read (the dataset has 120), e.g.")
+    assert "Traceback" not in message
 
 
 def test_too_many_broken_images_stop_the_run_and_are_counted_once(caplog):
@@ -174,6 +220,15 @@ def test_unknown_names_and_missing_files_are_refused(tmp_path, monkeypatch):
         image_source(["coco_2017_trian"])
     with pytest.raises(UserError, match="DATASETS.TRAIN is empty"):
         image_source([])
+    name = "three files of which one is there"
+    (tmp_path / "0.png").write_bytes(b"")
+    records = [{"file_name": str(tmp_path / f"{index}.png")} for index in range(3)]
+    DatasetCatalog.register(name, lambda: records)
+    try:
+        with pytest.raises(UserError, match=r"lacks 2 of its 3 images, e.g. .*1.png, .*2.png"):
+            image_source([name])
+    finally:
+        DatasetCatalog.remove(name)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no image folder.*nowhere"):
         image_source(["coco_2017_unlabeled"])

@@ -1,7 +1,12 @@
 """Whole runs on a tiny network: what they write, how they resume, what they refuse."""
 
+import errno
 import json
+import math
+import multiprocessing
 import os
+import random
+import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +16,22 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
+from mls_d2.checkpoint.convert import load_backbone
 from mls_d2.config import load_cfg
 from mls_d2.errors import UserError
 from pretrain import run as run_module
-from pretrain.methods import build_method, check_method_config
+from pretrain.methods import METHODS, MomentumMethod, build_method, check_method_config
 from pretrain.optim import build_optimizer
 from pretrain.run import check_config, pretrain, run_length
+
+# Heads of the methods that have more than MoCo's.
+NARROW = {
+    "BYOL__HIDDEN_DIM": "16",
+    "SIMSIAM__PROJECTOR_DIM": "16",
+    "SIMCLR__PROJECTOR_HIDDEN_DIM": "16",
+    "BARLOWTWINS__PROJECTOR_DIM": "16",
+    "REVISITING__K": "3",
+}
 
 
 @pytest.fixture
@@ -55,21 +70,48 @@ def assert_equal_weights(one: str, other: str) -> None:
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("method", ["mls", "mocov2"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_writes_the_online_backbone_with_what_belongs_to_it(config, method):
-    cfg = config(PRETRAIN__METHOD=method)
+    cfg = config(PRETRAIN__METHOD=method, PRETRAIN__BATCH_NORM="sync", **NARROW)
     path = pretrain(cfg)
     file = read_backbone(path)
-    names = set(build_method(cfg).pair.backbone.state_dict())
+    names = set(build_method(cfg).online_encoder.backbone.state_dict())
     assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
     assert all(value.dtype == torch.float32 for value in file.state_dict.values())
     info = file.info
     assert (info["method"], info["iterations"], info["epochs"]) == (method, 4, 2.0)
     assert (info["seed"], info["input_format"], info["synthetic"]) == (1, "RGB", False)
     newest = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
-    online = newest["pair.backbone.stem.conv1.weight"]
+    momentum = issubclass(METHODS[method], MomentumMethod)
+    online = newest[f"{'pair' if momentum else 'encoder'}.backbone.stem.conv1.weight"]
     torch.testing.assert_close(file.state_dict["stem.conv1.weight"], online)
-    assert not torch.equal(online, newest["pair.momentum_backbone.stem.conv1.weight"])
+    if momentum:
+        assert not torch.equal(online, newest["pair.momentum_backbone.stem.conv1.weight"])
+    # A checkpoint of the run is as good as the file: tools/convert.py takes the same encoder of it.
+    found = load_backbone(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), check=False)
+    assert found.info["source"] == ("mls_d2" if momentum else "mls_d2-single")
+    for name, value in file.state_dict.items():
+        assert torch.equal(found.state_dict[name], value), name
+
+
+def test_local_crops_are_queries_of_a_whole_run(config):
+    changes = {"PRETRAIN__METHOD": "revisiting", "REVISITING__K": "3"}
+    plain = pretrain(config("plain", **changes))
+    local = changes | {"PRETRAIN__AUGMENT__LOCAL_CROPS": "2", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"}
+    name = "res5.2.conv3.weight"
+    assert not torch.equal(weights(pretrain(config("local", **local)))[name], weights(plain)[name])
+
+
+def test_the_target_of_byol_follows_the_schedule_to_the_end(config):
+    changes = {"PRETRAIN__METHOD": "byol", "MOCO__MOMENTUM_SCHEDULE": "cosine"}
+    cfg = config(MOCO__MOMENTUM="0.5", **changes, **NARROW)
+    pretrain(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
+        rows = [json.loads(line) for line in file]
+    expected = [1 - 0.5 * (math.cos(math.pi * step / 4) + 1) / 2 for step in range(4)]
+    assert [row["momentum"] for row in rows] == pytest.approx(expected)
+    assert {"loss_byol", "feature_std", "embedding_std"} <= rows[0].keys()
+    assert "dictionary_rank" not in rows[0]
 
 
 def test_the_metrics_hold_every_monitor(config):
@@ -117,6 +159,137 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, change
     if changes:
         with pytest.raises(AssertionError):
             assert_equal_weights(whole, pretrain(config("plain")))
+
+
+def test_what_a_step_draws_does_not_depend_on_interruptions(config, monkeypatch):
+    class Drawing(run_module.PretrainTrainer):
+        stop = -1
+
+        def run_step(self):
+            if self.iter == self.stop:
+                raise KeyboardInterrupt
+            super().run_step()
+            drawn = torch.rand(()) + random.random() + np.random.rand()
+            with torch.no_grad():
+                self.method.pair.backbone.stem.conv1.weight.add_(drawn)
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Drawing)
+    whole = pretrain(config("whole"))
+    monkeypatch.setattr(Drawing, "stop", 3)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config("cut"))
+    monkeypatch.setattr(Drawing, "stop", -1)
+    assert_equal_weights(whole, pretrain(config("cut"), resume=True))
+
+
+def test_a_run_that_was_killed_before_its_last_file_only_writes_that(config, monkeypatch):
+    path = pretrain(config())
+    before = weights(path)
+    os.unlink(path)
+    monkeypatch.setattr(run_module.PretrainTrainer, "run_step", None)
+    after = weights(pretrain(config(), resume=True))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_run_goes_on_with_the_seed_that_it_drew(config):
+    path = pretrain(config(SEED="-1", PRETRAIN__EPOCHS="1.0"))
+    seed = read_backbone(path).info["seed"]
+    assert seed >= 0
+    os.unlink(path)
+    again = pretrain(config(SEED="-1", PRETRAIN__EPOCHS="1.0"), resume=True)
+    assert read_backbone(again).info["seed"] == seed
+
+
+def test_a_run_does_not_go_on_with_other_images(config, images):
+    os.unlink(pretrain(config()))
+    shutil.copy(images / "0.png", images / "9.png")
+    with pytest.raises(UserError, match="DATASETS.TRAIN: the content has changed"):
+        pretrain(config(), resume=True)
+
+
+def test_what_does_not_change_the_weights_may_change_at_a_resume(config):
+    os.unlink(pretrain(config()))
+    changes = {"PRETRAIN__MAX_BROKEN_SHARE": "0.5", "PRETRAIN__LOG_PERIOD": "2"}
+    folder = os.path.dirname(pretrain(config(**changes), resume=True))
+    with open(os.path.join(folder, "environment.json")) as file:
+        stored = json.load(file)
+    assert [then["versions"] for then in stored["earlier"]] == [stored["versions"]]
+
+
+def test_what_a_run_is_made_with_is_on_disk_before_its_first_step(config, monkeypatch):
+    seen = {}
+
+    class Looking(run_module.PretrainTrainer):
+        def run_step(self):
+            folder = config().OUTPUT_DIR
+            for name in ("config.yaml", "environment.json"):
+                with open(os.path.join(folder, name)) as file:
+                    seen[name] = file.read()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Looking)
+    changes = {"SOLVER__REFERENCE_WORLD_SIZE": "2", "SOLVER__IMS_PER_BATCH": "8"}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config(**changes))
+    assert "SEED: 1\n" in seen["config.yaml"]
+    assert "IMS_PER_BATCH: 4\n" in seen["config.yaml"]
+    stored = json.loads(seen["environment.json"])
+    assert {"python", "torch", "detectron2", "git_revision", "git_dirty"} <= stored[
+        "versions"
+    ].keys()
+    assert "pytest" in stored["command"]
+    assert (stored["num_images"], stored["max_iter"]) == (9, 4)
+    # Half as many processes as the config is for: half the batch and half the rate.
+    assert stored["scaled"] == [
+        "SOLVER.BASE_LR: was 0.05, is 0.025",
+        "SOLVER.CHECKPOINT_PERIOD: was 2, is 4",
+        "SOLVER.IMS_PER_BATCH: was 8, is 4",
+        "SOLVER.REFERENCE_WORLD_SIZE: was 2, is 1",
+    ]
+    with open(os.path.join(config().OUTPUT_DIR, "log.txt")) as file:
+        assert "for 1 processes: SOLVER.BASE_LR: was 0.05, is 0.025" in file.read()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_fills_while_a_run_logs_is_a_user_error(config):
+    cfg = config()
+    os.makedirs(cfg.OUTPUT_DIR)
+    os.symlink("/dev/full", os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+    with pytest.raises(UserError, match="No space left on device.*free space, then .*--resume"):
+        pretrain(cfg)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing_before_it(config, monkeypatch):
+    whole = pretrain(config("whole"))
+    calls, save = iter(range(100)), torch.save
+
+    def full(*arguments):
+        if next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(UserError, match="cannot write to .*model_0000003.pth.*free space"):
+            pretrain(config("full"))
+    left = os.listdir(config("full").OUTPUT_DIR)
+    assert [name for name in left if "model" in name and name.endswith("pth")] == [
+        "model_0000001.pth"
+    ]
+    assert_equal_weights(whole, pretrain(config("full"), resume=True))
+
+
+def test_a_worker_that_is_killed_is_a_user_error(config, monkeypatch):
+    class Robbed(run_module.PretrainTrainer):
+        def run_step(self):
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+            super().run_step()
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Robbed)
+    with pytest.raises(UserError, match=r"^DataLoader worker .*lower DATALOADER.NUM_WORKERS"):
+        pretrain(config(DATALOADER__NUM_WORKERS="1", PRETRAIN__EPOCHS="20.0"))
 
 
 def test_gradients_are_scaled_in_half_precision_and_their_scale_is_kept(config):
@@ -240,6 +413,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
         ("PRETRAIN.PERMANENT_PERIOD", "-1.0", "PRETRAIN.PERMANENT_PERIOD must be >= 0, got -1"),
         ("PRETRAIN.EPOCHS", "0.0", "PRETRAIN.EPOCHS must be > 0"),
         ("PRETRAIN.AUGMENT.CROP_SCALE", "(0.5, 0.2)", "0 < low <= high <= 1"),
+        ("PRETRAIN.AUGMENT.LOCAL_CROPS", "-1", "LOCAL_CROPS must be >= 0, got -1"),
+        ("PRETRAIN.AUGMENT.LOCAL_SIZE", "16", "LOCAL_SIZE must be >= 32 pixels, got 16"),
+        ("PRETRAIN.AUGMENT.LOCAL_SCALE", "(0.0, 0.2)", "LOCAL_SCALE must be 0 < low"),
+        (
+            "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB",
+            "1.5",
+            r"VIEW2.BLUR_PROB must be in \[0, 1\], or None",
+        ),
         ("PRETRAIN.AUGMENT.GRAY_PROB", "1.5", r"GRAY_PROB must be in \[0, 1\], got 1.5"),
         ("SOLVER.BASE_LR", "0.0", "SOLVER.BASE_LR must be > 0"),
         ("INPUT.FORMAT", "BGR", "INPUT.FORMAT must be 'RGB'"),
@@ -300,6 +481,45 @@ def test_the_paper_configs_state_the_paper(request, method, length):
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
     # 118,287 images in batches of 256.
     assert run_length(cfg, 118_287).max_iter == 462 * int(length)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() | {"barlowtwins_small"}))
+def test_every_method_has_its_configs(request, name):
+    folder = request.config.rootpath / "pretrain/configs"
+    for kind in ("quick", "coco_400ep", "coco_800ep"):
+        cfg = load_cfg(str(folder / f"{name}_{kind}.yaml"))
+        check_config(cfg)
+        assert name.removesuffix("_small") == cfg.PRETRAIN.METHOD
+        assert ("quick" if kind == "quick" else "paper") == cfg.PRESET
+        if kind != "quick":
+            assert float(kind[5:8]) == cfg.PRETRAIN.EPOCHS
+        tail = "-800ep" if kind == "coco_800ep" else ""
+        place = "quick" if kind == "quick" else "paper"
+        assert f"output/{place}/{name.replace('_', '-')}{tail}" == cfg.OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate", "decay", "warmup", "optimizer", "norm"),
+    [
+        ("densecl", 256, 0.3, 1e-4, 0, "sgd", "shuffled"),
+        ("revisiting", 256, 0.3, 1e-4, 0, "sgd", "shuffled"),
+        ("byol", 512, 0.4, 1e-4, 4, "sgd", "sync"),
+        ("simclr", 512, 0.6, 1e-6, 10, "lars", "sync"),
+        ("simsiam", 512, 0.1, 1e-4, 0, "sgd", "sync"),
+        ("barlowtwins", 512, 0.4, 1.5e-6, 10, "lars", "sync"),
+    ],
+)
+def test_the_configs_of_other_methods_state_what_the_field_publishes(
+    request, name, batch, rate, decay, warmup, optimizer, norm
+):
+    cfg = load_cfg(str(request.config.rootpath / f"pretrain/configs/{name}_coco_800ep.yaml"))
+    assert (batch, rate) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR)
+    assert (decay, warmup) == (cfg.SOLVER.WEIGHT_DECAY, cfg.PRETRAIN.WARMUP_EPOCHS)
+    assert (optimizer, norm) == (cfg.PRETRAIN.OPTIMIZER, cfg.PRETRAIN.BATCH_NORM)
+    without = cfg.SOLVER.WEIGHT_DECAY_NORM == 0 and cfg.SOLVER.WEIGHT_DECAY_BIAS == 0
+    assert without == (optimizer == "lars")
+    assert run_length(cfg, 118_287).max_iter == {256: 369_600, 512: 184_800}[batch]
+    assert round(cfg.SOLVER.CHECKPOINT_PERIOD * batch / 256) == 4620
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Checkpoints are verified before they are used, and the right ones are removed."""
 
 import hashlib
+import os
 import subprocess
 
 import pytest
 import torch
 from detectron2.engine import TrainerBase
 
-from mls_d2.engine.checkpointer import AtomicCheckpointer, CorruptCheckpointError
+from mls_d2.engine.checkpointer import AtomicCheckpointer, CorruptCheckpointError, iteration_of
 from mls_d2.engine.guards import FiniteLossGuard
 from mls_d2.engine.hooks import PeriodicCheckpointer
 
@@ -63,6 +64,13 @@ def test_a_flipped_bit_that_torch_does_not_notice_is_named_and_the_one_before_is
 
 def test_a_file_without_a_checksum_loads(saved, tmp_path):
     (tmp_path / "model_0000005.pth.sha256").unlink()
+    assert saved.resume()["iteration"] == 5
+
+
+def test_the_clock_does_not_say_which_checkpoint_is_the_newest(saved, tmp_path):
+    (tmp_path / "last_checkpoint").unlink()
+    for path in tmp_path.glob("*.pth"):
+        os.utime(path, (0, -iteration_of(path.name)))
     assert saved.resume()["iteration"] == 5
 
 

@@ -1,15 +1,17 @@
 """Hooks measure and save what they say."""
 
 import math
+import random
 import time
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import TrainerBase
 
 from mls_d2.engine.checkpointer import AtomicCheckpointer
 from mls_d2.engine.guards import FiniteLossGuard, NonFiniteLossError
-from mls_d2.engine.hooks import PeriodicCheckpointer, Throughput, peak_memory_mb
+from mls_d2.engine.hooks import PeriodicCheckpointer, SeedSteps, Throughput, peak_memory_mb
 
 
 class Loop(TrainerBase):
@@ -43,6 +45,23 @@ def test_throughput_counts_the_time_of_steps_and_goes_on_after_a_resume():
     Loop([resumed], seconds=0.02).train(3, 4)
     assert resumed.seconds >= hook.seconds + 0.02
     assert resumed.images_per_s == pytest.approx(32 / resumed.seconds)
+
+
+def test_steps_draw_by_seed_and_iteration_alone():
+    class Drawing(Loop):
+        def run_step(self):
+            self.drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+
+    def draws(seed, start, stop):
+        loop = Drawing([SeedSteps(seed)])
+        loop.drawn = []
+        loop.train(start, stop)
+        return loop.drawn
+
+    whole = draws(3, 0, 4)
+    assert len(set(whole)) == 4
+    assert draws(3, 2, 4) == whole[2:]
+    assert not set(draws(4, 0, 4)) & set(whole)
 
 
 def test_peak_memory_grows_with_what_is_held():

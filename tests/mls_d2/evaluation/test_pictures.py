@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from mls_d2.evaluation.pictures import write_detections
+from mls_d2.evaluation.pictures import write_detections, write_segmentations
 
 SIDE, HEIGHT = 40, 120
 
@@ -76,3 +76,31 @@ def test_images_are_spread_over_those_with_two_objects_and_the_mode_is_kept(tmp_
     assert model.training
     # Of 0, 2, 3 and 4: first, middle and last, where numpy rounds the middle to even.
     assert model.seen == [0, 3, 4]
+
+
+def test_segmentations_are_image_truth_and_prediction_in_the_classes_colours(tmp_path):
+    colors = np.array([(255, 0, 0), (0, 0, 255)], np.uint8)
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[:, 20:] = 255
+    records = [{"file_name": str(tmp_path / "i.png"), "sem_seg_file_name": str(tmp_path / "l.png")}]
+    cv2.imwrite(records[0]["file_name"], np.full((SIDE, SIDE, 3), 128, np.uint8))
+    cv2.imwrite(records[0]["sem_seg_file_name"], labels)
+
+    class Second(torch.nn.Module):
+        def forward(self, inputs):
+            assert not self.training
+            logits = torch.zeros(2, SIDE, SIDE)
+            logits[1] = 1
+            return [{"sem_seg": logits}]
+
+    path, model = str(tmp_path / "a.png"), Second().train()
+    write_segmentations(path, model, dict, records, colors, num_images=2, height=HEIGHT)
+    assert model.training
+    image = cv2.imread(path)[..., ::-1]  # RGB
+    assert image.shape[1] == pytest.approx(HEIGHT, abs=4)
+    third, quarter = len(image) // 3, image.shape[1] // 4
+    rows = [third // 2, third + third // 2, 2 * third + third // 2]
+    left = [image[row, quarter].tolist() for row in rows]
+    right = [image[row, 3 * quarter].tolist() for row in rows]
+    assert left == [[128] * 3, [255, 0, 0], [0, 0, 255]]
+    assert right == [[128] * 3, [0, 0, 0], [0, 0, 255]]

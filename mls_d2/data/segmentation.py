@@ -1,0 +1,209 @@
+"""From records of a segmentation dataset to what the network takes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+
+from mls_d2.data.distortion import photometric_distortion
+from mls_d2.data.images import BrokenImageError, read_image
+from mls_d2.errors import UserError
+
+_TRIES = 10
+
+
+class SegmentationMapper:
+    """Detectron2 mapper for semantic segmentation.
+
+    Training: the image is scaled by a random ratio, cropped so that no class fills the crop,
+    mirrored with probability 0.5 and distorted in its colours. Labels are padded to the size of the
+    crop; the network pads the image. Testing: the image is scaled to the base size.
+
+    Args:
+        is_train: which of the two.
+        base_size: (height, width) that an image is scaled to fit in.
+        scale_range: bounds of the random ratio.
+        crop_size: (height, width) of crops.
+        max_class_share: largest share of one class among the labelled pixels of a crop; after ten
+            tries any crop is taken.
+        flip: whether images are mirrored.
+        num_classes: labels are below it, or ``ignore_value``.
+        ignore_value: label of pixels without a class.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        base_size: tuple[int, int],
+        scale_range: tuple[float, float],
+        crop_size: tuple[int, int],
+        max_class_share: float,
+        flip: bool,
+        num_classes: int,
+        ignore_value: int,
+    ) -> None:
+        self._is_train = is_train
+        self._base_size = base_size
+        self._scale_range = scale_range
+        self._crop_size = crop_size
+        self._max_class_share = max_class_share
+        self._flip = flip
+        self._num_classes = num_classes
+        self._ignore_value = ignore_value
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool) -> dict[str, Any]:
+        """Return the arguments that a config states."""
+        node, head = cfg.INPUT.SEGMENTATION, cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "is_train": is_train,
+            "base_size": tuple(node.BASE_SIZE),
+            "scale_range": tuple(node.SCALE_RANGE),
+            "crop_size": tuple(node.CROP_SIZE),
+            "max_class_share": node.MAX_CLASS_SHARE,
+            "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
+            "num_classes": head.NUM_CLASSES,
+            "ignore_value": head.IGNORE_VALUE,
+        }
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Read one image.
+
+        Args:
+            record: with ``file_name``, and ``sem_seg_file_name`` in training.
+
+        Returns:
+            The record with ``image`` ``(3, h, w)`` uint8, and in training ``sem_seg`` uint8 of the
+            size of a crop.
+
+        Raises:
+            UserError: a file that cannot be read, labels out of range, or of another size.
+        """
+        try:
+            image = read_image(record["file_name"])
+        except BrokenImageError as error:
+            raise UserError(f"{error}; get the file again") from None
+        if not self._is_train:
+            size = fitting_size(image.shape[:2], self._base_size)
+            return {**record, "image": _to_tensor(_resize(image, size, cv2.INTER_LINEAR))}
+        name = record["sem_seg_file_name"]
+        labels = read_labels(name, self._num_classes, self._ignore_value)
+        check_same_size(name, labels.shape, image.shape[:2])
+        image, labels = self._augment(image, labels)
+        padded = np.full(self._crop_size, self._ignore_value, np.uint8)
+        padded[: labels.shape[0], : labels.shape[1]] = labels
+        return {**record, "image": _to_tensor(image), "sem_seg": torch.from_numpy(padded)}
+
+    def _augment(self, image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ratio = np.random.uniform(*self._scale_range)
+        size = fitting_size(labels.shape, self._base_size, ratio)
+        labels = _resize(labels, size, cv2.INTER_NEAREST)
+        rows, columns = choose_crop(
+            labels, self._crop_size, self._max_class_share, self._ignore_value
+        )
+        image = _resize(image, size, cv2.INTER_LINEAR)[rows, columns]
+        labels = labels[rows, columns]
+        if self._flip and np.random.rand() < 0.5:
+            image, labels = image[:, ::-1], labels[:, ::-1]
+        return photometric_distortion(np.ascontiguousarray(image)), labels
+
+
+def fitting_size(
+    size: tuple[int, ...], base_size: tuple[int, int], ratio: float = 1.0
+) -> tuple[int, int]:
+    """Return the (height, width) of an image that is scaled to fit into ``ratio`` base sizes.
+
+    The long side goes with the base's long side, whichever is upright, and the shape is kept.
+    """
+    long, short = (int(side * ratio) for side in sorted(base_size, reverse=True))
+    factor = min(long / max(size), short / min(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def choose_crop(
+    labels: np.ndarray, crop_size: tuple[int, int], max_class_share: float, ignore_value: int
+) -> tuple[slice, slice]:
+    """Draw crops until one has two classes and none of more than the allowed share.
+
+    Args:
+        labels: ``(H, W)`` uint8.
+        crop_size: (height, width); a side of the image where that is smaller.
+        max_class_share: of the labelled pixels, in (0, 1]; 1 takes the first crop.
+        ignore_value: label of pixels that do not count.
+
+    Returns:
+        Rows and columns; those of the tenth crop where none of ten is good.
+    """
+    for _ in range(_TRIES):
+        top, left = (
+            np.random.randint(max(0, side - crop) + 1)
+            for side, crop in zip(labels.shape, crop_size, strict=True)
+        )
+        crop = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
+        if max_class_share >= 1:
+            break
+        counts = np.bincount(labels[crop].ravel(), minlength=256)
+        counts[ignore_value] = 0
+        if np.count_nonzero(counts) > 1 and counts.max() < max_class_share * counts.sum():
+            break
+    return crop
+
+
+def read_labels(path: str, num_classes: int, ignore_value: int) -> np.ndarray:
+    """Read an image of train ids.
+
+    Returns:
+        ``(H, W)`` uint8.
+
+    Raises:
+        UserError: unreadable, no 8-bit image of one channel, or with other labels than those of the
+            classes and ``ignore_value``.
+    """
+    # OpenCV warns on the terminal about a missing file.
+    labels = cv2.imread(path, cv2.IMREAD_UNCHANGED) if os.path.isfile(path) else None
+    if labels is None:
+        raise UserError(f"{path}: missing, truncated or no image; get the file again")
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise UserError(
+            f"{path} is {labels.dtype} of shape {labels.shape}, expected an 8-bit image of one "
+            "channel"
+        )
+    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    wrong = [int(value) for value in found if num_classes <= value != ignore_value]
+    if wrong:
+        raise UserError(
+            f"{path} holds the labels {', '.join(map(str, wrong[:8]))}; expected train ids 0 to "
+            f"{num_classes - 1} and {ignore_value}. It looks like label ids: remove the "
+            "labelTrainIds files, and they are made anew from the labelIds files"
+        )
+    return labels
+
+
+def check_same_size(path: str, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse labels that are not of the size of their image.
+
+    Raises:
+        UserError: names the file and both sizes.
+    """
+    if tuple(size) != tuple(expected):
+        raise UserError(
+            f"{path} is {size[0]} x {size[1]} pixels, its image {expected[0]} x {expected[1]}; "
+            "the files do not belong together"
+        )
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

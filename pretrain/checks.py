@@ -1,0 +1,143 @@
+"""The values that pretraining accepts, one rule a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.utils import comm
+
+from mls_d2.config import value_at
+from mls_d2.errors import UserError
+from pretrain.batchnorm import check_batchnorm
+from pretrain.data import DECODING
+from pretrain.methods import check_method_config
+from pretrain.optim import OPTIMIZERS
+
+AMP_DTYPES = ("bfloat16", "float16")
+# Those that Detectron2's ResNet has.
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def one_of(names: Sequence[object]) -> Rule:
+    """Return the rule that a value is one of ``names``."""
+    return Rule(lambda value: value in names, f"one of {tuple(names)}")
+
+
+def above(bound: float) -> Rule:
+    """Return the rule that a value is greater than ``bound``."""
+    return Rule(lambda value: value > bound, f"> {bound:g}")
+
+
+def at_least(bound: float, unit: str = "") -> Rule:
+    """Return the rule that a value is ``bound`` or more."""
+    return Rule(lambda value: value >= bound, f">= {bound:g}{unit}")
+
+
+def within(high: float, unit: str = "") -> Rule:
+    """Return the rule that a value lies between 0 and ``high``."""
+    return Rule(lambda value: 0 <= value <= high, f"in [0, {high:g}]{unit}")
+
+
+def bounds(highest: float) -> Rule:
+    """Return the rule that a value is a lower and an upper bound, above 0 and up to ``highest``."""
+    most = "" if highest == float("inf") else f" <= {highest:g}"
+    return Rule(
+        lambda pair: numbers(pair, 2) and 0 < pair[0] <= pair[1] <= highest,
+        f"0 < low <= high{most}",
+    )
+
+
+def numbers(values: Sequence[object], count: int) -> bool:
+    """Whether ``values`` are that many numbers."""
+    return len(values) == count and all(isinstance(value, int | float) for value in values)
+
+
+def is_device(name: str) -> bool:
+    """Whether torch knows a device of that name, and this machine has it where it has GPUs."""
+    try:
+        index = torch.device(name).index or 0
+    except RuntimeError:
+        return False
+    gpus = torch.cuda.device_count()
+    return not name.startswith("cuda") or not gpus or index < gpus
+
+
+SHARE = within(1)
+SHARE_OR_NONE = Rule(
+    lambda value: value is None or SHARE.holds(value), "in [0, 1], or None for the first view's"
+)
+RULES: dict[str, Rule] = {
+    "PRETRAIN.OPTIMIZER": one_of(OPTIMIZERS),
+    "PRETRAIN.EPOCHS": above(0),
+    "PRETRAIN.LOG_PERIOD": at_least(1),
+    "PRETRAIN.KEEP_CHECKPOINTS": at_least(1),
+    "PRETRAIN.PERMANENT_PERIOD": at_least(0),
+    "PRETRAIN.MAX_BROKEN_SHARE": SHARE,
+    "PRETRAIN.SHARD_WINDOW": at_least(1),
+    "PRETRAIN.DECODE": one_of(DECODING),
+    "PRETRAIN.AMP_DTYPE": one_of(AMP_DTYPES),
+    "PRETRAIN.AUGMENT.CROP_SIZE": at_least(32, " pixels"),
+    "PRETRAIN.AUGMENT.CROP_SCALE": bounds(1),
+    "PRETRAIN.AUGMENT.LOCAL_CROPS": at_least(0),
+    "PRETRAIN.AUGMENT.LOCAL_SIZE": at_least(32, " pixels"),
+    "PRETRAIN.AUGMENT.LOCAL_SCALE": bounds(1),
+    "PRETRAIN.AUGMENT.FLIP_PROB": SHARE,
+    "PRETRAIN.AUGMENT.JITTER_PROB": SHARE,
+    "PRETRAIN.AUGMENT.BRIGHTNESS": SHARE,
+    "PRETRAIN.AUGMENT.CONTRAST": SHARE,
+    "PRETRAIN.AUGMENT.SATURATION": SHARE,
+    "PRETRAIN.AUGMENT.HUE": within(0.5, " of a turn"),
+    "PRETRAIN.AUGMENT.GRAY_PROB": SHARE,
+    "PRETRAIN.AUGMENT.BLUR_PROB": SHARE,
+    "PRETRAIN.AUGMENT.BLUR_SIGMA": bounds(float("inf")),
+    "PRETRAIN.AUGMENT.SOLARIZE_PROB": SHARE,
+    "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB": SHARE_OR_NONE,
+    "PRETRAIN.AUGMENT.VIEW2.SOLARIZE_PROB": SHARE_OR_NONE,
+    "SOLVER.BASE_LR": above(0),
+    "SOLVER.MOMENTUM": Rule(lambda value: 0 <= value < 1, "in [0, 1)"),
+    "SOLVER.WEIGHT_DECAY": at_least(0),
+    "SOLVER.WEIGHT_DECAY_NORM": at_least(0),
+    "SOLVER.WEIGHT_DECAY_BIAS": Rule(lambda value: value is None or value >= 0, ">= 0 or None"),
+    "SOLVER.CHECKPOINT_PERIOD": at_least(0),
+    "DATALOADER.NUM_WORKERS": at_least(0),
+    "INPUT.FORMAT": Rule(lambda value: value == "RGB", "'RGB', which the views are"),
+    "MODEL.DEVICE": Rule(is_device, "'cpu', 'cuda' or 'cuda:N' of a GPU that is there"),
+    "MODEL.BACKBONE.NAME": Rule(
+        lambda name: name in BACKBONE_REGISTRY, "the name of a registered backbone"
+    ),
+    "MODEL.BACKBONE.FREEZE_AT": Rule(lambda value: value == 0, "0: all is trained"),
+    "MODEL.RESNETS.DEPTH": one_of(DEPTHS),
+    "MODEL.PIXEL_MEAN": Rule(lambda mean: numbers(mean, 3), "three numbers, of R, G and B"),
+    "MODEL.PIXEL_STD": Rule(
+        lambda std: numbers(std, 3) and min(std) > 0, "three numbers > 0, of R, G and B"
+    ),
+    "SEED": Rule(lambda value: value < 2**31, "below 2**31 (below 0: one is drawn)"),
+}
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Check the values that pretraining reads, before anything is built.
+
+    Raises:
+        UserError: names key, value and what is allowed.
+    """
+    check_method_config(cfg)
+    warmup = Rule(lambda value: 0 <= value < cfg.PRETRAIN.EPOCHS, "in [0, EPOCHS)")
+    for key, rule in (RULES | {"PRETRAIN.WARMUP_EPOCHS": warmup}).items():
+        value = value_at(cfg, key)
+        if not rule.holds(value):
+            raise UserError(f"{key} must be {rule.expected}, got {value!r}")
+    check_batchnorm(cfg, comm.get_world_size())

@@ -1,0 +1,162 @@
+"""Scaling, cropping and mirroring keep image and labels together."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mls_d2.data import segmentation
+from mls_d2.data.segmentation import SegmentationMapper, choose_crop, fitting_size, read_labels
+from mls_d2.errors import UserError
+
+HEIGHT, WIDTH = 24, 48
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A picture whose red is 10 times the label of the pixel, in blocks of 8 x 8."""
+    labels = np.arange(18, dtype=np.uint8).reshape(3, 6).repeat(8, 0).repeat(8, 1)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[..., 2] = labels * 10
+    names = [str(tmp_path / name) for name in ("image.png", "labels.png")]
+    cv2.imwrite(names[0], image)
+    cv2.imwrite(names[1], labels)
+    size = {"height": HEIGHT, "width": WIDTH}
+    return {"file_name": names[0], "sem_seg_file_name": names[1]} | size
+
+
+def mapper(*, is_train=True, **changes):
+    arguments = {
+        "base_size": (HEIGHT, WIDTH),
+        "scale_range": (1.0, 1.0),
+        "crop_size": (16, 24),
+        "max_class_share": 0.75,
+        "flip": False,
+        "num_classes": 19,
+        "ignore_value": 255,
+    }
+    return SegmentationMapper(is_train=is_train, **(arguments | changes))
+
+
+@pytest.fixture
+def plain_colours(monkeypatch):
+    monkeypatch.setattr(segmentation, "photometric_distortion", lambda image: image)
+
+
+@pytest.mark.parametrize(
+    ("size", "base", "ratio", "expected"),
+    [
+        ((1024, 2048), (1024, 2048), 1.0, (1024, 2048)),
+        ((1024, 2048), (1024, 2048), 0.5, (512, 1024)),
+        ((1024, 2048), (1025, 2049), 1.0, (1025, 2049)),  # the size of 769 x 769 recipes
+        ((100, 400), (1024, 2048), 1.0, (512, 2048)),
+        ((400, 100), (1024, 2048), 1.0, (2048, 512)),
+    ],
+)
+def test_images_are_scaled_to_fit_and_keep_their_shape(size, base, ratio, expected):
+    assert fitting_size(size, base, ratio) == expected
+
+
+@pytest.mark.usefixtures("plain_colours")
+def test_a_crop_shows_the_same_pixels_in_image_and_labels(record):
+    for _ in range(10):
+        item = mapper()(record)
+        assert item["image"].shape == (3, 16, 24)
+        assert item["sem_seg"].shape == (16, 24)
+        assert np.array_equal(item["image"][0], item["sem_seg"] * 10)
+        assert item["height"] == HEIGHT
+
+
+@pytest.mark.usefixtures("plain_colours")
+def test_mirroring_turns_both(record, monkeypatch):
+    whole = mapper(crop_size=(HEIGHT, WIDTH), flip=True)
+    for value, step in ((0.4, -1), (0.6, 1)):
+        monkeypatch.setattr(np.random, "rand", lambda value=value: value)
+        item = whole(record)
+        assert np.array_equal(item["image"][0], item["sem_seg"] * 10)
+        assert item["sem_seg"][0].tolist()[::step] == np.arange(6).repeat(8).tolist()
+
+
+@pytest.mark.usefixtures("plain_colours")
+def test_what_is_smaller_than_a_crop_is_padded_with_the_ignored_label(record):
+    item = mapper(scale_range=(0.5, 0.5))(record)
+    assert item["image"].shape == (3, 12, 24)
+    assert (item["sem_seg"][12:] == 255).all()
+    assert (item["sem_seg"][:12] != 255).all()
+
+
+@pytest.mark.usefixtures("plain_colours")
+def test_ratios_are_spread_over_their_range(record, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        segmentation, "fitting_size", lambda *args: sizes.append(args[2]) or (HEIGHT, WIDTH)
+    )
+    sample = mapper(scale_range=(0.5, 2.0))
+    for _ in range(300):
+        sample(record)
+    assert min(sizes) == pytest.approx(0.5, abs=0.03)
+    assert max(sizes) == pytest.approx(2.0, abs=0.03)
+    assert np.mean(sizes) == pytest.approx(1.25, abs=0.1)
+
+
+def test_a_crop_is_chosen_that_no_class_fills():
+    # Only the rightmost of the crops has two classes of at most three quarters.
+    labels = np.zeros((4, 40), np.uint8)
+    labels[:, 36:] = 1
+    for _ in range(20):
+        _, columns = choose_crop(labels, (4, 12), 0.75, 255)
+        share = (labels[:, columns] == 0).mean()
+        assert share < 0.75 or columns.start < 28
+    # With ten tries out of 29 positions it is found more often than by chance.
+    found = [choose_crop(labels, (4, 12), 0.75, 255)[1].start == 28 for _ in range(500)]
+    assert np.mean(found) == pytest.approx(1 - (28 / 29) ** 10, abs=0.07)
+
+
+def test_ignored_pixels_do_not_count_for_the_share():
+    labels = np.full((4, 4), 255, np.uint8)
+    labels[0, 0], labels[0, 1:3] = 1, 2
+    tries = []
+    original = np.random.randint
+
+    def count(*args):
+        tries.append(args)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "randint", count)
+        choose_crop(labels, (4, 4), 0.75, 255)  # two thirds of what is labelled: taken at once
+        assert len(tries) == 2
+        labels[0, 0] = 2
+        choose_crop(labels, (4, 4), 0.75, 255)  # a single class: ten tries
+        assert len(tries) == 2 + 2 * 10
+        choose_crop(labels, (4, 4), 1.0, 255)
+        assert len(tries) == 2 + 2 * 10 + 2
+
+
+def test_testing_takes_the_whole_image_at_its_base_size(record):
+    item = mapper(is_train=False, base_size=(48, 96))(record)
+    assert item["image"].shape == (3, 48, 96)
+    assert "sem_seg" not in item
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (np.full((HEIGHT, WIDTH), 26, np.uint8), "holds the labels 26.*looks like label ids"),
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "expected an 8-bit image of one channel"),
+        (np.zeros((HEIGHT, WIDTH), np.uint16), "uint16 of shape"),
+        (np.zeros((HEIGHT, 4), np.uint8), "is 24 x 4 pixels, its image 24 x 48"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(record, labels, problem):
+    cv2.imwrite(record["sem_seg_file_name"], labels)
+    with pytest.raises(UserError, match=problem):
+        mapper()(record)
+
+
+def test_files_that_cannot_be_read_are_named(record, tmp_path):
+    with pytest.raises(UserError, match="none.png: missing"):
+        read_labels(str(tmp_path / "none.png"), 19, 255)
+    with open(record["file_name"], "r+b") as file:
+        file.truncate(60)
+    with pytest.raises(UserError, match="image.png"):
+        mapper()(record)

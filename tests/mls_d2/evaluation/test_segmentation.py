@@ -1,0 +1,114 @@
+"""Metrics by hand on tiny maps, and against cityscapesscripts on files."""
+
+import math
+
+import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
+import cv2
+import numpy as np
+import pytest
+import torch
+from cityscapesscripts.helpers.labels import trainId2label
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mls_d2.errors import UserError
+from mls_d2.evaluation.segmentation import SegmentationEvaluator, confusion_matrix, metrics_of
+
+NAMES = ("a", "b", "c", "d")
+
+
+def test_by_hand():
+    #        truth: a a a b        prediction: a a b b
+    #               b c 255 255                b a c b
+    truth = np.array([[0, 0, 0, 1], [1, 2, 255, 255]], np.uint8)
+    predicted = np.array([[0, 0, 1, 1], [1, 0, 2, 1]])
+    confusion = confusion_matrix(predicted, truth, 4)
+    assert confusion.tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    metrics = metrics_of(confusion, NAMES)
+    assert metrics["IoU-a"] == pytest.approx(100 * 2 / 4)
+    assert metrics["IoU-b"] == pytest.approx(100 * 2 / 3)
+    assert metrics["IoU-c"] == 0
+    assert math.isnan(metrics["IoU-d"])
+    assert metrics["mIoU"] == pytest.approx(100 * (1 / 2 + 2 / 3 + 0) / 3)
+    assert metrics["mAcc"] == pytest.approx(100 * (2 / 3 + 1 + 0) / 3)
+    assert metrics["aAcc"] == pytest.approx(100 * 4 / 6)
+
+
+def test_a_class_that_is_only_predicted_counts_for_iou_but_not_for_accuracy():
+    metrics = metrics_of(confusion_matrix(np.array([0, 3]), np.array([0, 0]), 4), NAMES)
+    assert metrics["IoU-d"] == 0
+    assert metrics["mIoU"] == pytest.approx((50 + 0) / 2)
+    assert metrics["mAcc"] == pytest.approx(50)
+
+
+def test_nothing_but_ignored_pixels_is_nan():
+    metrics = metrics_of(confusion_matrix(np.array([0]), np.array([255]), 4), NAMES)
+    assert all(math.isnan(value) for value in metrics.values())
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Four images with truth and noisy predictions as files, and our metrics of them."""
+    rng = np.random.default_rng(0)
+    name = "eval_sem_seg"
+    DatasetCatalog.register(name, list)
+    classes = [trainId2label[index].name for index in range(19)]
+    MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=255)
+    evaluator = SegmentationEvaluator(name)
+    files = []
+    for index in range(4):
+        # Classes 17 and 18 are nowhere; 16 is predicted only.
+        truth = rng.integers(0, 16, (12, 20)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+        truth[rng.random(truth.shape) < 0.1] = 255
+        wrong = rng.random(truth.shape) < 0.3
+        predicted = np.where(wrong | (truth == 255), rng.integers(0, 17, truth.shape), truth)
+        label_ids = [np.zeros_like(truth), np.zeros_like(truth)]
+        for train_id in range(19):
+            for image, ids in zip(label_ids, (truth, predicted), strict=True):
+                image[ids == train_id] = trainId2label[train_id].id
+        stem = str(tmp_path / f"town_{index:06d}_000019")
+        paths = [f"{stem}_{kind}.png" for kind in ("truth", "gtFine_labelIds", "predicted")]
+        for path, image in zip(paths, (truth, *label_ids), strict=True):
+            cv2.imwrite(path, image)
+        cv2.imwrite(f"{stem}_gtFine_instanceIds.png", label_ids[0].astype(np.uint16))
+        files.append(paths)
+        logits = torch.nn.functional.one_hot(torch.from_numpy(predicted).long(), 19)
+        output = {"sem_seg": logits.permute(2, 0, 1).float()}
+        evaluator.process([{"sem_seg_file_name": paths[0]}], [output])
+    yield evaluator.evaluate()["sem_seg"], files
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_iou_is_that_of_cityscapesscripts(evaluated, monkeypatch):
+    metrics, files = evaluated
+    monkeypatch.setattr(official.args, "JSONOutput", False)
+    monkeypatch.setattr(official.args, "quiet", True)
+    monkeypatch.setattr(official.args, "evalInstLevelScore", False)
+    _, truths, predictions = map(list, zip(*files, strict=True))
+    theirs = official.evaluateImgLists(predictions, truths, official.args)
+    assert metrics["mIoU"] == pytest.approx(100 * theirs["averageScoreClasses"])
+    assert 10 < metrics["mIoU"] < 70
+    for name, score in theirs["classScores"].items():
+        if f"IoU-{name}" in metrics:
+            assert metrics[f"IoU-{name}"] == pytest.approx(100 * score, nan_ok=True)
+    assert metrics["IoU-train"] == 0
+    assert math.isnan(metrics["IoU-bicycle"])
+
+
+def test_predictions_of_another_size_are_refused(evaluated):
+    _, files = evaluated
+    evaluator = SegmentationEvaluator("eval_sem_seg")
+    output = {"sem_seg": torch.zeros(19, 3, 4)}
+    with pytest.raises(UserError, match="is 48 x 80 pixels, its image 3 x 4"):
+        evaluator.process([{"sem_seg_file_name": files[0][0]}], [output])
+
+
+def test_counts_of_an_earlier_evaluation_are_forgotten(evaluated):
+    _, files = evaluated
+    evaluator = SegmentationEvaluator("eval_sem_seg")
+    truth = cv2.imread(files[0][0], cv2.IMREAD_UNCHANGED)
+    right = torch.nn.functional.one_hot(torch.from_numpy(truth % 19).long(), 19)
+    for logits in (torch.zeros(19, *truth.shape), right.permute(2, 0, 1).float()):
+        evaluator.reset()
+        evaluator.process([{"sem_seg_file_name": files[0][0]}], [{"sem_seg": logits}])
+    assert evaluator.evaluate()["sem_seg"]["aAcc"] == 100

@@ -99,7 +99,7 @@ endif
 help: ## list targets and variables
 	@echo "Targets:"
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
+	  | awk -F'|' '{ printf "  %-16s %s\n", $$1, $$2 }'
 	@echo "Variables (now):"
 	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
 	@echo "    METHOD=$(METHOD)     one of: $(KNOWN_METHODS); for evaluations also: random"

@@ -28,12 +28,16 @@ def get_cfg() -> CfgNode:
     _add_pretrain_keys(cfg)
     _add_method_keys(cfg)
     _add_segmentation_keys(cfg)
+    _add_classification_keys(cfg)
     return cfg
 
 
 def _add_project_keys(cfg: CfgNode) -> None:
     # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
     cfg.PRESET = "custom"
+    # Train from weights that say that they were trained on another colour order, pixel mean or std,
+    # or with the stride elsewhere, than this config has; False refuses them.
+    cfg.MODEL.ALLOW_INPUT_MISMATCH = False
 
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:
@@ -233,6 +237,37 @@ def _add_segmentation_keys(cfg: CfgNode) -> None:
     # POLY_FLOOR in [0, 1].
     cfg.SOLVER.POLY_POWER = 0.9
     cfg.SOLVER.POLY_FLOOR = 0.0
+
+
+def _add_classification_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.CLASSIFIER = node = CfgNode()
+    # Classes of the dataset (>= 2), and whether an image may show several of them.
+    node.NUM_CLASSES = 1000
+    node.MULTI_LABEL = False
+    # What follows the pooled feature. Trained by SGD: "linear", or "bn_linear" with a BatchNorm
+    # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
+    # "svm" (linear, one a class) or "knn" (weighted nearest neighbours).
+    node.HEAD = "linear"
+    # Train the head alone, on a backbone in evaluation mode: a linear probe.
+    node.FREEZE_BACKBONE = False
+    # Values of the SVM's C to choose from (> 0), by cross-validation.
+    node.SVM_COSTS = (1.0, 10.0, 100.0)
+    # Neighbours (>= 1), and the temperature of their weights (> 0).
+    node.KNN_K = 20
+    node.KNN_TEMPERATURE = 0.07
+
+    cfg.CLASSIFICATION = node = CfgNode()
+    # Side of the network's square input, in pixels (>= 32).
+    node.CROP_SIZE = 224
+    # Training: "random_resized" (area as a share of the image's from CROP_SCALE, in (0, 1]) or
+    # "random" (a square of CROP_SIZE, after the shorter side was resized to RESIZE).
+    node.TRAIN_CROP = "random_resized"
+    node.CROP_SCALE = (0.08, 1.0)
+    # Test: "center" (the central square, after the shorter side was resized to RESIZE) or "squash"
+    # (the whole image, whatever its shape).
+    node.TEST_CROP = "center"
+    # Length of the shorter side before a crop, in pixels (>= CROP_SIZE).
+    node.RESIZE = 256
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:

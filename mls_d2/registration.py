@@ -7,7 +7,9 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
+from mls_d2.data.classification import register_classification
 from mls_d2.data.images import list_images
+from mls_d2.modeling.classifier import ImageClassifier
 from mls_d2.modeling.dilated_resnet import build_dilated_resnet_backbone
 from mls_d2.modeling.encoder_decoder import EncoderDecoder
 from mls_d2.modeling.res5_head import Res5ROIHeadsExtraNorm
@@ -24,9 +26,11 @@ def register_all() -> None:
     if UNLABELED not in DatasetCatalog.list():
         DatasetCatalog.register(UNLABELED, _load_unlabeled)
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
+    register_classification()
     components = (
         (BACKBONE_REGISTRY, build_dilated_resnet_backbone),
         (META_ARCH_REGISTRY, EncoderDecoder),
+        (META_ARCH_REGISTRY, ImageClassifier),
         (ROI_HEADS_REGISTRY, Res5ROIHeadsExtraNorm),
     )
     for registry, component in components:

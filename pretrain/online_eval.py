@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.errors import UserError
+from mls_d2.evaluation.average_precision import mean_average_precision
+from mls_d2.evaluation.nearest_neighbours import knn_scores
 from pretrain.annotations import Annotations, load_annotations
 from pretrain.encoder import pooled
 from pretrain.views.crops import Crop, cut
@@ -23,46 +25,6 @@ from pretrain.views.photometric import normalize
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
-
-
-def knn_scores(
-    queries: Tensor, features: Tensor, targets: Tensor, *, k: int, temperature: float
-) -> Tensor:
-    """Return how far the k nearest neighbours of each query show each category.
-
-    Args:
-        queries: ``(M, d)``, L2-normalised.
-        features: ``(N, d)``, L2-normalised, k <= N.
-        targets: ``(N, C)`` bool: the categories of each feature's image.
-        k: neighbours.
-        temperature: a neighbour of cosine s counts exp(s / temperature).
-
-    Returns:
-        ``(M, C)`` in [0, 1]: the weighted share of neighbours.
-
-    Source: Wu et al., arXiv 1805.01978, section 3.4, for several labels an image.
-    """
-    cosines, nearest = (queries @ features.T).topk(k, dim=1)
-    weights = torch.softmax(cosines / temperature, dim=1)
-    return torch.einsum("mk,mkc->mc", weights, targets[nearest].to(weights.dtype))
-
-
-def mean_average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Return the mean over categories of the average precision (all points).
-
-    Args:
-        scores: ``(M, C)``; ties count as they come.
-        targets: ``(M, C)`` bool; categories that no image shows are left out.
-
-    Returns:
-        A share in [0, 1]; NaN where no image shows anything.
-    """
-    order = scores.argsort(dim=0, descending=True, stable=True)
-    hits = targets.gather(0, order).double()
-    ranks = torch.arange(1, len(hits) + 1, device=hits.device).unsqueeze(1)
-    known = hits.sum(dim=0) > 0
-    precision = (hits.cumsum(dim=0) / ranks * hits).sum(dim=0)[known] / hits.sum(dim=0)[known]
-    return precision.mean().item()
 
 
 class OnlineEvaluation(HookBase):

@@ -51,7 +51,7 @@ from pretrain.online_eval import build_online_eval
 from pretrain.optim import build_optimizer
 from pretrain.schedule import MomentumToOne, WarmupThen
 from pretrain.sources import ImageSource
-from pretrain.trainer import PretrainTrainer, augment_from_config, inner
+from pretrain.trainer import PretrainTrainer, ScalarMeans, augment_from_config, inner
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _build_trainer(
     )
     amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
-    throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
+    throughput, means = Throughput(cfg.SOLVER.IMS_PER_BATCH), ScalarMeans()
     checkpointer = AtomicCheckpointer(
         method,
         cfg.OUTPUT_DIR,
@@ -216,6 +216,7 @@ def _build_trainer(
         scheduler=schedule,
         grad_scaler=scaler,
         throughput=throughput,
+        means=means,
     )
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
@@ -230,6 +231,7 @@ def _build_trainer(
         amp_dtype=amp_dtype,
         scaler=scaler,
         label_quality=build_label_quality(cfg),
+        means=means,
     )
     encoder = inner(method).online_encoder
     momentum: list[HookBase] = []

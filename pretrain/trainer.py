@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class PretrainTrainer(TrainerBase):
         amp_dtype: compute in this type where autocast deems it safe; None: never.
         scaler: of the gradients; without effect where it is not enabled.
         label_quality: measures the method's pseudo-labels.
+        means: of what is logged, where they are kept in checkpoints.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class PretrainTrainer(TrainerBase):
         amp_dtype: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         label_quality: LabelQuality | None = None,
+        means: ScalarMeans | None = None,
     ) -> None:
         super().__init__()
         self.method, self.batches, self.optimizer, self.augment = (
@@ -76,7 +79,7 @@ class PretrainTrainer(TrainerBase):
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.label_quality = label_quality
         self.guard = FiniteLossGuard()
-        self.means = ScalarMeans()
+        self.means = means or ScalarMeans()
 
     def run_step(self) -> None:
         """Load, augment, forward, backward, step, enqueue."""
@@ -125,9 +128,9 @@ class PretrainTrainer(TrainerBase):
         values = torch.stack([value.float() for value in scalars.values()]).cpu().unbind()
         reduced = comm.reduce_dict(dict(zip(scalars, values, strict=True)) | measured)
         if comm.is_main_process():
-            self.storage.put_scalars(
-                smoothing_hint=False, **{k: float(v) for k, v in reduced.items()}
-            )
+            # What no image of the batch lets one measure is NaN, which is not JSON.
+            known = {k: float(v) for k, v in reduced.items() if v.isfinite()}
+            self.storage.put_scalars(smoothing_hint=False, **known)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         device = next(self.method.parameters()).device
@@ -137,7 +140,9 @@ class PretrainTrainer(TrainerBase):
 class ScalarMeans:
     """Means of scalars over the steps since they were last taken, without a transfer to the host.
 
-    One batch tells little: its BatchNorm statistics move all of its similarities together.
+    One batch tells little: its BatchNorm statistics move all of its similarities together. A
+    checkpoint keeps what the main process has summed up, so that the entry after a resume is a mean
+    over as many steps as any other.
     """
 
     def __init__(self) -> None:
@@ -149,7 +154,7 @@ class ScalarMeans:
         """Add one step's scalars; the names must be the same in every step."""
         values = torch.stack([value.detach().float() for value in scalars.values()])
         self._names = list(scalars)
-        self._sum = values if self._sum is None else self._sum + values
+        self._sum = values if self._sum is None else self._sum.to(values.device) + values
         self._count += 1
 
     def take(self) -> dict[str, Tensor]:
@@ -159,6 +164,14 @@ class ScalarMeans:
         means = dict(zip(self._names, (self._sum / self._count).unbind(), strict=True))
         self._sum, self._count = None, 0
         return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is summed up since the means were last taken."""
+        return {"names": self._names, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the sums of an earlier process."""
+        self._names, self._sum, self._count = state["names"], state["sum"], state["count"]
 
 
 class Augment:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import resnet
 
 from mls_d2.checkpoint.layouts import detectron2_name
@@ -42,37 +44,76 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
     """Return what network tensors with torchvision's names are from.
 
     Raises:
-        UserError: another stem (CIFAR's 3×3, other input channels), no BatchNorm, or a depth that
-            Detectron2 does not have.
+        UserError: another stem (CIFAR's 3×3, other input channels), no BatchNorm, statistics of a
+            split BatchNorm, shapes of no ResNet, or a depth that Detectron2 does not have.
     """
-    stem = state["conv1.weight"]
+    bottleneck = "layer1.0.conv3.weight" in state
+    last_name = f"layer1.0.conv{3 if bottleneck else 2}.weight"
+    stem, first, second, last = (
+        _convolution(state, name)
+        for name in ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", last_name)
+    )
     if tuple(stem.shape[2:]) != (7, 7):
         kernel = "×".join(map(str, stem.shape[2:]))
         raise UserError(f"its first convolution is {kernel} (as for CIFAR), and Detectron2's 7×7")
     if stem.shape[1] != 3:
         raise UserError(f"its first convolution takes {stem.shape[1]} channels, expected RGB's 3")
-    if "bn1.running_mean" not in state:
-        raise UserError("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
+    _check_norms(state)
     counts = [
         len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")})
         for stage in range(1, 5)
     ]
-    bottleneck = "layer1.0.conv3.weight" in state
     depth = _DEPTHS.get((*counts, bottleneck))  # type: ignore[arg-type]
     if depth is None:
         kind = "bottlenecks" if bottleneck else "basic blocks"
         known = ", ".join(map(str, sorted(_DEPTHS.values())))
         raise UserError(f"its stages have {counts} {kind}; Detectron2 has ResNet {known}")
-    first, second = state["layer1.0.conv1.weight"], state["layer1.0.conv2.weight"]
-    groups = first.shape[0] // second.shape[1]
-    last = state["layer1.0.conv3.weight"] if bottleneck else second
+    groups, rest = divmod(first.shape[0], second.shape[1]) if second.shape[1] else (0, 0)
+    if not groups or rest or last.shape[0] % groups:
+        shapes = ", ".join(str(tuple(item.shape)) for item in (first, second, last))
+        raise UserError(f"the shapes of its first block fit no ResNet: {shapes}")
     return Architecture(
         depth, stem.shape[0], last.shape[0], groups, first.shape[0] // groups, stride_in_1x1
     )
 
 
+def _convolution(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state or state[name].ndim != 4:
+        found = f"is {tuple(state[name].shape)}" if name in state else "is missing"
+        raise UserError(f"it is no whole ResNet: {name} {found}, expected a convolution's 4 axes")
+    return state[name]
+
+
+def _check_norms(state: Mapping[str, Tensor]) -> None:
+    if "bn1.running_mean" not in state:
+        raise UserError("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
+    weight, mean = state.get("bn1.weight"), state["bn1.running_mean"]
+    if weight is not None and mean.numel() > weight.numel() > 0:
+        parts = mean.numel() / weight.numel()
+        raise UserError(
+            f"its BatchNorm statistics are those of {parts:g} splits of the batch (SplitBatchNorm "
+            f"of lightly: {mean.numel()} values for {weight.numel()} channels); average them first"
+        )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initialisation, which on the meta device costs seconds for nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            # torch.nn.init passes it by name.
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_backbone(architecture: Architecture) -> nn.Module:
-    """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs."""
+    """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs.
+
+    It is on torch's "meta" device: shapes without values, which take neither time nor memory.
+    """
     cfg = get_cfg()
     node = cfg.MODEL.RESNETS
     node.DEPTH = architecture.depth
@@ -84,7 +125,8 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     node.NORM = "BN"
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    return build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    with torch.device("meta"), _Unfilled():
+        return build_resnet_backbone(cfg, ShapeSpec(channels=3))
 
 
 def build_torchvision(architecture: Architecture) -> resnet.ResNet:
@@ -149,10 +191,13 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     Raises:
         UserError: it is above 1e-5.
     """
-    theirs, ours = build_torchvision(architecture).eval(), build_backbone(architecture).eval()
-    theirs.load_state_dict(dict(original), strict=False)
+    with torch.device("meta"), _Unfilled():
+        theirs = build_torchvision(architecture).eval()
+    ours = build_backbone(architecture).eval()
+    # The very tensors, not copies; what neither has, num_batches_tracked, is not needed.
+    theirs.load_state_dict(dict(original), strict=False, assign=True)
     named = {detectron2_name(name): value for name, value in original.items()}
-    ours.load_state_dict(named, strict=False)
+    ours.load_state_dict(named, strict=False, assign=True)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     outputs, worst = ours(image), 0.0
     value: Tensor = nn.Sequential(theirs.conv1, theirs.bn1, theirs.relu, theirs.maxpool)(image)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 import re
@@ -21,7 +22,8 @@ from mls_d2.engine.files import atomic_write, sha256_of
 from mls_d2.errors import UserError
 
 AUTHOR = "mls_d2"
-_BACKBONE_KEY = re.compile(r"(stem|res[2-5])\.")
+# The backbone without a prefix, so that it fits every model; other parts with their full names.
+_KEY = re.compile(r"((stem|res[2-5])|backbone\.fpn_(lateral|output)[2-5]|roi_heads\.box_head)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,8 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
     Args:
         path: ``.pkl`` stores NumPy arrays in a pickle, any other suffix (``.pth``) torch tensors.
         state_dict: of Detectron2's ResNet, with its own unprefixed names (``stem.conv1.weight``,
-            …). Stored as float32; ``num_batches_tracked`` is left out.
+            …), and possibly of an FPN and a box head, with full ones (``backbone.fpn_lateral3.…``,
+            ``roi_heads.box_head.…``). Stored as float32; ``num_batches_tracked`` is left out.
         info: plain metadata (str, int, float, bool, None, lists and dicts of them): method,
             dataset, epochs, iterations, config, versions, pixel_mean, pixel_std, input_format,
             seed, synthetic.
@@ -121,19 +124,41 @@ def sha256(path: str) -> str:
     return sha256_of(path)
 
 
+def check_finite(state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        UserError: names the tensors.
+    """
+    bad = [name for name, value in state_dict.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is made of str, int, float, bool, None, and lists and dicts of them."""
+    try:
+        _check_plain(value, "")
+    except ValueError:
+        return False
+    return True
+
+
 def _kept(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
 
 
 def _stored(name: str, value: Tensor) -> Tensor:
-    if not _BACKBONE_KEY.match(name):
+    if not _KEY.match(name):
         raise ValueError(
-            f"'{name}' is not a name of Detectron2's ResNet (stem.…, res2.… to res5.…)"
+            f"'{name}' is not a name of Detectron2's ResNet (stem.…, res2.… to res5.…), FPN or "
+            "box head"
         )
     if not torch.isfinite(value).all():
         raise ValueError(f"'{name}' holds NaN or infinite values")
+    plain = value.detach().to("cpu", torch.float32).contiguous()
     # A clone drops what a view shares its storage with, which would be saved too.
-    return value.detach().to("cpu", torch.float32).contiguous().clone()
+    return plain.clone() if plain.untyped_storage().nbytes() > plain.nbytes else plain
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -154,5 +179,7 @@ def as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim <= 4:
-        return torch.from_numpy(np.array(value))
+        native = value.astype(value.dtype.newbyteorder("="), copy=not value.flags.writeable)
+        with contextlib.suppress(TypeError):  # Of a width that torch lacks, such as float128.
+            return torch.from_numpy(native)
     return None

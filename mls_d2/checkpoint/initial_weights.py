@@ -33,6 +33,8 @@ _SHOWN = 10
 _BACKBONE = re.compile(
     r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.)((?:stem|res[2-5])\.(?!norm\.).+)"
 )
+# Parts that a file may hold beside it; they carry the names that Detectron2's models give them.
+_PART = re.compile(r"(?:backbone\.fpn_|roi_heads\.box_head\.).+")
 _STAGE = re.compile(r"(?:^|\.)((?:stem|res[2-5]))\.")
 _BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
 
@@ -47,7 +49,8 @@ class WeightsReport:
         info: the file's pretraining metadata; empty where there is none.
         num_backbone: tensors of the backbone, all of them loaded (0 for random initialisation).
         num_random: tensors of the model that keep their random or constant initialisation.
-        ignored: names in the file that have no place in the backbone.
+        ignored: names in the file that have no place in the model.
+        num_parts: tensors of an FPN and a box head that the file holds and the model got.
     """
 
     file: str
@@ -56,6 +59,7 @@ class WeightsReport:
     num_backbone: int
     num_random: int
     ignored: tuple[str, ...]
+    num_parts: int = 0
 
     @property
     def method(self) -> str:
@@ -74,7 +78,8 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
             for data parallelism.
         weights: a backbone file, or ``"random"`` to keep the random initialisation.
         cfg: of the model; its pixel mean, pixel std, colour order and stride placement must be
-            those of pretraining, where the file tells.
+            those of pretraining, where the file tells; ``MODEL.ALLOW_INPUT_MISMATCH`` makes a
+            warning of that.
 
     Returns:
         What was loaded, ignored and left as it was.
@@ -96,16 +101,19 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
         return WeightsReport(RANDOM, "", {}, 0, num_tensors, ())
     file = read_backbone(weights)
     _check_input_format(weights, file.info, cfg)
-    matches = _match(weights, file, model)
+    backbone = _match(weights, file, model)
+    parts = _match_parts(weights, file, model)
+    matches = backbone | parts
     _load(model, {name: file.state_dict[name] for name in matches.values()})
     _verify(weights, file, model, matches)
     report = WeightsReport(
         file=weights,
         sha256=sha256(weights),
         info=file.info,
-        num_backbone=len(matches),
+        num_backbone=len(backbone),
         num_random=num_tensors - len(matches),
         ignored=tuple(sorted(file.state_dict.keys() - set(matches.values()))),
+        num_parts=len(parts),
     )
     _log(report)
     return report
@@ -149,6 +157,24 @@ def _match(weights: str, file: BackboneFile, model: nn.Module) -> dict[str, str]
             _explain_misfit(weights, lines, depth=bool(missing or surplus), width=wrong)
         )
     return found
+
+
+def _match_parts(weights: str, file: BackboneFile, model: nn.Module) -> dict[str, str]:
+    """Return the FPN's and box head's tensors that the file has for the model, by its names."""
+    state = model.state_dict()
+    found = [name for name in file.state_dict if _PART.fullmatch(name) and name in state]
+    wrong = [name for name in found if state[name].shape != file.state_dict[name].shape]
+    if wrong:
+        lines = [
+            f"{name}: file {tuple(file.state_dict[name].shape)}, model {tuple(state[name].shape)}"
+            for name in wrong[:_SHOWN]
+        ]
+        raise UserError(
+            f"'{weights}' holds an FPN or a box head of other sizes than this config's; set "
+            "MODEL.FPN and MODEL.ROI_BOX_HEAD as tools/convert.py printed them, or convert without "
+            "--parts\n  " + "\n  ".join(lines)
+        )
+    return {name: name for name in found}
 
 
 def _find_key(name: str, short: str, keys: Mapping[str, Tensor]) -> str | None:
@@ -231,22 +257,26 @@ def _verify(weights: str, file: BackboneFile, model: nn.Module, matches: Mapping
 
 def _check_input_format(weights: str, info: Mapping[str, Any], cfg: CfgNode) -> None:
     """Compare what the file was trained on with ``cfg``; shapes do not show these differences."""
+    norm = "FrozenBN" if info.get("folded_norm") is True else None
     pairs = {
         "MODEL.PIXEL_MEAN": (info.get("pixel_mean"), list(cfg.MODEL.PIXEL_MEAN)),
         "MODEL.PIXEL_STD": (info.get("pixel_std"), list(cfg.MODEL.PIXEL_STD)),
         "INPUT.FORMAT": (info.get("input_format"), cfg.INPUT.FORMAT),
         "MODEL.RESNETS.STRIDE_IN_1X1": (_trained_stride(info), cfg.MODEL.RESNETS.STRIDE_IN_1X1),
+        "MODEL.RESNETS.NORM": (norm, cfg.MODEL.RESNETS.NORM),
     }
     lines = [
         f"{key}: pretrained with {before}, config has {now}"
         for key, (before, now) in pairs.items()
         if before is not None and not _same(before, now)
     ]
-    if lines:
-        raise UserError(
-            f"'{weights}' was trained on another input than this config gives it:\n  "
-            + "\n  ".join(lines)
-        )
+    if not lines:
+        return
+    message = f"'{weights}' was trained on another input than this config gives it:\n  "
+    message += "\n  ".join(lines)
+    if not cfg.MODEL.ALLOW_INPUT_MISMATCH:
+        raise UserError(f"{message}\nIf that is meant, say MODEL.ALLOW_INPUT_MISMATCH True")
+    logger.warning("%s\n  trained nevertheless: MODEL.ALLOW_INPUT_MISMATCH is True", message)
 
 
 def _trained_stride(info: Mapping[str, Any]) -> bool | None:
@@ -259,7 +289,7 @@ def _trained_stride(info: Mapping[str, Any]) -> bool | None:
 
 
 def _same(before: Any, now: Any) -> bool:
-    if isinstance(before, list | tuple):
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
         # Lists differ by rounding where a mean was written as 123.675 or as 0.485 * 255.
         return len(before) == len(now) and all(
             abs(a - b) < 1e-3 for a, b in zip(before, now, strict=True)
@@ -269,9 +299,10 @@ def _same(before: Any, now: Any) -> bool:
 
 def _log(report: WeightsReport) -> None:
     logger.info(
-        "loaded all %d backbone tensors from %s (method %s); %d other tensors of the model start "
-        "from their own initialisation",
+        "loaded all %d backbone tensors and %d of FPN and box head from %s (method %s); %d other "
+        "tensors of the model start from their own initialisation",
         report.num_backbone,
+        report.num_parts,
         report.file,
         report.method,
         report.num_random,

@@ -21,19 +21,24 @@ class Layout:
         stem, block: two keys that a network so named has, below its prefix.
         rules: pairs of pattern and replacement that turn a whole name into torchvision's; the first
             that matches counts, and what none matches does not belong to the backbone.
+        inside: pattern of the beginning of the names in its stem and stages: what no rule knows
+            there is part of another network than a ResNet. "" is none.
+        folded_norm: BatchNorm's statistics are folded into its weight and bias.
     """
 
     name: str
     stem: str
     block: str
     rules: Rules
+    inside: str = ""
+    folded_norm: bool = False
 
     def torchvision_name(self, name: str) -> str | None:
         """Return torchvision's name of a tensor, None where it is none of the backbone's."""
         for pattern, replacement in self.rules:
             match = re.fullmatch(pattern, name)
             if match:
-                return _with_arithmetic(match.expand(replacement))
+                return with_arithmetic(match.expand(replacement))
         return None
 
 
@@ -46,7 +51,7 @@ def detectron2_name(name: str) -> str:
     for pattern, replacement in _TO_DETECTRON2:
         match = re.fullmatch(pattern, name)
         if match:
-            return _with_arithmetic(match.expand(replacement))
+            return with_arithmetic(match.expand(replacement))
     raise ValueError(f"'{name}' is not a name of torchvision's ResNet")
 
 
@@ -55,8 +60,8 @@ def torchvision_from_detectron2(name: str) -> str | None:
     return DETECTRON2.torchvision_name(name)
 
 
-def _with_arithmetic(text: str) -> str:
-    # "{3+1}" in a replacement: stages and steps are counted from another number there.
+def with_arithmetic(text: str) -> str:
+    """Return ``text`` with sums in braces worked out: stages are counted from other numbers."""
     return re.sub(r"\{(\d+)([+-]\d+)\}", lambda m: str(int(m[1]) + int(m[2])), text)
 
 
@@ -77,7 +82,13 @@ _TO_DETECTRON2: Rules = (
     (r"layer(\d)\.(\d+)\.downsample\.1\.(.+)", r"res{\1+1}.\2.shortcut.norm.\3"),
 )
 
-TORCHVISION = Layout("torchvision", "conv1.weight", "layer1.0.conv1.weight", _TORCHVISION)
+TORCHVISION = Layout(
+    "torchvision",
+    "conv1.weight",
+    "layer1.0.conv1.weight",
+    _TORCHVISION,
+    inside=r"(conv1|bn1|layer\d+\.\d+)\.",
+)
 # nn.Sequential(*list(resnet.children())[:-1]): conv1, bn1, relu, maxpool, layer1 to layer4.
 SEQUENTIAL = Layout(
     "numbered Sequential",
@@ -91,12 +102,14 @@ SEQUENTIAL = Layout(
             for pattern, text in _TORCHVISION[2:]
         ),
     ),
+    inside=r"[014-7]\.",
 )
 VISSL = Layout(
     "VISSL",
     "_feature_blocks.conv1.weight",
     "_feature_blocks.layer1.0.conv1.weight",
     tuple((rf"_feature_blocks\.{pattern}", text) for pattern, text in _TORCHVISION),
+    inside=r"_feature_blocks\.(conv1|bn1|layer\d+\.\d+)\.",
 )
 HUGGING_FACE = Layout(
     "Hugging Face",
@@ -122,6 +135,7 @@ HUGGING_FACE = Layout(
             r"layer{\1+1}.\2.downsample.1.\3",
         ),
     ),
+    inside=r"(embedder|encoder\.stages)\.",
 )
 _CLASSY = r"blocks\.(\d)\.block\d-(\d+)\."
 CLASSY_VISION = Layout(
@@ -149,6 +163,7 @@ CLASSY_VISION = Layout(
         (rf"{_CLASSY}downsample\.0\.weight", r"layer{\1+1}.\2.downsample.0.weight"),
         (rf"{_CLASSY}downsample\.1\.{_LEAF}", r"layer{\1+1}.\2.downsample.1.\3"),
     ),
+    inside=r"(initial_block|blocks)\.",
 )
 DETECTRON2 = Layout(
     "Detectron2",
@@ -162,6 +177,7 @@ DETECTRON2 = Layout(
         (r"res([2-5])\.(\d+)\.shortcut\.weight", r"layer{\1-1}.\2.downsample.0.weight"),
         (rf"res([2-5])\.(\d+)\.shortcut\.norm\.{_LEAF}", r"layer{\1-1}.\2.downsample.1.\3"),
     ),
+    inside=r"(stem\.conv\d|res[2-5]\.\d+)\.",
 )
 _C2_LEAVES = {
     "gamma": "weight",
@@ -169,28 +185,101 @@ _C2_LEAVES = {
     "running_mean": "running_mean",
     "running_var": "running_var",
 }
-CAFFE2 = Layout(
-    "Caffe2",
-    "conv1_w",
-    "res2_0_branch2a_w",
-    (
+_C2_FOLDED_LEAVES = {"s": "weight", "b": "bias"}
+
+
+def _caffe2_rules(leaves: dict[str, str]) -> Rules:
+    blocks = {f"branch2{letter}": (f"conv{k}", f"bn{k}") for k, letter in enumerate("abc", start=1)}
+    blocks["branch1"] = ("downsample.0", "downsample.1")
+    return (
         (r"conv1_w", r"conv1.weight"),
-        *((rf"res_conv1_bn_{leaf}", f"bn1.{ours}") for leaf, ours in _C2_LEAVES.items()),
+        *((rf"res_conv1_bn_{leaf}", f"bn1.{ours}") for leaf, ours in leaves.items()),
         *(
-            (rf"res([2-5])_(\d+)_branch2{letter}_w", rf"layer{{\1-1}}.\2.conv{k}.weight")
-            for k, letter in enumerate("abc", start=1)
+            (rf"res([2-5])_(\d+)_{theirs}_w", rf"layer{{\1-1}}.\2.{conv}.weight")
+            for theirs, (conv, _) in blocks.items()
         ),
         *(
-            (rf"res([2-5])_(\d+)_branch2{letter}_bn_{leaf}", rf"layer{{\1-1}}.\2.bn{k}.{ours}")
-            for k, letter in enumerate("abc", start=1)
-            for leaf, ours in _C2_LEAVES.items()
+            (rf"res([2-5])_(\d+)_{theirs}_bn_{leaf}", rf"layer{{\1-1}}.\2.{norm}.{ours}")
+            for theirs, (_, norm) in blocks.items()
+            for leaf, ours in leaves.items()
         ),
-        (r"res([2-5])_(\d+)_branch1_w", r"layer{\1-1}.\2.downsample.0.weight"),
+    )
+
+
+CAFFE2 = Layout("Caffe2", "res_conv1_bn_gamma", "res2_0_branch2a_w", _caffe2_rules(_C2_LEAVES))
+CAFFE2_FOLDED = Layout(
+    "Caffe2 with folded norms",
+    "res_conv1_bn_s",
+    "res2_0_branch2a_w",
+    _caffe2_rules(_C2_FOLDED_LEAVES),
+    folded_norm=True,
+)
+
+# hk.nets.ResNet, flattened by mls_d2.checkpoint.haiku; the statistics are moving averages.
+_HAIKU_LEAVES = {
+    "scale": "weight",
+    "offset": "bias",
+    "~/mean_ema/average": "running_mean",
+    "~/var_ema/average": "running_var",
+}
+_HAIKU_BLOCK = r"block_group_(\d)/~/block_(\d+)/~/"
+HAIKU = Layout(
+    "Haiku",
+    "initial_conv/w",
+    "block_group_0/~/block_0/~/conv_0/w",
+    (
+        (r"initial_conv/w", r"conv1.weight"),
+        (rf"{_HAIKU_BLOCK}conv_(\d)/w", r"layer{\1+1}.\2.conv{\3+1}.weight"),
+        (rf"{_HAIKU_BLOCK}shortcut_conv/w", r"layer{\1+1}.\2.downsample.0.weight"),
         *(
-            (rf"res([2-5])_(\d+)_branch1_bn_{leaf}", rf"layer{{\1-1}}.\2.downsample.1.{ours}")
-            for leaf, ours in _C2_LEAVES.items()
+            rule
+            for leaf, ours in _HAIKU_LEAVES.items()
+            for rule in (
+                (rf"initial_batchnorm/{leaf}", f"bn1.{ours}"),
+                (rf"{_HAIKU_BLOCK}batchnorm_(\d)/{leaf}", rf"layer{{\1+1}}.\2.bn{{\3+1}}.{ours}"),
+                (
+                    rf"{_HAIKU_BLOCK}shortcut_batchnorm/{leaf}",
+                    rf"layer{{\1+1}}.\2.downsample.1.{ours}",
+                ),
+            )
         ),
     ),
 )
+# The PyTorch port of SimCLR v2 by Separius; its Selective Kernel variants are refused by name.
+_SIMCLR_V2_BLOCK = r"net\.([1-4])\.blocks\.(\d+)\."
+SIMCLR_V2 = Layout(
+    "SimCLR v2",
+    "net.0.0.weight",
+    "net.1.blocks.0.net.0.weight",
+    (
+        (r"net\.0\.0\.weight", r"conv1.weight"),
+        (rf"net\.0\.1\.0\.{_LEAF}", r"bn1.\1"),
+        *(
+            (rf"{_SIMCLR_V2_BLOCK}net\.{2 * k}\.weight", rf"layer\1.\2.conv{k + 1}.weight")
+            for k in range(3)
+        ),
+        *(
+            (
+                rf"{_SIMCLR_V2_BLOCK}net\.{2 * k + 1}\.0\.{_LEAF}",
+                rf"layer\1.\2.bn{k + 1}.\3",
+            )
+            for k in range(3)
+        ),
+        (rf"{_SIMCLR_V2_BLOCK}projection\.shortcut\.weight", r"layer\1.\2.downsample.0.weight"),
+        (rf"{_SIMCLR_V2_BLOCK}projection\.bn\.0\.{_LEAF}", r"layer\1.\2.downsample.1.\3"),
+    ),
+    inside=r"net\.\d+\.",
+)
 
-LAYOUTS = (TORCHVISION, SEQUENTIAL, VISSL, HUGGING_FACE, CLASSY_VISION, DETECTRON2, CAFFE2)
+LAYOUTS = (
+    TORCHVISION,
+    SEQUENTIAL,
+    VISSL,
+    HUGGING_FACE,
+    CLASSY_VISION,
+    DETECTRON2,
+    CAFFE2,
+    CAFFE2_FOLDED,
+    HAIKU,
+    SIMCLR_V2,
+)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
 import re
 import types
 import zipfile
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
 from mls_d2.checkpoint.stub_pickle import StubUnpickler
 from mls_d2.errors import UserError, nearest
 
 LARGEST_BYTES = 16 << 30
+LARGEST_MEMBER = 4 << 30
+# torch.save does not compress; a zip that unpacks to much more than itself is a bomb.
+_LARGEST_RATIO = 4
+_NUMPY = b"\x93NUMPY"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _NOT_A_CHECKPOINT = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
@@ -26,27 +31,13 @@ _NOT_A_CHECKPOINT = {
     b"<html": "is a web page, not a checkpoint; download the file behind the link",
     b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
 }
-_DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    MemoryError,
-    AssertionError,
-    SafetensorError,
-    zipfile.BadZipFile,
-)
 
 
 def read_object(path: str, *, stubs: bool = False) -> Any:
     """Read what a checkpoint holds: tensors and plain values, in dicts and lists.
 
-    Torch files (new and old), safetensors and pickles of NumPy arrays are told apart by their
-    content, whatever their name.
+    Torch files (new and old), safetensors, pickles of NumPy arrays, .npy and .npz are told apart by
+    their content, whatever their name.
 
     Args:
         path: of the file.
@@ -54,22 +45,22 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
             names. Nothing is imported either way.
 
     Raises:
-        UserError: no such file, larger than 16 GB, truncated, no checkpoint (a web page, a Git LFS
-            pointer, TorchScript), or holds objects other than tensors and plain values.
+        UserError: no such file, larger than 16 GB (or unpacking to that, or to much more than
+            itself), truncated, no checkpoint (a web page, a Git LFS pointer, TorchScript), or holds
+            objects other than tensors and plain values.
     """
     head = _read_head(path)
     try:
         if _is_safetensors(head):
             return safetensors.torch.load_file(path)
         if zipfile.is_zipfile(path):
-            _refuse_torchscript(path)
+            if _check_zip(path):
+                return dict(np.load(path, allow_pickle=False))
+        elif head.startswith(_NUMPY):
+            return _load_npy(path, stubs=stubs)
         elif not head.startswith(_LEGACY_TORCH) and head.startswith(b"\x80"):
             with open(path, "rb") as file:
-                return (
-                    StubUnpickler(file, encoding="latin1").load()
-                    if stubs
-                    else load_numpy_pickle(file)
-                )
+                return _unpickle(file, stubs=stubs)
         return _load_torch(path, stubs=stubs)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
@@ -82,7 +73,8 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
                 "tools/convert.py --stub-unknown-objects"
             ) from None
         raise _damaged(path, error) from None
-    except _DAMAGED as error:
+    except Exception as error:
+        # What a damaged pickle makes its reader raise is anything; none of it is for a user.
         raise _damaged(path, error) from None
 
 
@@ -124,14 +116,52 @@ def _is_safetensors(head: bytes) -> bool:
     return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27
 
 
-def _refuse_torchscript(path: str) -> None:
+def _check_zip(path: str) -> bool:
+    """Refuse what is not to be unpacked, and return whether it is NumPy's zip of arrays."""
     with zipfile.ZipFile(path) as archive:
-        if any(os.path.basename(name) == "constants.pkl" for name in archive.namelist()):
-            raise UserError(
-                "is a TorchScript archive, which holds a program; save the state_dict instead"
-            )
-        if sum(item.file_size for item in archive.infolist()) > LARGEST_BYTES:
-            raise UserError("unpacks to more than any ResNet needs")
+        members = archive.infolist()
+    names = [item.filename for item in members]
+    if any(os.path.basename(name) == "constants.pkl" for name in names):
+        raise UserError(
+            "is a TorchScript archive, which holds a program; save the state_dict instead"
+        )
+    total, largest = sum(item.file_size for item in members), 0
+    if members:
+        largest = max(item.file_size for item in members)
+    if total > LARGEST_BYTES or largest > LARGEST_MEMBER:
+        raise UserError(
+            f"unpacks to {total >> 20} MB, its largest member to {largest >> 20} MB: more than any "
+            "ResNet needs"
+        )
+    if total > _LARGEST_RATIO * os.path.getsize(path):
+        raise UserError(
+            f"unpacks from {os.path.getsize(path)} bytes to {total}; torch does not compress, so "
+            "this is no checkpoint"
+        )
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _load_npy(path: str, *, stubs: bool) -> Any:
+    """Read an array; one of objects is a pickle after the header, and read as one."""
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in read:
+            raise UserError(f"is a .npy file of version {version}, expected 1.0 or 2.0")
+        dtype = read[version](file)[2]
+        if not dtype.hasobject:
+            return np.load(path, allow_pickle=False)
+        content = _unpickle(file, stubs=stubs)
+    # np.save puts a dict into an array without axes.
+    single = isinstance(content, np.ndarray) and content.dtype == object and not content.ndim
+    return content.item() if single else content
+
+
+def _unpickle(file: IO[bytes], *, stubs: bool) -> Any:
+    return StubUnpickler(file, encoding="latin1").load() if stubs else load_numpy_pickle(file)
 
 
 def _load_torch(path: str, *, stubs: bool) -> Any:
@@ -144,7 +174,9 @@ def _load_torch(path: str, *, stubs: bool) -> Any:
         )
         return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
     # Many training scripts save their command line; a Namespace holds values and does nothing.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    # Before torch 2.5 there is no list for one call, and such files need stubs.
+    allowed = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
+    with allowed([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mls_d2.checkpoint.numpy_pickle import ALLOWED
+from mls_d2.checkpoint.numpy_pickle import ALLOWED, refuse_embedded_torch
 
 _TORCH: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
@@ -26,11 +26,18 @@ _TORCH: dict[tuple[str, str], Any] = {
 class Stub(dict):
     """Takes whatever a pickle does to an object, and does nothing.
 
-    A dict, so that positional arguments stay reachable by their place.
+    A dict, so that positional arguments stay reachable by their place: the fields of a NamedTuple,
+    which is made without ``__init__``.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
+        """Make one that holds ``args`` by their place."""
+        made = super().__new__(cls)
+        made.update(enumerate(args))
+        return made
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(enumerate(args))
+        super().__init__()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Stub:
         """Return another stand-in."""
@@ -63,5 +70,6 @@ class StubUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the function or class of a fixed table, else an inert class."""
+        refuse_embedded_torch(module, name)
         known = _TORCH.get((module, name)) or ALLOWED.get((module, name))
         return known if known is not None else type(name, (Stub,), {})

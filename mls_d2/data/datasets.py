@@ -28,7 +28,7 @@ def check_dataset(name: str) -> None:
 
     For COCO that is the annotation file and every image that it lists; for VOC the list of the
     split, and the image and annotation of every line; for Cityscapes the folders of images and of
-    labels.
+    labels. A dataset whose metadata has a ``check`` is checked by that.
 
     Raises:
         UserError: no such dataset (names the nearest), the root is missing, or files are missing
@@ -38,6 +38,10 @@ def check_dataset(name: str) -> None:
         raise UserError(
             f"no dataset '{name}' is registered; {nearest(name, DatasetCatalog.list())}"
         )
+    own_check = MetadataCatalog.get(name).get("check")
+    if own_check:
+        own_check()
+        return
     parts = _parts(name)
     absent = [path for path in parts if not os.path.exists(path)]
     if absent:

@@ -1,8 +1,9 @@
-"""Detectron2's mapper for detection, which answers images that cannot be read in good order."""
+"""Mappers that answer images that cannot be read in good order."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -10,6 +11,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from mls_d2.data.images import BrokenImageError
 from mls_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -17,7 +19,14 @@ logger = logging.getLogger(__name__)
 MAX_BROKEN = 10
 """Training images that a process may leave out before the run stops."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, SizeMismatchError)
+_UNREADABLE = (
+    BrokenImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    SizeMismatchError,
+)
 
 
 class UnreadableImageError(UserError):
@@ -28,20 +37,22 @@ class UnreadableImageError(UserError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
-class DetectionMapper:
-    """Detectron2's ``DatasetMapper``.
+class TolerantMapper:
+    """A mapper from a record with ``file_name`` to a model's input.
 
     In training an image that cannot be read is left out with a warning, and the loader takes
     another in its place; more than :data:`MAX_BROKEN` of them are a damaged dataset. In evaluation
     every image counts.
 
     Args:
-        cfg: of the run.
+        mapper: what reads the image.
         is_train: which of the two.
     """
 
-    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
-        self._mapper = DatasetMapper(cfg, is_train=is_train)
+    def __init__(
+        self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
+    ) -> None:
+        self._mapper = mapper
         self._is_train = is_train
         self._broken: set[str] = set()
 
@@ -67,3 +78,15 @@ class DetectionMapper:
                     f"again. The last: {message}"
                 ) from None
             return None
+
+
+class DetectionMapper(TolerantMapper):
+    """Detectron2's ``DatasetMapper``, tolerant.
+
+    Args:
+        cfg: of the run.
+        is_train: see :class:`TolerantMapper`.
+    """
+
+    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
+        super().__init__(DatasetMapper(cfg, is_train=is_train), is_train=is_train)

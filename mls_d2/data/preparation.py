@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from mls_d2.data.classification import DATASETS
 from mls_d2.data.datasets import check_dataset, datasets_root, image_files
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.data.scenes import read_marker
@@ -72,6 +73,15 @@ SOURCES: dict[str, Source] = {
         archives="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, both unpacked into "
         "cityscapes/",
     ),
+} | {
+    key: Source(
+        title=data.title,
+        splits={f"{key}_{split}": count for split, count in data.splits.items() if count},
+        page=data.page,
+        archives=data.archives,
+    )
+    for key, data in DATASETS.items()
+    if all(data.splits.values())
 }
 """By the name that tools/prepare_data.py takes."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
-import zipfile
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
+from mls_d2.checkpoint.reading import read_object
 from mls_d2.engine.files import atomic_write, sha256_of
 from mls_d2.engine.guards import NonFiniteLossError
 from mls_d2.errors import UserError
@@ -23,14 +22,6 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last_checkpoint"
 # Beside each checkpoint, in the format of `sha256sum`.
 CHECKSUM_SUFFIX = ".sha256"
-_UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 class CorruptCheckpointError(UserError):
@@ -148,14 +139,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
             _remove(path + CHECKSUM_SUFFIX)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read one of our own files, tensors and plain values: never by Detectron2's pickle."""
         _check_sum(filename)
         try:
-            return super()._load_file(filename)
-        except _UNREADABLE as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CorruptCheckpointError(
-                f"checkpoint '{filename}' is damaged or truncated ({reason})"
-            ) from error
+            content = read_object(filename)
+        except UserError as error:
+            raise CorruptCheckpointError(f"checkpoint {error}") from error
+        if not isinstance(content, dict) or "model" not in content:
+            raise CorruptCheckpointError(f"'{filename}' is no checkpoint: it has no 'model'")
+        return content
 
 
 def list_checkpoints(folder: str) -> list[str]:

@@ -62,6 +62,13 @@ class Task(abc.ABC):
         """Return the setting, with its value, that makes training images smaller."""
         return f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
 
+    def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
+        """Return a check to be made after training, from a model with its initial weights.
+
+        It raises where training changed what it must not; here it finds nothing wrong.
+        """
+        return lambda: None
+
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Write a PNG of what the model finds on test images."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from mls_d2.engine.classification import Classification
 from mls_d2.engine.detection import Detection
 from mls_d2.engine.segmentation import Segmentation
 from mls_d2.engine.task import Task
@@ -12,6 +13,7 @@ from mls_d2.errors import UserError, nearest
 TASKS: dict[str, Task] = {
     "GeneralizedRCNN": Detection(),
     "EncoderDecoder": Segmentation(),
+    "ImageClassifier": Classification(),
 }
 """By ``MODEL.META_ARCHITECTURE``."""
 

@@ -20,6 +20,7 @@ from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
 from mls_d2.engine.environment import (
+    collect_device,
     collect_versions,
     command_line,
     resolve_device,
@@ -68,10 +69,12 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     model = _build_model(cfg)
     weights = load_initial_weights(model, cfg.MODEL.WEIGHTS, cfg)
     save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
+    check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
     # A signal during the last step: its checkpoint is written, the evaluation is still to do.
     interrupt.raise_if_agreed()
+    check_trained()
     _evaluate(cfg, model, weights, training)
 
 
@@ -186,6 +189,7 @@ def _result(
         metrics=metrics,
         seed=cfg.SEED,
         dataset=combined_fingerprint(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST),
+        device=collect_device(cfg.MODEL.DEVICE),
         config=cfg.dump(),
         versions=collect_versions(),
         wall_time_s=training.seconds,

@@ -61,6 +61,8 @@ def train(
 ) -> Training:
     """Train ``model`` in place, continuing from the newest checkpoint in ``OUTPUT_DIR``.
 
+    With ``SOLVER.MAX_ITER`` 0 there is nothing to train.
+
     Args:
         cfg: a Detectron2 config.
         model: with its initial weights.
@@ -71,6 +73,8 @@ def train(
         UserError: a loss that is not finite, a full disk, damaged checkpoints.
         KeyboardInterrupt: after a signal; a checkpoint has been written.
     """
+    if cfg.SOLVER.MAX_ITER == 0:
+        return Training.none()
     guard = FiniteLossGuard()
     throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
     task = task_of(cfg)

@@ -17,6 +17,9 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
+# For what takes seconds: a machine may be busy with other work.
+PATIENCE_S = 240
+
 # BatchNorm needs more than a few values a part, or it blows up rounding.
 CHANGES = {
     "PRETRAIN.EPOCHS": "3.0",
@@ -70,7 +73,7 @@ def start(tiny, tmp_path, request):
 
 def finish(*processes: subprocess.Popen) -> None:
     for process in processes:
-        error = process.communicate(timeout=120)[1]
+        error = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == 0, error
 
 
@@ -94,17 +97,17 @@ def start_two(start, name: str, own=({}, {}), **options) -> list[subprocess.Pope
 
 
 def wait_for(path: Path, *processes: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not path.exists() and all(process.poll() is None for process in processes):
-        assert time.monotonic() < deadline, f"no {path.name} within a minute"
+        assert time.monotonic() < deadline, f"no {path.name} in time"
         time.sleep(0.002)
 
 
 def wait_for_iteration(folder: Path, iteration: int, *processes: subprocess.Popen) -> None:
-    deadline, log = time.monotonic() + 60, folder / "metrics.json"
+    deadline, log = time.monotonic() + PATIENCE_S, folder / "metrics.json"
     while f'"iteration": {iteration},' not in (log.read_text() if log.exists() else ""):
         assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline, f"iteration {iteration} not reached within a minute"
+        assert time.monotonic() < deadline, f"iteration {iteration} not reached in time"
         time.sleep(0.01)
 
 
@@ -198,7 +201,7 @@ def test_any_processs_signal_stops_both_with_a_checkpoint_and_they_go_on(start, 
         wait_for_iteration(folder, done + 3, *pair)
         for index, number in signals.items():
             pair[index].send_signal(number)
-        errors = [process.communicate(timeout=60)[1] for process in pair]
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in pair]
         assert [process.returncode for process in pair] == [code, code], errors
         saved = max(int(path.stem.removeprefix("model_")) for path in folder.glob("model_0*.pth"))
         assert done < saved < 39
@@ -243,7 +246,7 @@ def test_torchrun_starts_again_what_died_and_it_ends_as_one_that_did_not(start, 
 def test_machines_with_different_options_are_told_which(start):
     pair = start_two(start, "differ", [{"SOLVER__BASE_LR": rate} for rate in ("0.01", "0.02")])
     for process in pair:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == 2
         assert "SOLVER.BASE_LR: 0.01 and 0.02" in error
         assert "Traceback" not in error

@@ -1,12 +1,15 @@
 """Pieces of the training loop."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from mls_d2.config import get_cfg, load_cfg
 from pretrain import trainer as trainer_module
-from pretrain.trainer import ScalarMeans, augment_from_config
+from pretrain.trainer import PretrainTrainer, ScalarMeans, augment_from_config
 
 
 def test_means_are_over_the_steps_since_they_were_taken():
@@ -19,6 +22,22 @@ def test_means_are_over_the_steps_since_they_were_taken():
     assert means.take() == {}
     means.add({"a": torch.tensor(5.0)})
     assert means.take()["a"].item() == 5.0
+
+
+def test_means_go_on_after_a_resume():
+    first, second = ScalarMeans(), ScalarMeans()
+    first.add({"a": torch.tensor(1.0)})
+    first.add({"a": torch.tensor(2.0)})
+    second.load_state_dict(first.state_dict())
+    second.add({"a": torch.tensor(6.0)})
+    assert second.take()["a"].item() == 3.0
+
+
+def test_what_could_not_be_measured_is_not_logged():
+    logger = SimpleNamespace(storage=EventStorage())
+    scalars = {"known": torch.tensor(1.5), "unknown": torch.tensor(float("nan"))}
+    PretrainTrainer._log(logger, scalars, {})
+    assert logger.storage.latest() == {"known": (1.5, 0)}
 
 
 def augment(seed: int = 0, rank: int = 0, world_size: int = 1):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import pickle
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +17,18 @@ from mls_d2.checkpoint.architecture import Architecture, build_torchvision
 from mls_d2.checkpoint.layouts import detectron2_name
 
 NARROW = Architecture(50, 8, 16, 1, 4)
+# FAIR's ResNeXt has 32 groups.
+GROUPED = Architecture(50, 8, 64, 32, 1)
 State = dict[str, Tensor]
 
 
 def encoder(seed: int, architecture: Architecture = NARROW) -> State:
     """Return a ResNet's tensors by torchvision's names, statistics and all at random."""
+    return dict(_encoder(seed, architecture))
+
+
+@functools.cache
+def _encoder(seed: int, architecture: Architecture) -> State:
     torch.manual_seed(seed)
     net = build_torchvision(architecture)
     for name, value in net.state_dict().items():
@@ -63,7 +74,7 @@ def classy_vision(state: State) -> State:
     return _renamed(state, rules)
 
 
-def caffe2(state: State) -> dict[str, Any]:
+def caffe2(state: State, leaves: tuple[str, str] = ("gamma", "beta")) -> dict[str, Any]:
     rules = [
         (r"^conv1\.weight", "conv1_w"),
         (r"^bn1\.", "res_conv1_bn_"),
@@ -72,11 +83,95 @@ def caffe2(state: State) -> dict[str, Any]:
         (r"bn(\d)\.", lambda m: f"branch2{'abc'[int(m[1]) - 1]}_bn_"),
         (r"downsample\.0\.weight", "branch1_w"),
         (r"downsample\.1\.", "branch1_bn_"),
-        (r"_bn_weight", "_bn_gamma"),
-        (r"_bn_bias", "_bn_beta"),
+        (r"_bn_weight", f"_bn_{leaves[0]}"),
+        (r"_bn_bias", f"_bn_{leaves[1]}"),
     ]
     plain = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     return {name: value.numpy() for name, value in _renamed(plain, rules).items()}
+
+
+def caffe2_folded(state: State) -> dict[str, Any]:
+    """Weights and biases alone, as scale and shift."""
+    named = caffe2(state, ("s", "b"))
+    return {name: value for name, value in named.items() if "running" not in name}
+
+
+def folded(state: State) -> State:
+    """What folded norms stand for: mean 0 and variance 1, with BatchNorm's epsilon."""
+    return {
+        name: torch.zeros_like(value)
+        if name.endswith("running_mean")
+        else torch.ones_like(value) - 1e-5
+        if name.endswith("running_var")
+        else value
+        for name, value in state.items()
+    }
+
+
+class ExperimentState(NamedTuple):
+    """The state of BYOL's training, by its fields' order."""
+
+    online_params: Any
+    target_params: Any
+    online_state: Any
+    target_state: Any
+    opt_state: Any
+
+
+class FlatMapping:
+    """Haiku's container: made from a dict when it is unpickled."""
+
+    def __init__(self, content: dict) -> None:
+        self.content = content
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.content,)
+
+
+def haiku(state: State) -> tuple[dict, dict]:
+    """Return parameters and statistics, HWIO and (1, 1, 1, C), beside a projector."""
+    rules = [
+        (r"^conv1\.", "res_net50/~/initial_conv "),
+        (r"^bn1\.", "res_net50/~/initial_batchnorm "),
+        (
+            r"^layer(\d)\.(\d+)\.",
+            lambda m: f"res_net50/~/block_group_{int(m[1]) - 1}/~/block_{m[2]}/~/",
+        ),
+        (r"/conv(\d)\.", lambda m: f"/conv_{int(m[1]) - 1} "),
+        (r"/bn(\d)\.", lambda m: f"/batchnorm_{int(m[1]) - 1} "),
+        (r"/downsample\.0\.", "/shortcut_conv "),
+        (r"/downsample\.1\.", "/shortcut_batchnorm "),
+    ]
+    params: dict = {"projector/~/linear": {"w": np.ones((3, 3), np.float32)}}
+    statistics: dict = {}
+    for name, value in _renamed(state, rules).items():
+        module, _, leaf = name.partition(" ")
+        if value.ndim == 4:
+            params.setdefault(module, {})["w"] = value.permute(2, 3, 1, 0).numpy()
+        elif leaf in ("weight", "bias"):
+            key = {"weight": "scale", "bias": "offset"}[leaf]
+            params.setdefault(module, {})[key] = value.view(1, 1, 1, -1).numpy()
+        elif leaf.startswith("running"):
+            average = value.view(1, 1, 1, -1).numpy()
+            statistics[f"{module}/~/{leaf.removeprefix('running_')}_ema"] = {
+                "average": average,
+                "hidden": average,
+                "counter": np.int32(7),
+            }
+    return params, statistics
+
+
+def simclr_v2(state: State) -> State:
+    rules = [
+        (r"^conv1\.", "net.0.0."),
+        (r"^bn1\.", "net.0.1.0."),
+        (r"^layer(\d)\.(\d+)\.", r"net.\1.blocks.\2."),
+        (r"\.conv(\d)\.", lambda m: f".net.{2 * int(m[1]) - 2}."),
+        (r"\.bn(\d)\.", lambda m: f".net.{2 * int(m[1]) - 1}.0."),
+        (r"downsample\.0\.", "projection.shortcut."),
+        (r"downsample\.1\.", "projection.bn.0."),
+    ]
+    return _renamed(state, rules)
 
 
 def detectron2(state: State, prefix: str = "", res5: str | None = None) -> State:
@@ -102,14 +197,84 @@ def one(*names: str) -> State:
     return {name: torch.ones(3, 3) for name in names}
 
 
+def write(path: Path, content: Any) -> str:
+    """Write a file in the container that its source has: torch's, a pickle, or .npy."""
+    if isinstance(content, np.ndarray):
+        with path.open("wb") as file:
+            np.save(file, content, allow_pickle=True)
+    elif "experiment_state" in content or any(
+        isinstance(value, np.ndarray) for value in content.values()
+    ):
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path)
+    return str(path)
+
+
+def expected(source: str) -> State:
+    """Return the encoder that a file of :func:`files` holds to be taken."""
+    state = encoder(0, GROUPED if source.startswith("fair") else NARROW)
+    return folded(state) if source.endswith("-folded") else state
+
+
 def files() -> dict[str, Any]:
-    """Return, by source, what a file of it holds; the encoder to take is ``encoder(0)``."""
+    """Return, by source, what a file of it holds; to take is :func:`expected` of it."""
+    return _torch_files() | _other_files()
+
+
+def _other_files() -> dict[str, Any]:
+    """Return those that are not torch's, or of special networks."""
+    q, k, grouped = encoder(0), encoder(1), encoder(0, GROUPED)
+    (params, statistics), (target, target_statistics) = haiku(q), haiku(k)
+    single = np.empty((), object)
+    single[()] = {"params": params, "state": statistics}
+    return {
+        "msra": caffe2(q) | {"fc1000_w": np.ones((3, 3)), "conv1_w_momentum": np.ones(3)},
+        "msra-folded": caffe2_folded(q),
+        "fair-x101": caffe2(grouped),
+        "fair-x101-folded": caffe2_folded(grouped),
+        "byol-deepmind": {
+            "experiment_state": ExperimentState(
+                FlatMapping(params),
+                FlatMapping(target),
+                FlatMapping(statistics),
+                FlatMapping(target_statistics),
+                [np.ones(3)],
+            ),
+            "step": 3,
+            "rng": np.zeros(2, np.uint32),
+        },
+        "detcon": single,
+        "simclr-v2": {
+            "resnet": simclr_v2(q) | one("fc.weight"),
+            "head": one("layers.0.weight"),
+        },
+        "vissl-dino": {
+            "type": "consolidated",
+            "classy_state_dict": {
+                "base_model": {
+                    "model": {"trunk": under("_feature_blocks.", k), "heads": one("0.weight")}
+                },
+                "loss": under("momentum_teacher.module.trunk._feature_blocks.", q)
+                | one("momentum_teacher.module.heads.0.weight", "center"),
+            },
+        },
+        "detectron2-model": {
+            "model": detectron2(q, "backbone.") | one("sem_seg_head.predictor.weight")
+        },
+        "simclr-google": {"state_dict": q | one("fc.weight")},
+        "byol-yaox12-backbone": {"online_backbone": numbered(q)},
+        "byol-sthalles-encoder": {"encoder_state_dict": numbered(q)},
+    }
+
+
+def _torch_files() -> dict[str, Any]:
     q, k = encoder(0), encoder(1)
     twin = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
     mlp = one("fc.0.weight", "fc.2.weight")
     m = "module."
     return {
-        "torchvision": q | one("fc.weight"),
+        "bare": q | one("fc.weight"),
         "moco": twin
         | {
             "state_dict": under(m + "encoder_q.", q | mlp)
@@ -240,7 +405,6 @@ def files() -> dict[str, Any]:
                 "base_model": {"model": {"trunk": classy_vision(q), "heads": one("fc.weight")}}
             }
         },
-        "msra": caffe2(q),
         "detectron2": {"model": detectron2(q), "__author__": "x", "matching_heuristics": True},
         "detectron2-fpn": {
             "model": detectron2(q, "backbone.bottom_up.") | one("backbone.fpn_lateral2.weight")

@@ -4,7 +4,6 @@ import argparse
 import os
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,28 +11,22 @@ from safetensors.torch import save_file
 from mls_d2.checkpoint.architecture import Architecture, architecture_of, build_torchvision, verify
 from mls_d2.checkpoint.convert import load_backbone
 from mls_d2.checkpoint.layouts import detectron2_name, torchvision_from_detectron2
-from mls_d2.checkpoint.sources import SOURCES
+from mls_d2.checkpoint.sources import NO_NORMALISATION, SOURCES
 from mls_d2.errors import UserError
 from tests.mls_d2.checkpoint.sources import (
     NARROW,
     caffe2,
     detectron2,
     encoder,
+    expected,
     files,
     numbered,
     one,
     under,
+    write,
 )
 
 FILES = files()
-
-
-def write(path, content) -> str:
-    if any(isinstance(value, np.ndarray) for value in content.values()):
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        torch.save(content, path)
-    return str(path)
 
 
 def assert_is(state: dict, expected: dict) -> None:
@@ -50,25 +43,43 @@ def test_every_source_has_a_file_here():
     assert FILES.keys() == {source.name for source in SOURCES}
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_the_encoder_that_its_authors_transfer_is_taken(name, tmp_path):
-    # Of sources with the same names one is enough to compare networks.
-    check = name in ("torchvision", "lightly", "vissl", "hugging-face", "classy-vision", "msra")
-    backbone = load_backbone(write(tmp_path / "file.bin", FILES[name]), check=check)
+# One of each layout is enough to compare networks.
+VERIFIED = (
+    "bare", "lightly", "vissl", "hugging-face", "classy-vision", "detectron2", "msra",
+    "msra-folded", "fair-x101", "detcon", "simclr-v2",
+)  # fmt: skip
+UNNORMALISED = {source.name for source in SOURCES if source.normalisation == NO_NORMALISATION}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_the_encoder_that_its_authors_transfer_is_taken(source, tmp_path):
+    name = source.name
+    check = name in VERIFIED
+    backbone = load_backbone(
+        write(tmp_path / "file.bin", FILES[name]),
+        source="auto" if source.auto else name,
+        check=check,
+        stubs=name == "byol-deepmind",
+    )
     assert backbone.info["source"] == name
-    assert_is(backbone.state_dict, encoder(0))
+    assert_is(backbone.state_dict, expected(name))
     assert (backbone.info["verified"] or 0.0) <= 1e-5
     assert (backbone.info["verified"] is None) == (not check)
-    resnets = backbone.config["MODEL"]["RESNETS"]
-    assert (resnets["DEPTH"], resnets["STEM_OUT_CHANNELS"]) == (50, 8)
-    assert resnets["STRIDE_IN_1X1"] == (name == "msra")
-    assert backbone.config["INPUT"]["FORMAT"] == ("BGR" if name == "msra" else "RGB")
+    config = backbone.config["MODEL"]
+    assert (config["RESNETS"]["DEPTH"], config["RESNETS"]["STEM_OUT_CHANNELS"]) == (50, 8)
+    assert config["RESNETS"]["STRIDE_IN_1X1"] == name.startswith("msra")
+    assert (config["RESNETS"].get("NORM") == "FrozenBN") == name.endswith("-folded")
+    caffe2_names = name.startswith(("msra", "fair"))
+    assert backbone.config["INPUT"]["FORMAT"] == ("BGR" if caffe2_names else "RGB")
+    assert (config["PIXEL_STD"] == [255.0] * 3) == (name in UNNORMALISED)
 
 
 def test_another_encoder_can_be_asked_for(tmp_path):
     path = write(tmp_path / "moco.pth.tar", FILES["moco"])
     assert_is(load_backbone(path, encoder="encoder_k").state_dict, encoder(1))
-    with pytest.raises(UserError, match=r"no encoder 'encoder'; there are\n  'encoder_q.' in"):
+    with pytest.raises(
+        UserError, match=r"no encoder 'encoder'; there are\n  'state_dict > encoder_q.'"
+    ):
         load_backbone(path, encoder="encoder")
 
 

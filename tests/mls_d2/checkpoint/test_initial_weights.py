@@ -220,5 +220,26 @@ def test_another_input_than_in_pretraining_is_refused(backbone_file, key, value)
     message = refusal(backbone_file, cfg)
     assert key in message
     assert str(value) in message
-    # Only what differs is named.
-    assert len(message.splitlines()) == 2
+    # Only what differs is named, and how to go on nevertheless.
+    assert len(message.splitlines()) == 3
+    assert message.endswith("say MODEL.ALLOW_INPUT_MISMATCH True")
+
+
+def test_another_input_is_a_warning_where_that_is_asked_for(backbone_file, caplog):
+    cfg = small_cfg()
+    cfg.merge_from_list(["INPUT.FORMAT", "BGR", "MODEL.ALLOW_INPUT_MISMATCH", True])
+    report = load_initial_weights(build_model(cfg), backbone_file, cfg)
+    assert report.num_backbone == NUM_TENSORS
+    assert "INPUT.FORMAT: pretrained with RGB, config has BGR" in caplog.text
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_folded_norms_are_for_frozen_ones(norm, tmp_path):
+    cfg = small_cfg(norm=norm)
+    path = str(tmp_path / "folded.pth")
+    write_backbone(path, encoder(cfg).state_dict(), {"folded_norm": True})
+    if norm == "FrozenBN":
+        load_initial_weights(build_model(cfg), path, cfg)
+    else:
+        message = refusal(path, cfg)
+        assert "MODEL.RESNETS.NORM: pretrained with FrozenBN, config has BN" in message

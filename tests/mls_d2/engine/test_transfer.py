@@ -251,7 +251,7 @@ def test_the_backbone_is_on_record_and_its_change_is_refused(make_cfg, backbone)
     assert result.backbone["info"] == {"method": "mls", "synthetic": True}
     state = read_backbone(backbone).state_dict
     write_backbone(backbone, {name: value + 1 for name, value in state.items()}, {})
-    with pytest.raises(UserError, match="MODEL.WEIGHTS: the file's content has changed"):
+    with pytest.raises(UserError, match="MODEL.WEIGHTS: the content has changed"):
         run_transfer(cfg)
 
 

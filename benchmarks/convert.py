@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Time and memory of converting a ResNet-50, verified: the tool's own work, in its own process.
+
+The file is a MoCo checkpoint of the real sizes with random values: two encoders, so about twice a
+ResNet-50, and a queue; ``--bare`` makes one of a single encoder. Memory is the highest resident set
+of the process less what it had after its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+
+import torch
+from torchvision.models import resnet50
+
+from mls_d2.checkpoint.convert import load_backbone, write_converted
+from mls_d2.errors import run_tool
+
+
+def make_file(path: str, *, bare: bool) -> None:
+    """Write a checkpoint of a ResNet-50 with its classifier, or of MoCo with two of them."""
+    state = resnet50(weights=None).state_dict()
+    if not bare:
+        state = {f"module.encoder_{k}.{n}": v.clone() for k in "qk" for n, v in state.items()}
+        state["module.queue"] = torch.randn(128, 65536)
+    torch.save({"state_dict": state}, path)
+
+
+def resident() -> int:
+    """Return the resident set of this process in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def convert(src: str, dst: str, threads: int, answer: Connection) -> None:
+    """Convert once; send wall and processor seconds and the bytes above those after the imports."""
+    torch.set_num_threads(threads)
+    before, start, used = resident(), time.perf_counter(), time.process_time()
+    backbone = load_backbone(src)
+    write_converted(dst, backbone)
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    answer.send((seconds, used, peak - before))
+
+
+def main() -> int:
+    """Convert several times, each in a fresh process, and print the best and the median."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5, help="conversions (default 5)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument("--bare", action="store_true", help="a single encoder")
+    args = parser.parse_args()
+    # Processes are made from nothing, so that they do not inherit this one's memory.
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        src, dst = os.path.join(folder, "moco.pth.tar"), os.path.join(folder, "out.pth")
+        make_file(src, bare=args.bare)
+        size = os.path.getsize(src)
+        found: list[tuple[float, float, int]] = []
+        for _ in range(args.repeat):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=convert, args=(src, dst, args.threads, theirs))
+            process.start()
+            # Of the child alone, so that its end is seen here.
+            theirs.close()
+            found.append(ours.recv())
+            process.join()
+    times, used, memory = zip(*found, strict=True)
+    most = max(memory)
+    print(f"file: {size / 1e6:.0f} MB, {args.threads} threads, {args.repeat} runs")
+    print(
+        f"time: best {min(times):.2f} s, median {statistics.median(times):.2f} s; "
+        f"of a processor: best {min(used):.2f} s"
+    )
+    print(f"memory above that after the imports: {most / 1e6:.0f} MB, {most / size:.2f} x the file")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

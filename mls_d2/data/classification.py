@@ -1,0 +1,237 @@
+"""The classification datasets: what they hold, where they lie, and where to get them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mls_d2.data import classification_readers as readers
+from mls_d2.data.datasets import datasets_root
+from mls_d2.errors import UserError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ClassificationDataset:
+    """A labelled dataset.
+
+    Attributes:
+        title: its usual name.
+        num_classes: C.
+        splits: number of images by split; None where it depends on what was generated.
+        files: files and folders, below the datasets' root, that it cannot do without; ``{split}``
+            stands for the split.
+        page: the official page.
+        archives: what to get from there, and where to unpack it.
+        reader: of the files.
+        multi_label: whether an image may show several classes.
+    """
+
+    title: str
+    num_classes: int
+    splits: Mapping[str, int | None]
+    files: tuple[str, ...]
+    page: str
+    archives: str
+    reader: readers.Reader
+    multi_label: bool = False
+
+
+DATASETS: dict[str, ClassificationDataset] = {
+    "voc2007": ClassificationDataset(
+        title="PASCAL VOC 2007",
+        num_classes=20,
+        splits={"trainval": 5011, "test": 4952},
+        files=(
+            "VOC2007/JPEGImages",
+            "VOC2007/ImageSets/Main/{split}.txt",
+            *(f"VOC2007/ImageSets/Main/{name}_{{split}}.txt" for name in readers.CLASS_NAMES),
+        ),
+        page="http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
+        archives="VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar, whose VOCdevkit/VOC2007 "
+        "becomes VOC2007",
+        reader=readers.read_voc2007,
+        multi_label=True,
+    ),
+    "cub200": ClassificationDataset(
+        title="Caltech-UCSD Birds-200-2011",
+        num_classes=200,
+        splits={"train": 5994, "test": 5794},
+        files=tuple(
+            f"CUB_200_2011/{name}"
+            for name in (
+                "images", "images.txt", "image_class_labels.txt", "train_test_split.txt",
+                "classes.txt",
+            )
+        ),
+        page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+        archives="CUB_200_2011.tgz, which unpacks to CUB_200_2011",
+        reader=readers.read_cub200,
+    ),
+    "flowers102": ClassificationDataset(
+        title="Oxford 102 Flowers",
+        num_classes=102,
+        splits={"trainval": 2040, "test": 6149},
+        files=("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
+        page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        archives="102flowers.tgz (unpack it), imagelabels.mat and setid.mat, all into flowers-102",
+        reader=readers.read_flowers102,
+    ),
+    "cars": ClassificationDataset(
+        title="Stanford Cars",
+        num_classes=196,
+        splits={"train": 8144, "test": 8041},
+        files=("stanford_cars/devkit/cars_meta.mat", "stanford_cars/devkit/cars_train_annos.mat",
+               "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_{split}"),
+        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        archives="cars_train.tgz, cars_test.tgz and car_devkit.tgz (unpack them) and "
+        "cars_test_annos_withlabels.mat, all into stanford_cars; that page is no longer online, so "
+        "take a copy of these files",
+        reader=readers.read_cars,
+    ),
+    "aircraft": ClassificationDataset(
+        title="FGVC Aircraft, variants",
+        num_classes=100,
+        splits={"trainval": 6667, "test": 3333},
+        files=("fgvc-aircraft-2013b/data/images", "fgvc-aircraft-2013b/data/variants.txt",
+               "fgvc-aircraft-2013b/data/images_variant_{split}.txt"),
+        page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        archives="fgvc-aircraft-2013b.tar.gz, which unpacks to fgvc-aircraft-2013b",
+        reader=readers.read_aircraft,
+    ),
+    "indoor67": ClassificationDataset(
+        title="MIT Indoor Scenes (67)",
+        num_classes=67,
+        splits={"train": 5360, "test": 1340},
+        files=("indoor67/Images", "indoor67/TrainImages.txt", "indoor67/TestImages.txt"),
+        page="https://web.mit.edu/torralba/www/indoor.html",
+        archives="indoorCVPR_09.tar (unpack it), TrainImages.txt and TestImages.txt, all into "
+        "indoor67",
+        reader=readers.read_indoor67,
+    ),
+    "pets": ClassificationDataset(
+        title="Oxford-IIIT Pets",
+        num_classes=37,
+        splits={"trainval": 3680, "test": 3669},
+        files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/{split}.txt"),
+        page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        archives="images.tar.gz and annotations.tar.gz, both unpacked into oxford-iiit-pet",
+        reader=readers.read_pets,
+    ),
+    "dtd": ClassificationDataset(
+        title="Describable Textures (partition 1)",
+        num_classes=47,
+        splits={"trainval": 3760, "test": 1880},
+        files=("dtd/dtd/images", *(f"dtd/dtd/labels/{name}1.txt" for name in ("train", "val",
+                                                                             "test"))),
+        page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        archives="dtd-r1.0.1.tar.gz, unpacked into dtd (its own folder is dtd, too)",
+        reader=readers.read_dtd,
+    ),
+    "scenes_objects": ClassificationDataset(
+        title="objects of the scenes' COCO part",
+        num_classes=80,
+        splits={"train": None, "test": None},
+        files=("coco/annotations/instances_train2017.json",
+               "coco/annotations/instances_val2017.json", "coco/train2017", "coco/val2017"),
+        page="tools/make_scenes.py",
+        archives="nothing: it generates them",
+        reader=readers.read_object_crops,
+    ),
+}  # fmt: skip
+"""By the name that tasks have. A split is registered as ``<name>_<split>``."""
+
+
+def register_classification() -> None:
+    """Register all splits with Detectron2's catalog, once; call it from ``register_all`` alone."""
+    for key, data in DATASETS.items():
+        for name in (f"{key}_{split}" for split in data.splits):
+            if name in DatasetCatalog.list():
+                continue
+            DatasetCatalog.register(name, functools.partial(_records, name))
+            MetadataCatalog.get(name).set(
+                evaluator_type="classification",
+                check=functools.partial(check_classification, name),
+            )
+
+
+def find(name: str) -> tuple[str, str, ClassificationDataset]:
+    """Return key, split and dataset of a registered name.
+
+    Raises:
+        UserError: no classification dataset.
+    """
+    key, _, split = name.rpartition("_")
+    if key not in DATASETS or split not in DATASETS[key].splits:
+        names = [f"{key}_{split}" for key, data in DATASETS.items() for split in data.splits]
+        raise UserError(f"'{name}' is no classification dataset; those are {', '.join(names)}")
+    return key, split, DATASETS[key]
+
+
+def load_classification(name: str) -> readers.Labelled:
+    """Read the labels of a registered classification dataset.
+
+    Raises:
+        UserError: files that it cannot do without are missing (names them, and where to get them),
+            or are not what they should be.
+    """
+    _, split, data = find(name)
+    root = datasets_root()
+    paths = [os.path.join(root, part.format(split=split)) for part in data.files]
+    absent = [path for path in paths if not os.path.exists(path)]
+    if absent:
+        raise UserError(_explain(name, absent, len(paths), "files and folders"))
+    try:
+        labelled = data.reader(root, split)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, KeyError, LookupError, OSError, TypeError) as error:
+        # torchvision says "not found or corrupted" of a whole dataset; scipy fails in many ways.
+        raise UserError(
+            f"dataset '{name}': a file of {', '.join(paths)} is damaged ({error}); get it again: "
+            f"{data.page}, {data.archives}"
+        ) from None
+    if len(labelled.names) != data.num_classes or not labelled.records:
+        raise UserError(
+            f"dataset '{name}': {len(labelled.names)} classes and {len(labelled.records)} images "
+            f"are listed, expected {data.num_classes} classes; a part of {data.title} is missing. "
+            f"Get it again: {data.page}, {data.archives}"
+        )
+    return labelled
+
+
+def check_classification(name: str) -> None:
+    """Make sure that a dataset's lists and all images that they name are there.
+
+    Raises:
+        UserError: names some of what is missing, how much it is and where to get it.
+    """
+    files = sorted({record["file_name"] for record in load_classification(name).records})
+    # One listing a folder instead of a look at each file.
+    folders = {os.path.dirname(path) for path in files}
+    there = {path: set(os.listdir(path)) if os.path.isdir(path) else set() for path in folders}
+    absent = [path for path in files if os.path.basename(path) not in there[os.path.dirname(path)]]
+    if absent:
+        raise UserError(_explain(name, absent, len(files), "images"))
+
+
+def _records(name: str) -> list[dict]:
+    return load_classification(name).records
+
+
+def _explain(name: str, absent: Sequence[str], total: int, what: str) -> str:
+    root, data = datasets_root(), find(name)[2]
+    value = os.getenv("DETECTRON2_DATASETS")
+    told = f"DETECTRON2_DATASETS={value}" if value else "DETECTRON2_DATASETS is not set"
+    if not os.path.isdir(root):
+        return f"dataset '{name}': no folder '{root}' ({told}); set it to the datasets' folder"
+    shown = "\n  ".join(absent[:_SHOWN]) + ("\n  …" if len(absent) > _SHOWN else "")
+    return (
+        f"dataset '{name}' ({data.title}) is incomplete: {len(absent)} of {total} {what} are "
+        f"missing ({told}):\n  {shown}\nget it from {data.page}: {data.archives}"
+    )

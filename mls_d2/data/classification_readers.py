@@ -1,0 +1,222 @@
+"""Reading the files of classification datasets, each in the layout that its archive unpacks to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torchvision.datasets as tv
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+
+from mls_d2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images.
+
+    Attributes:
+        records: of the N images, or parts of images: ``file_name``; ``image_id``, unique;
+            ``classes``, a list of int in [0, C); ``difficult``, those of which the image shows
+            objects that are hard to see, and no others; and, for a part, ``box`` (left, top, right,
+            bottom) in pixels.
+        names: of the C classes.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+
+
+Reader = Callable[[str, str], Labelled]
+"""From the datasets' root and the name of a split."""
+
+
+def read_voc2007(root: str, split: str) -> Labelled:
+    """Read PASCAL VOC 2007's lists of the images of each class.
+
+    They say 1 where the class is shown, 0 where it is shown by difficult objects alone.
+
+    Raises:
+        UserError: a line that does not say so.
+    """
+    folder = os.path.join(root, "VOC2007")
+    lists = os.path.join(folder, "ImageSets", "Main")
+    stems = [words[0] for _, words in _lines(os.path.join(lists, f"{split}.txt"), 1)]
+    found: dict[str, dict[int, list[int]]] = {stem: {0: [], 1: []} for stem in stems}
+    for index, name in enumerate(CLASS_NAMES):
+        path = os.path.join(lists, f"{name}_{split}.txt")
+        for number, (stem, flag) in _lines(path, 2):
+            if stem not in found or flag not in ("-1", "0", "1"):
+                raise UserError(
+                    f"'{path}', line {number}: '{stem} {flag}', expected an image of "
+                    f"{split}.txt and -1, 0 or 1"
+                )
+            if flag != "-1":
+                found[stem][int(flag)].append(index)
+    return Labelled(
+        [
+            _record(os.path.join(folder, "JPEGImages", f"{stem}.jpg"), stem, flags[1], flags[0])
+            for stem, flags in found.items()
+        ],
+        CLASS_NAMES,
+    )
+
+
+def read_cub200(root: str, split: str) -> Labelled:
+    """Read CUB-200-2011, whose ``train_test_split.txt`` says 1 for the training images."""
+    folder = os.path.join(root, "CUB_200_2011")
+    tables = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    paths, labels, training, classes = (_table(os.path.join(folder, name)) for name in tables)
+    wanted = "1" if split == "train" else "0"
+    order = {number: index for index, number in enumerate(classes)}
+    records = []
+    for number, path in paths.items():
+        if number not in training or labels.get(number) not in order:
+            raise UserError(f"'{folder}': {tables[1]} or {tables[2]} lacks image {number}")
+        if training[number] == wanted:
+            file = os.path.join(folder, "images", path)
+            records.append(_record(file, number, [order[labels[number]]]))
+    return Labelled(records, tuple(name.partition(".")[2] for name in classes.values()))
+
+
+def read_indoor67(root: str, split: str) -> Labelled:
+    """Read MIT Indoor 67, whose ``TrainImages.txt`` and ``TestImages.txt`` list class/image."""
+    folder = os.path.join(root, "indoor67")
+    images = os.path.join(folder, "Images")
+    names = sorted(name for name in os.listdir(images) if os.path.isdir(os.path.join(images, name)))
+    records = []
+    path = os.path.join(folder, f"{split.capitalize()}Images.txt")
+    for number, words in _lines(path, None):
+        line = " ".join(words)  # Some names have spaces.
+        if line.partition("/")[0] not in names:
+            raise UserError(f"'{path}', line {number}: '{line}' is in no folder of '{images}'")
+        label = names.index(line.partition("/")[0])
+        records.append(_record(os.path.join(images, line), line, [label]))
+    return Labelled(records, tuple(names))
+
+
+def read_flowers102(root: str, split: str) -> Labelled:
+    """Read Oxford 102 Flowers; ``"trainval"`` is the official train and val together."""
+    parts = [tv.Flowers102(root, split=part) for part in _parts(split)]
+    # Older versions of torchvision do not name the classes.
+    names = getattr(tv.Flowers102, "classes", [f"flower {label}" for label in range(1, 103)])
+    return _join([(part._image_files, part._labels) for part in parts], names)
+
+
+def read_cars(root: str, split: str) -> Labelled:
+    """Read Stanford Cars."""
+    data = tv.StanfordCars(root, split=split)
+    paths, labels = zip(*data._samples, strict=True)
+    return _join([(paths, labels)], data.classes)
+
+
+def read_aircraft(root: str, split: str) -> Labelled:
+    """Read FGVC Aircraft, whose classes are the 100 variants."""
+    data = tv.FGVCAircraft(root, split=split, annotation_level="variant")
+    return _join([(data._image_files, data._labels)], data.classes)
+
+
+def read_pets(root: str, split: str) -> Labelled:
+    """Read Oxford-IIIT Pets."""
+    data = tv.OxfordIIITPet(root, split=split)
+    return _join([(data._images, data._labels)], data.classes)
+
+
+def read_dtd(root: str, split: str) -> Labelled:
+    """Read the Describable Textures, first partition; ``"trainval"`` is train and val together."""
+    parts = [tv.DTD(root, split=part, partition=1) for part in _parts(split)]
+    return _join([(part._image_files, part._labels) for part in parts], parts[0].classes)
+
+
+SHORTEST_SIDE = 8
+"""Objects with a shorter box, in pixels, are no pictures of their own."""
+CONTEXT = 1.25
+"""Side of an object's picture, as a multiple of the longer side of its box."""
+
+
+def read_object_crops(root: str, split: str) -> Labelled:
+    """Read the objects of COCO's train2017 or val2017 as pictures of their own.
+
+    Each is a square around the box of an object, moved into the image where it would reach beyond;
+    crowds and what is shorter than 8 pixels are left out. No file is written.
+    """
+    part = {"train": "train2017", "test": "val2017"}[split]
+    path = os.path.join(root, "coco", "annotations", f"instances_{part}.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        categories = sorted(content["categories"], key=lambda item: item["id"])
+        images = {image["id"]: image for image in content["images"]}
+        order = {category["id"]: index for index, category in enumerate(categories)}
+        records = [
+            _record(
+                os.path.join(root, "coco", part, images[item["image_id"]]["file_name"]),
+                item["id"],
+                [order[item["category_id"]]],
+            )
+            | {"box": _square(item["bbox"], images[item["image_id"]])}
+            for item in content["annotations"]
+            if not item.get("iscrowd") and min(item["bbox"][2:]) >= SHORTEST_SIDE
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is no COCO annotation file, or truncated ({error!r})") from None
+    return Labelled(records, tuple(category["name"] for category in categories))
+
+
+def _square(box: Sequence[float], image: dict[str, Any]) -> list[int]:
+    """Return left, top, right and bottom of the picture of an object."""
+    x, y, width, height = box
+    side = CONTEXT * max(width, height)
+    corners = []
+    for start, length, limit in ((x, width, image["width"]), (y, height, image["height"])):
+        low = min(max(start + (length - side) / 2, 0.0), max(limit - side, 0.0))
+        corners.append((round(low), round(min(low + side, limit))))
+    (left, right), (top, bottom) = corners
+    return [left, top, right, bottom]
+
+
+def _parts(split: str) -> tuple[str, ...]:
+    return ("train", "val") if split == "trainval" else (split,)
+
+
+def _join(parts: Sequence[tuple[Sequence, Sequence]], names: Sequence[str]) -> Labelled:
+    # torchvision's classes offer the files' paths in no public way; these attributes have had
+    # their names since the classes came in 0.12.
+    pairs = [pair for files, labels in parts for pair in zip(files, labels, strict=True)]
+    return Labelled(
+        [_record(str(path), index, [int(label)]) for index, (path, label) in enumerate(pairs)],
+        tuple(map(str, names)),
+    )
+
+
+def _record(path: str, image_id: Any, classes: list[int], difficult: Sequence[int] = ()) -> dict:
+    return {
+        "file_name": path,
+        "image_id": image_id,
+        "classes": classes,
+        "difficult": list(difficult),
+    }
+
+
+def _table(path: str) -> dict[str, str]:
+    return {words[0]: words[1] for _, words in _lines(path, 2)}
+
+
+def _lines(path: str, num_words: int | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the words of each line that is not empty.
+
+    Raises:
+        UserError: a line has another number of words.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            words = line.split()
+            if num_words is not None and words and len(words) != num_words:
+                raise UserError(
+                    f"'{path}', line {number}: '{line.strip()}', expected {num_words} words"
+                )
+            if words:
+                yield number, words

@@ -1,0 +1,257 @@
+"""Labels are read from the layouts of the official archives; what is missing is named."""
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ET
+from collections import Counter
+
+import pytest
+from detectron2.data import DatasetCatalog
+from torchvision.datasets import Flowers102
+
+from mls_d2.data.classification import (
+    DATASETS,
+    check_classification,
+    find,
+    load_classification,
+)
+from mls_d2.data.classification_readers import CLASS_NAMES, read_object_crops, read_voc2007
+from mls_d2.data.datasets import check_dataset, combined_fingerprint
+from mls_d2.errors import UserError
+from mls_d2.registration import register_all
+from tests.mls_d2.data.classification_trees import SIZES, WRITERS
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    register_all()
+    files = {name: (file, None) for name, (file, _) in Flowers102._file_dict.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", files)  # Ours have other checksums.
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def tree(request, tmp_path, monkeypatch):
+    """The key of a dataset whose files are below the returned root."""
+    WRITERS[request.param](tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return request.param, tmp_path
+
+
+def names_of(key):
+    return [f"{key}_{split}" for split in DATASETS[key].splits]
+
+
+def test_each_split_has_its_images_and_labels_and_shares_none(tree):
+    key, root = tree
+    num_classes, *sizes = SIZES[key]
+    train, test = (load_classification(name) for name in names_of(key))
+    for data, size in zip((train, test), sizes, strict=True):
+        labels = [record["classes"] for record in data.records]
+        assert len(labels) == size
+        assert all(len(label) == 1 for label in labels)
+        assert set(Counter(label[0] for label in labels)) == set(range(num_classes))
+        assert len(data.names) == num_classes
+        assert len({record["image_id"] for record in data.records}) == size
+    assert train.names == test.names
+    files = [{record["file_name"] for record in data.records} for data in (train, test)]
+    assert not files[0] & files[1]
+
+
+# Class and split as the path of a training image shows them: folder, stem, class, its name.
+FILE_SHOWS = {
+    "cub200": lambda folder, stem, label, name: (folder, stem) == (f"{label + 1:03d}.{name}", "a"),
+    "flowers102": lambda folder, stem, label, name: int(stem[-5:]) - 1 in (label, label + 102),
+    "cars": lambda folder, stem, label, name: (
+        (folder, name, int(stem) - 1) == ("cars_train", f"Car {label}", label)
+    ),
+    "aircraft": lambda folder, stem, label, name: int(stem) == label,
+    "indoor67": lambda folder, stem, label, name: (folder, stem) == (name, "Train 1"),
+    "pets": lambda folder, stem, label, name: stem.lower() == name.lower().replace(" ", "_") + "_0",
+    "dtd": lambda folder, stem, label, name: (folder, stem[-4:] != "test") == (name, True),
+}
+
+
+def test_class_and_split_are_those_of_the_file(tree):
+    key, root = tree
+    data = load_classification(names_of(key)[0])
+    for record in data.records[::7]:
+        label, path = record["classes"][0], record["file_name"]
+        stem = os.path.splitext(os.path.basename(path))[0]
+        folder = os.path.basename(os.path.dirname(path))
+        assert FILE_SHOWS[key](folder, stem, label, data.names[label]), record
+
+
+def test_a_complete_dataset_passes_and_is_identified(tree):
+    key, root = tree
+    for name in names_of(key):
+        check_dataset(name)
+    found = combined_fingerprint(names_of(key)[:1], names_of(key)[1:])
+    assert found["num_images"] == SIZES[key][1]
+    assert not found["synthetic"]
+    assert len(DatasetCatalog.get(names_of(key)[0])) == SIZES[key][1]
+
+
+def test_each_missing_file_and_its_origin_are_named(tree):
+    key, root = tree
+    name = names_of(key)[1]
+    split = find(name)[1]
+    for part in DATASETS[key].files:
+        path = root / part.format(split=split)
+        hidden = root / "hidden"
+        path.rename(hidden)
+        with pytest.raises(UserError) as caught:
+            check_dataset(name)
+        hidden.rename(path)
+        assert str(path) in str(caught.value)
+        assert DATASETS[key].page in str(caught.value)
+        assert "1 of" in str(caught.value)
+    check_dataset(name)
+
+
+def test_missing_images_are_named_and_counted(tree):
+    key, root = tree
+    name = names_of(key)[1]
+    records = load_classification(name).records
+    for record in records[3:5]:
+        os.unlink(record["file_name"])
+    with pytest.raises(UserError, match=f"2 of {len(records)} images are missing") as caught:
+        check_dataset(name)
+    assert records[3]["file_name"] in str(caught.value)
+    assert DATASETS[key].page in str(caught.value)
+
+
+def test_a_missing_root_says_how_to_set_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no folder '.*none' .DETECTRON2_DATASETS="):
+        check_dataset("cub200_train")
+
+
+def test_another_number_of_classes_is_refused(tmp_path, monkeypatch):
+    WRITERS["dtd"](tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    path = tmp_path / "dtd" / "dtd" / "labels" / "train1.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="46 classes and .* expected 47 classes"):
+        check_dataset("dtd_trainval")
+
+
+def test_a_damaged_file_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    WRITERS["cars"](tmp_path)
+    path = tmp_path / "stanford_cars" / "devkit" / "cars_train_annos.mat"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="is damaged .* get it again: https://ai.stanford.edu"):
+        check_dataset("cars_train")
+    WRITERS["cub200"](tmp_path)
+    path = tmp_path / "CUB_200_2011" / "image_class_labels.txt"
+    path.write_text("1 1\n2\n")
+    with pytest.raises(UserError, match=r"image_class_labels.txt', line 2: '2', expected 2 words"):
+        check_dataset("cub200_train")
+    path.write_text("1 1\n")
+    with pytest.raises(UserError, match="lacks image 2"):
+        check_dataset("cub200_train")
+    WRITERS["indoor67"](tmp_path)
+    (tmp_path / "indoor67" / "TestImages.txt").write_text("attic/1.jpg\n")
+    with pytest.raises(UserError, match=r"TestImages.txt', line 1: 'attic/1.jpg' is in no folder"):
+        check_dataset("indoor67_test")
+
+
+def test_no_classification_dataset_is_a_user_error():
+    with pytest.raises(UserError, match="'coco_2017_train' is no classification dataset.*cub200_t"):
+        find("coco_2017_train")
+    with pytest.raises(UserError, match="no dataset 'cub200_trian'.*did you mean 'cub200_train'"):
+        check_dataset("cub200_trian")
+
+
+@pytest.fixture
+def voc(tmp_path, monkeypatch):
+    """Three images: a dog and difficult cats; nothing but a difficult dog; nothing."""
+    lists = tmp_path / "VOC2007" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "test.txt").write_text("000001\n000002\n000009\n")
+    for name in CLASS_NAMES:
+        flags = {"dog": ("1", "0", "-1"), "cat": ("0", "-1", "-1")}.get(name, ("-1",) * 3)
+        stems = ("000001", "000002", "000009")
+        lines = [f"{stem} {flag:>2}" for stem, flag in zip(stems, flags, strict=True)]
+        (lists / f"{name}_test.txt").write_text("\n".join(lines))
+    (tmp_path / "VOC2007" / "JPEGImages").mkdir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return lists
+
+
+def test_voc_tells_what_is_shown_from_what_is_difficult(voc):
+    records = load_classification("voc2007_test").records
+    dog, cat = CLASS_NAMES.index("dog"), CLASS_NAMES.index("cat")
+    assert [record["classes"] for record in records] == [[dog], [], []]
+    assert [record["difficult"] for record in records] == [[cat], [dog], []]
+    assert records[2]["file_name"].endswith("VOC2007/JPEGImages/000009.jpg")
+    with pytest.raises(UserError, match="3 of 3 images are missing"):
+        check_classification("voc2007_test")
+
+
+@pytest.mark.parametrize("line", ["000001 2", "000077 1"])
+def test_a_wrong_line_of_voc_is_named(voc, line):
+    (voc / "cow_test.txt").write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"cow_test.txt', line 1: '{line}', expected"):
+        load_classification("voc2007_test")
+
+
+def test_the_scenes_lists_agree_with_their_annotations(scenes_root):
+    for record in read_voc2007(str(scenes_root), "test").records:
+        tree = ET.parse(scenes_root / "VOC2007" / "Annotations" / f"{record['image_id']}.xml")
+        flags = {}
+        for item in tree.findall("object"):
+            flags.setdefault(item.findtext("name"), []).append(item.findtext("difficult") == "1")
+        clear = {CLASS_NAMES.index(name) for name, values in flags.items() if not all(values)}
+        hard = {CLASS_NAMES.index(name) for name, values in flags.items() if all(values)}
+        assert set(record["classes"]) == clear
+        assert set(record["difficult"]) == hard
+
+
+def test_objects_are_squares_around_their_boxes_inside_the_image(tmp_path):
+    annotations = [
+        {"bbox": [40, 30, 20, 16], "category_id": 7},
+        {"bbox": [0, 0, 16, 8], "category_id": 3},  # in a corner
+        {"bbox": [2, 10, 90, 10], "category_id": 7},  # longer than the image is high
+        {"bbox": [2, 10, 90, 7.9], "category_id": 7},  # too thin
+        {"bbox": [2, 10, 90, 50], "category_id": 7, "iscrowd": 1},
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 100, "height": 60}],
+        "annotations": [
+            {"id": n, "image_id": 5, "iscrowd": 0} | item for n, item in enumerate(annotations)
+        ],
+        "categories": [{"id": 7, "name": "late"}, {"id": 3, "name": "early"}],
+    }
+    folder = tmp_path / "coco" / "annotations"
+    folder.mkdir(parents=True)
+    (folder / "instances_train2017.json").write_text(json.dumps(content))
+    data = read_object_crops(str(tmp_path), "train")
+    assert data.names == ("early", "late")
+    assert [record["classes"] for record in data.records] == [[1], [0], [1]]
+    # Side 1.25 * 20 = 25 around (50, 38); 20 from the corner; 100 by all of the height.
+    assert data.records[0]["box"] == [38, 26, 62, 50]
+    assert data.records[1]["box"] == [0, 0, 20, 20]
+    assert data.records[2]["box"] == [0, 0, 100, 60]
+    (folder / "instances_train2017.json").write_text('{"images": [')
+    with pytest.raises(UserError, match="is no COCO annotation file, or truncated"):
+        read_object_crops(str(tmp_path), "train")
+
+
+def test_objects_of_the_scenes_are_found(scenes_root, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes_root))
+    for name in names_of("scenes_objects"):
+        check_dataset(name)
+        assert len(load_classification(name).records) > 10
+    found = combined_fingerprint(["scenes_objects_train"], ["scenes_objects_test"])
+    assert found["synthetic"]
+
+
+def test_half_a_pair_of_scenes_is_named(scenes_root, tmp_path, monkeypatch):
+    shutil.copytree(scenes_root / "coco" / "annotations", tmp_path / "coco" / "annotations")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(UserError, match="2 of 4 files and folders are missing") as caught:
+        check_dataset("scenes_objects_test")
+    assert str(tmp_path / "coco" / "val2017") in str(caught.value)
+    assert "tools/make_scenes.py" in str(caught.value)

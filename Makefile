@@ -12,7 +12,7 @@ OUT ?= output
 NUM_GPUS ?=
 ARGS ?=
 
-METHODS := $(patsubst pretrain/configs/%_quick.yaml,%,$(wildcard pretrain/configs/*_quick.yaml))
+KNOWN_METHODS := $(patsubst pretrain/configs/%_quick.yaml,%,$(wildcard pretrain/configs/*_quick.yaml))
 RUN := $(VENV)/bin/python
 
 # $(call one-of,NAME,values): stops at once where variable NAME is not one of the values
@@ -22,9 +22,9 @@ one-of = $(if $(and $(filter 1,$(words $($(1)))),$(filter $(2),$($(1)))),,\
 $(call one-of,PRESET,quick paper)
 $(call one-of,EPOCHS,400 800)
 ifneq ($(filter pretrain demo,$(MAKECMDGOALS)),)
-  $(call one-of,METHOD,$(METHODS))
+  $(call one-of,METHOD,$(KNOWN_METHODS))
 else
-  $(call one-of,METHOD,$(METHODS) random)
+  $(call one-of,METHOD,$(KNOWN_METHODS) random)
 endif
 
 ifeq ($(PRESET),quick)
@@ -94,7 +94,7 @@ ifeq ($(filter demo-method,$(MAKECMDGOALS)),)
 .NOTPARALLEL:
 endif
 .PHONY: help setup demo demo-method demo-random data require-data require-gpu require-backbone \
-	pretrain $(EVALS:%=eval-%) $(EVALS:%=scenes-%) eval-all convert report benchmark check test clean
+	pretrain $(EVALS:%=eval-%) $(EVALS:%=scenes-%) eval-all convert report benchmark bench-step check test clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -102,11 +102,12 @@ help: ## list targets and variables
 	  | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
 	@echo "Variables (now):"
 	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
-	@echo "    METHOD=$(METHOD)     one of: $(METHODS); for evaluations also: random"
+	@echo "    METHOD=$(METHOD)     one of: $(KNOWN_METHODS); for evaluations also: random"
 	@echo "    EPOCHS=$(EPOCHS)     of PRESET=paper: 400 or 800"
 	@echo "    SEED=$(SEED)         of every random choice; SEEDS=0,1,2 evaluates with each of them"
 	@echo "    DATA=$(DATA)   datasets' root; PRESET=paper takes DETECTRON2_DATASETS"
 	@echo "    OUT=$(OUT)     where runs write    NUM_GPUS=$(NUM_GPUS) processes, one a GPU"
+	@echo "    METHODS= TASKS= SEEDS=…   of benchmark, instead of those of SUITE=$(SUITE)"
 	@echo "    BACKBONE=…     another backbone file to evaluate"
 	@echo "    ARGS=…         appended: 'KEY VALUE' of the config, or options of pytest for test"
 	@echo "    VENV=$(VENV)     an environment of your own may stand here; its Detectron2 is kept"
@@ -208,7 +209,22 @@ convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report
 
-benchmark: setup ## what a pretraining step of each method costs
+# What the command line says stands in place of the suite's own; other values of these are not for it.
+given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")
+SUITE ?= suites/$(if $(filter quick,$(PRESET)),quick,paper_table1).yaml
+SELECTED := $(call given,METHODS,--methods) $(call given,TASKS,--tasks) $(call given,SEEDS,--seeds)
+
+# PRESET=quick: the scenes that those tasks see beside COCO's.
+TASKS_SEEN := $(or $(TASKS),voc)
+BENCHMARK_SCENES := $(if $(filter voc% cls scenes%,$(TASKS_SEEN)),$(SCENES_voc)) \
+	$(if $(filter cityscapes%,$(TASKS_SEEN)),$(SCENES_cityscapes))
+
+benchmark: setup $(if $(filter paper,$(PRESET)),require-data) ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
+	$(if $(filter quick,$(PRESET)),$(RUN) tools/make_scenes.py --root $(DATA) $(strip $(BENCHMARK_SCENES)))
+	$(WITH_DATA) $(RUN) tools/benchmark.py $(SUITE) $(strip $(SELECTED)) --out $(OUT)/benchmark \
+	  $(GPUS) $(ARGS)
+
+bench-step: setup ## what a pretraining step of each method costs
 	$(RUN) benchmarks/pretrain_step.py $(ARGS)
 
 check: setup ## format, lint and types

@@ -52,8 +52,15 @@ def draw(images: int, detections: int, seed: int = 0) -> tuple[dict[str, Any], l
         scores = rng.random(detections)
         for box, kind, score, mask in zip(guesses, kinds, scores, masks, strict=True):
             rle = {"size": mask["size"], "counts": mask["counts"].decode()}
-            item = {"image_id": image, "category_id": int(kind), "score": float(score)}
-            found.append({**item, "bbox": box.tolist(), "segmentation": rle})
+            found.append(
+                {
+                    "image_id": image,
+                    "category_id": int(kind),
+                    "score": float(score),
+                    "bbox": box.tolist(),
+                    "segmentation": rle,
+                }
+            )
     listed = [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)]
     categories = [{"id": i, "name": str(i)} for i in range(1, CATEGORIES + 1)]
     return {"images": listed, "annotations": truth, "categories": categories, "info": {}}, found

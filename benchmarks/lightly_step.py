@@ -29,8 +29,8 @@ from mls_d2.data.images import list_images
 from mls_d2.engine.environment import resolve_device
 from mls_d2.errors import UserError, run_tool
 from pretrain.data import build_loader
+from pretrain.encoder import pooled
 from pretrain.methods import build_method
-from pretrain.momentum import pooled
 from pretrain.optim import build_optimizer
 from pretrain.sources import FileSource
 from pretrain.trainer import augment_from_config

@@ -42,7 +42,8 @@ def _add_project_keys(cfg: CfgNode) -> None:
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:
     cfg.PRETRAIN = node = CfgNode()
-    # One of pretrain.methods.METHODS: "mocov2", "mls".
+    # One of pretrain.methods.METHODS: "mocov2", "mls", "densecl", "revisiting", "byol", "simclr",
+    # "simsiam", "barlowtwins".
     node.METHOD = "mls"
     # Length of pretraining in passes over the data (> 0, may be fractional).
     node.EPOCHS = 400.0
@@ -108,9 +109,23 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     augment.BLUR_SIGMA = (0.1, 2.0)
     # Probability that what is brighter than half is inverted (BYOL), in [0, 1].
     augment.SOLARIZE_PROB = 0.0
+    # What is different in second views (BYOL), in [0, 1]; None: the same as in first ones.
+    augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
+    # Multi-crop: small views of each image beside the two (>= 0), which are further queries of
+    # MoCo-v2, MLS and Revisiting; their side in pixels, and bounds of their area as in CROP_SCALE.
+    augment.LOCAL_CROPS = 0
+    augment.LOCAL_SIZE = 96
+    augment.LOCAL_SCALE = (0.05, 0.14)
 
 
 def _add_method_keys(cfg: CfgNode) -> None:
+    _add_moco_keys(cfg)
+    _add_mls_keys(cfg)
+    _add_other_method_keys(cfg)
+
+
+def _add_moco_keys(cfg: CfgNode) -> None:
+    """Add what MoCo-v2 and the methods on it share, and the EMA pair of all that have one."""
     cfg.MOCO = moco = CfgNode()
     # Temperature tau, shared by all losses (> 0).
     moco.TEMPERATURE = 0.2
@@ -126,6 +141,8 @@ def _add_method_keys(cfg: CfgNode) -> None:
     moco.PROJECTOR_OUT_DIM = 256
     moco.PROJECTOR_NORM = ""
 
+
+def _add_mls_keys(cfg: CfgNode) -> None:
     cfg.MLS = mls = CfgNode()
     # Pseudo-positives k an image, 1 <= k < MOCO.DICTIONARY_SIZE.
     mls.K = 20
@@ -141,6 +158,42 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # Which dictionary gives labels and logits (paper, Table 7): "g", "z" or "both" (labels from g,
     # logits from z: MLS).
     mls.DICTIONARIES = "both"
+
+
+def _add_other_method_keys(cfg: CfgNode) -> None:
+    """Add a group for each further method; the defaults are its authors'."""
+    cfg.DENSECL = densecl = CfgNode()
+    # Weight lambda of the dense loss in [0, 1]; that of the global one is 1 - lambda.
+    densecl.LAMBDA = 0.5
+
+    cfg.REVISITING = revisiting = CfgNode()
+    # Neighbours k that are positives, 1 <= k < MOCO.DICTIONARY_SIZE; weight of their loss (>= 0).
+    revisiting.K = 20
+    revisiting.WEIGHT = 0.4
+
+    cfg.BYOL = byol = CfgNode()
+    # Widths of projector and predictor: hidden layer, output.
+    byol.HIDDEN_DIM = 4096
+    byol.OUT_DIM = 256
+
+    cfg.SIMCLR = simclr = CfgNode()
+    # Temperature tau (> 0); widths of the projector.
+    simclr.TEMPERATURE = 0.1
+    simclr.PROJECTOR_HIDDEN_DIM = 2048
+    simclr.PROJECTOR_OUT_DIM = 128
+
+    cfg.SIMSIAM = simsiam = CfgNode()
+    # Width of the projector's three layers, and of the predictor's bottleneck.
+    simsiam.PROJECTOR_DIM = 2048
+    simsiam.PREDICTOR_HIDDEN_DIM = 512
+
+    cfg.BARLOWTWINS = barlow = CfgNode()
+    # Width of the projector's three layers (>= 2): 8192 is the paper's, 2048 the small one.
+    barlow.PROJECTOR_DIM = 8192
+    # Weight lambda of the redundancy term (>= 0).
+    barlow.LAMBDA = 0.0051
+    # Factor of the whole loss (> 0): with LARS it sets the step of biases and norms alone.
+    barlow.SCALE = 0.024
 
 
 def _add_segmentation_keys(cfg: CfgNode) -> None:

@@ -35,15 +35,22 @@ class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
         groups: G, which must divide N in training.
         eps: as in BatchNorm.
         momentum: as in BatchNorm.
+        affine: as in BatchNorm.
 
     Raises:
         ValueError: G does not divide N.
     """
 
     def __init__(
-        self, num_features: int, *, groups: int, eps: float = 1e-5, momentum: float = 0.1
+        self,
+        num_features: int,
+        *,
+        groups: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
     ) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
+        super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
         self.groups = groups
 
     def forward(self, input: Tensor) -> Tensor:
@@ -77,7 +84,11 @@ def split_batchnorm(module: nn.Module, groups: int) -> nn.Module:
     """Return ``module`` with every BatchNorm replaced by one with the same values and G groups."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         split = SplitBatchNorm(
-            module.num_features, groups=groups, eps=module.eps, momentum=module.momentum or 0.1
+            module.num_features,
+            groups=groups,
+            eps=module.eps,
+            momentum=module.momentum or 0.1,
+            affine=module.affine,
         )
         split.to(next(module.buffers())).load_state_dict(module.state_dict())
         for old, new in zip(module.parameters(), split.parameters(), strict=True):
@@ -160,16 +171,18 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
 
 
 def set_up_batchnorm(
-    method: nn.Module, cfg: CfgNode, *, rank: int, world_size: int
+    method: nn.Module, cfg: CfgNode, *, rank: int, world_size: int, contrasts: bool = True
 ) -> tuple[nn.Module, BatchShuffle | None]:
     """Return ``method`` with the BatchNorm that the config asks for, and the shuffle of its keys.
 
-    Warns where a query is normalised with the same images as its key.
+    Warns where a query is normalised with the same images as its key, if the method ``contrasts``
+    the key with those of other batches.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
-    normalises = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules())
+    norms = (m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    leaks = contrasts and any(True for _ in norms)
     if mode == "sync":
-        if normalises:
+        if leaks:
             logger.warning(
                 "PRETRAIN.BATCH_NORM sync normalises queries and keys over the same whole batch, "
                 "so the statistics can give the answer away (docs/methods.md)"
@@ -180,7 +193,7 @@ def set_up_batchnorm(
         method = split_batchnorm(method, groups)
     if mode == "shuffled" and groups * world_size > 1:
         return method, BatchShuffle(cfg.SEED, rank=rank, world_size=world_size)
-    if normalises:
+    if leaks:
         logger.warning(
             "BatchNorm normalises each query with the same images as its key, so the statistics "
             "can give the answer away: use PRETRAIN.BATCH_NORM shuffled with several processes or "

@@ -76,6 +76,9 @@ def is_device(name: str) -> bool:
 
 
 SHARE = within(1)
+SHARE_OR_NONE = Rule(
+    lambda value: value is None or SHARE.holds(value), "in [0, 1], or None for the first view's"
+)
 RULES: dict[str, Rule] = {
     "PRETRAIN.OPTIMIZER": one_of(OPTIMIZERS),
     "PRETRAIN.EPOCHS": above(0),
@@ -88,6 +91,9 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.AMP_DTYPE": one_of(AMP_DTYPES),
     "PRETRAIN.AUGMENT.CROP_SIZE": at_least(32, " pixels"),
     "PRETRAIN.AUGMENT.CROP_SCALE": bounds(1),
+    "PRETRAIN.AUGMENT.LOCAL_CROPS": at_least(0),
+    "PRETRAIN.AUGMENT.LOCAL_SIZE": at_least(32, " pixels"),
+    "PRETRAIN.AUGMENT.LOCAL_SCALE": bounds(1),
     "PRETRAIN.AUGMENT.FLIP_PROB": SHARE,
     "PRETRAIN.AUGMENT.JITTER_PROB": SHARE,
     "PRETRAIN.AUGMENT.BRIGHTNESS": SHARE,
@@ -98,6 +104,8 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.AUGMENT.BLUR_PROB": SHARE,
     "PRETRAIN.AUGMENT.BLUR_SIGMA": bounds(float("inf")),
     "PRETRAIN.AUGMENT.SOLARIZE_PROB": SHARE,
+    "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB": SHARE_OR_NONE,
+    "PRETRAIN.AUGMENT.VIEW2.SOLARIZE_PROB": SHARE_OR_NONE,
     "SOLVER.BASE_LR": above(0),
     "SOLVER.MOMENTUM": Rule(lambda value: 0 <= value < 1, "in [0, 1)"),
     "SOLVER.WEIGHT_DECAY": at_least(0),

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mls_d2.data.images import BrokenImageError, list_images, open_image
 from mls_d2.errors import UserError, nearest
 from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
-from pretrain.views import TwoCrops
+from pretrain.views import LocalCrops, TwoCrops
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class ViewBatch:
         index: ``(N,)`` positions in the dataset of the images that are seen.
         broken: paths that could not be read and were replaced by a neighbour.
         enlarged: paths of images smaller than the crop.
+        local_views: ``(N, L, h, w, 3)`` uint8 RGB, or None where there are none.
     """
 
     views: Tensor
@@ -46,10 +47,13 @@ class ViewBatch:
     index: Tensor
     broken: list[str]
     enlarged: list[str]
+    local_views: Tensor | None = None
 
     def pin_memory(self) -> ViewBatch:
         """Return the batch in page-locked memory (called by the loader)."""
         self.views = self.views.pin_memory()
+        if self.local_views is not None:
+            self.local_views = self.local_views.pin_memory()
         return self
 
 
@@ -83,7 +87,7 @@ class ViewDataset(Dataset):
             rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
             try:
                 image = open_image(self.source.read(place), name=name)
-                views, geometry = self.crops(image, rng)
+                views, geometry, local = self.crops(image, rng)
             except BrokenImageError as error:
                 broken.append(str(error))
                 continue
@@ -91,6 +95,7 @@ class ViewDataset(Dataset):
             return {
                 "views": views,
                 "geometry": geometry,
+                "local": local,
                 "index": place,
                 "broken": broken,
                 "enlarged": [name] if small else [],
@@ -168,12 +173,14 @@ def collate(samples: list[dict]) -> ViewBatch:
     """Stack samples of :class:`ViewDataset` to a batch."""
     views = np.stack([sample["views"] for sample in samples], axis=1)
     geometry = np.stack([sample["geometry"] for sample in samples], axis=1)
+    local = np.stack([sample["local"] for sample in samples])
     return ViewBatch(
         views=torch.from_numpy(views),
         geometry=torch.from_numpy(geometry),
         index=torch.tensor([sample["index"] for sample in samples]),
         broken=[message for sample in samples for message in sample["broken"]],
         enlarged=[path for sample in samples for path in sample["enlarged"]],
+        local_views=torch.from_numpy(local) if local.size else None,
     )
 
 
@@ -232,6 +239,7 @@ def build_loader(
         tuple(augment.CROP_SCALE),
         augment.FLIP_PROB,
         reduced=cfg.PRETRAIN.DECODE == "reduced",
+        local=LocalCrops(augment.LOCAL_CROPS, augment.LOCAL_SIZE, tuple(augment.LOCAL_SCALE)),
     )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
@@ -271,12 +279,16 @@ class DevicePrefetcher:
         for batch in self._batches:
             with torch.cuda.stream(side):
                 batch.views = batch.views.to(self._device, non_blocking=True)
+                if batch.local_views is not None:
+                    batch.local_views = batch.local_views.to(self._device, non_blocking=True)
             if waiting is not None:
                 yield waiting
             # From here on the batch is used, and its memory given back, on the stream of the step.
             now = torch.cuda.current_stream(self._device)
             now.wait_stream(side)
             batch.views.record_stream(now)
+            if batch.local_views is not None:
+                batch.local_views.record_stream(now)
             waiting = batch
         if waiting is not None:
             yield waiting

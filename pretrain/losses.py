@@ -1,4 +1,4 @@
-"""Contrastive losses as pure functions.
+"""The losses of all methods as pure functions.
 
 Shape legend: N images of the batch, D rows of the dictionary, d channels of an embedding.
 
@@ -124,6 +124,133 @@ def knn_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     negatives = scaled.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
     # log(e^p / (e^p + e^n)) = log σ(p - n)
     return -F.logsigmoid(scaled - negatives)[labels].mean()
+
+
+def multi_positive_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """All neighbours by one softmax over the dictionary, mean over the k neighbours and the batch.
+
+    ``-(1/k) Σ_{i: y_i = 1} log(exp(p_i/τ) / Σ_j exp(p_j/τ))``: other than in :func:`knn_softmax`,
+    the neighbours compete with one another.
+
+    Args:
+        logits: ``(N, D)``, the cosines p *before* the temperature.
+        labels: ``(N, D)``, bool or {0, 1}, with the same number k >= 1 of neighbours in each row.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar. It is log(D) where all cosines are equal.
+
+    Raises:
+        ValueError: shapes that differ, or τ <= 0.
+
+    Source: Revisiting Contrastive Methods (arXiv 2106.05967), section 4.3, in the form of its code:
+    SupCon's L_out (arXiv 2004.11362, Eq. 2) with the neighbours as positives.
+    """
+    scaled = _scaled(logits, labels, temperature)
+    labels = labels.to(scaled.dtype)
+    return (-(labels * scaled.log_softmax(dim=1)).sum(dim=1) / labels.sum(dim=1)).mean()
+
+
+def batch_similarities(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inner products of 2N views with their partners and with the others of the batch.
+
+    With :func:`info_nce_from_similarities` it makes NT-Xent: ``-log(exp(z_i·z_j/τ) / Σ_{l≠i}
+    exp(z_i·z_l/τ))``, where j is i's partner, mean over all 2N.
+
+    Args:
+        view1: ``(N, d)``, L2-normalised (cosines result), N >= 2.
+        view2: ``(N, d)``, L2-normalised; row i is the partner of ``view1[i]``.
+
+    Returns:
+        ``(2N,)`` and ``(2N, 2N - 2)``, the first views' rows first, float32 at least.
+
+    Raises:
+        ValueError: shapes that differ, or fewer than two images.
+
+    Source: SimCLR (arXiv 2002.05709), Eq. 1.
+    """
+    view1, view2 = _pair(view1, view2)
+    count = len(view1)
+    if count < 2:
+        raise ValueError("a batch needs two images at least, or there is nothing to tell apart")
+    views = torch.cat([view1, view2])
+    with torch.autocast(views.device.type, enabled=False):
+        products = views @ views.T
+    # Row i without itself and its partner: columns i + 1, i + 2, … around the batch, less i + N.
+    steps = torch.arange(1, 2 * count - 1, device=views.device)
+    steps = steps + (steps >= count)
+    rows = torch.arange(2 * count, device=views.device).unsqueeze(1)
+    others = products.gather(1, (rows + steps) % (2 * count))
+    return (view1 * view2).sum(dim=1).repeat(2), others
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return ``-cos(prediction, target)``, mean over the batch.
+
+    Args:
+        prediction: ``(N, d)``, not normalised.
+        target: ``(N, d)``, not normalised; a method stops its gradient.
+
+    Returns:
+        Scalar in [-1, 1]. BYOL's Eq. 2 is 2 + 2 of it.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Source: SimSiam (arXiv 2011.10566), Eq. 1.
+    """
+    prediction, target = _pair(prediction, target)
+    return -F.cosine_similarity(prediction, target, dim=1).mean()
+
+
+def cross_correlation(view1: Tensor, view2: Tensor) -> Tensor:
+    """Return the correlation ``(d, d)`` over the batch of every channel of one view with the other.
+
+    Args:
+        view1: ``(N, d)`` embeddings, not normalised, N >= 2.
+        view2: ``(N, d)``.
+
+    Returns:
+        ``(d, d)`` in [-1, 1], float32 at least; 0 where a channel is constant.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Source: Barlow Twins (arXiv 2103.03230), Eq. 2, with BatchNorm's ε under the root.
+    """
+    view1, view2 = _pair(view1, view2)
+    with torch.autocast(view1.device.type, enabled=False):
+        return _standardised(view1).T @ _standardised(view2) / len(view1)
+
+
+def barlow_terms(correlation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two sums of the loss of Barlow Twins, to be weighted by 1 and λ.
+
+    Args:
+        correlation: C ``(d, d)``, see :func:`cross_correlation`.
+
+    Returns:
+        The invariance term ``Σ_i (1 - C_ii)²`` and the redundancy term ``Σ_i Σ_{j≠i} C_ij²``. They
+        are 0 where C is the identity.
+
+    Source: Barlow Twins (arXiv 2103.03230), Eq. 1.
+    """
+    diagonal = correlation.diagonal()
+    others = correlation - torch.diag(diagonal)
+    return (1 - diagonal).square().sum(), others.square().sum()
+
+
+def _pair(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in float32 at least, the shapes checked."""
+    if one.shape != other.shape or one.ndim != 2:
+        raise ValueError(f"expected (N, d) twice, got {tuple(one.shape)} and {tuple(other.shape)}")
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    return one.to(dtype), other.to(dtype)
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    centred = rows - rows.mean(dim=0)
+    return centred / (centred.square().mean(dim=0) + 1e-5).sqrt()
 
 
 def _scaled(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -21,10 +21,14 @@ _PATIENCE = 0.1
 _LEAST_SPREAD = 0.2
 # One direction; healthy quick runs fall to 2 or 3 when the dictionary fills, and rise from there.
 _LEAST_RANK = 1.5
+# As for features; of the embeddings of methods that contrast nothing.
+_LEAST_EMBEDDING_SPREAD = 0.1
 # Of the rows that could have been picked; with this few, nearly all images have the same labels.
 _LEAST_LABEL_SPREAD = 0.05
-# Loss at chance level, log(D + 1), less rounding of the mean over a log period.
+# Loss at chance level, log(candidates), less rounding of the mean over a log period.
 _CHANCE = 0.995
+# What should fall in the long run: losses of predictions rise as there is more to predict.
+_FALLING = ("loss_nce", "multi_label_loss", "loss_dense", "loss_knn", "loss_invariance")
 # Windows of a tenth of the run over which all losses must have risen, each by this share.
 _WINDOWS, _RISE = 3, 0.003
 
@@ -44,15 +48,15 @@ class Check:
     shows: tuple[str, ...]
 
 
-def checks(dictionary_size: int) -> dict[str, Check]:
-    """Return the checks of single entries, by kind."""
-    chance = math.log(dictionary_size + 1)
+def checks(candidates: int | None) -> dict[str, Check]:
+    """Return the checks of single entries, by kind; ``candidates`` as in :class:`Monitors`."""
+    chance = math.log(candidates) if candidates else math.inf
     return {
         "chance level": Check(
             lambda row: row.get("loss_nce", 0.0) >= _CHANCE * chance,
-            f"the query is told from no row of the dictionary (log(D + 1) = {chance:.2f}). Lower "
-            "SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; a small network needs "
-            "MOCO.PROJECTOR_NORM BN",
+            f"the positive is told from none of {candidates} candidates (log({candidates}) = "
+            f"{chance:.2f}). Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; a small network "
+            "needs MOCO.PROJECTOR_NORM BN",
             ("loss_nce",),
         ),
         "collapse of the features": Check(
@@ -61,6 +65,13 @@ def checks(dictionary_size: int) -> dict[str, Check]:
             "SOLVER.BASE_LR, raise MOCO.MOMENTUM; with MLS let InfoNCE learn alone for longer "
             "(MLS.WARMUP) or lower MLS.LAMBDA",
             ("feature_std",),
+        ),
+        "collapse of the embeddings": Check(
+            lambda row: row.get("embedding_std", 1.0) < _LEAST_EMBEDDING_SPREAD,
+            "all images get nearly the same embedding, which makes the loss small and teaches "
+            "nothing. Go back to a checkpoint from before, lower SOLVER.BASE_LR, raise "
+            "PRETRAIN.WARMUP_EPOCHS and, with a momentum encoder, MOCO.MOMENTUM",
+            ("embedding_std",),
         ),
         "collapse of the dictionary": Check(
             lambda row: row.get("dictionary_rank", math.inf) < _LEAST_RANK,
@@ -84,20 +95,21 @@ class Monitors(HookBase):
     It reads the entries of the metrics, so it costs no transfer from the device.
 
     Args:
-        dictionary_size: D.
+        candidates: among how many ``loss_nce`` looks for the positive (D + 1 with a dictionary);
+            None for a method that contrasts nothing.
         log_period: iterations between two entries.
         max_iter: length of the run.
         metrics_file: entries of an earlier part of the run, taken in silently; it may be missing.
     """
 
     def __init__(
-        self, *, dictionary_size: int, log_period: int, max_iter: int, metrics_file: str
+        self, *, candidates: int | None, log_period: int, max_iter: int, metrics_file: str
     ) -> None:
-        self._checks, self._log_period = checks(dictionary_size), log_period
+        self._checks, self._log_period = checks(candidates), log_period
         entries = max(1, round(_PATIENCE * max_iter / log_period))
         self._patience = max(3, entries)
         self._counts = dict.fromkeys(self._checks, 0)
-        self._losses: dict[str, list[float]] = {"loss_nce": [], "multi_label_loss": []}
+        self._losses: dict[str, list[float]] = {name: [] for name in _FALLING}
         self._rising = False
         for iteration, row in _read(metrics_file):
             self.observe(iteration, row)

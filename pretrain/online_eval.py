@@ -18,7 +18,7 @@ from mls_d2.errors import UserError
 from mls_d2.evaluation.average_precision import mean_average_precision
 from mls_d2.evaluation.nearest_neighbours import knn_scores
 from pretrain.annotations import Annotations, load_annotations
-from pretrain.momentum import pooled
+from pretrain.encoder import pooled
 from pretrain.views.crops import Crop, cut
 from pretrain.views.photometric import normalize
 

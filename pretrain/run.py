@@ -44,13 +44,14 @@ from pretrain.batchnorm import set_up_batchnorm
 from pretrain.checks import check_config
 from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
 from pretrain.label_quality import build_label_quality
-from pretrain.methods import build_method
+from pretrain.methods import DictionaryMethod, Method, build_method
+from pretrain.momentum import MomentumPair
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
 from pretrain.optim import build_optimizer
 from pretrain.schedule import MomentumToOne, WarmupThen
 from pretrain.sources import ImageSource
-from pretrain.trainer import PretrainTrainer, augment_from_config, inner
+from pretrain.trainer import PretrainTrainer, ScalarMeans, augment_from_config, inner
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ _SHOWN = (
     "positive_similarity",
     "negative_similarity",
     "feature_std",
+    "embedding_std",
     "dictionary_rank",
 )
 
@@ -125,7 +127,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
-            inner(trainer.method).pair.backbone, cfg, target, length, synthetic=source.synthetic
+            inner(trainer.method).online_encoder.backbone,
+            cfg,
+            target,
+            length,
+            synthetic=source.synthetic,
         )
         logger.info("wrote %s", target)
     comm.synchronize()
@@ -201,7 +207,7 @@ def _build_trainer(
     )
     amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
-    throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
+    throughput, means = Throughput(cfg.SOLVER.IMS_PER_BATCH), ScalarMeans()
     checkpointer = AtomicCheckpointer(
         method,
         cfg.OUTPUT_DIR,
@@ -210,6 +216,7 @@ def _build_trainer(
         scheduler=schedule,
         grad_scaler=scaler,
         throughput=throughput,
+        means=means,
     )
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
@@ -224,18 +231,22 @@ def _build_trainer(
         amp_dtype=amp_dtype,
         scaler=scaler,
         label_quality=build_label_quality(cfg),
+        means=means,
     )
-    pair = inner(method).pair
+    encoder = inner(method).online_encoder
+    momentum: list[HookBase] = []
+    if isinstance(encoder, MomentumPair) and cfg.MOCO.MOMENTUM_SCHEDULE == "cosine":
+        momentum = [MomentumToOne(encoder)]
     trainer.register_hooks(
         [
             SeedSteps(cfg.SEED),
             throughput,
-            *([MomentumToOne(pair)] if cfg.MOCO.MOMENTUM_SCHEDULE == "cosine" else []),
+            *momentum,
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, schedule),
             ReportProgress(),
-            *build_online_eval(cfg, pair.backbone, length.iters_per_epoch),
-            *_main_process_hooks(cfg, checkpointer, trainer.guard, length, start),
+            *build_online_eval(cfg, encoder.backbone, length.iters_per_epoch),
+            *_main_process_hooks(cfg, inner(method), checkpointer, trainer.guard, length, start),
             StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
         ]
     )
@@ -244,14 +255,22 @@ def _build_trainer(
 
 def _build_method(cfg: CfgNode, device: torch.device) -> nn.Module:
     """Return the method on its device, with the BatchNorm that the config asks for."""
+    built = build_method(cfg)
     method, shuffle = set_up_batchnorm(
-        build_method(cfg), cfg, rank=comm.get_rank(), world_size=comm.get_world_size()
+        built,
+        cfg,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        contrasts=isinstance(built, DictionaryMethod),
     )
-    pair = inner(method).pair
-    pair.shuffle = shuffle
+    encoder = inner(method).online_encoder
+    backbones = [encoder.backbone]
+    if isinstance(encoder, MomentumPair):
+        encoder.shuffle = shuffle
+        backbones.append(encoder.momentum_backbone)
     if cfg.PRETRAIN.COMPILE:
-        pair.backbone.compile()
-        pair.momentum_backbone.compile()
+        for backbone in backbones:
+            backbone.compile()
     return method.to(device).to(memory_format=torch.channels_last)
 
 
@@ -266,6 +285,7 @@ def _distribute(method: nn.Module, device: torch.device) -> DistributedDataParal
 
 def _main_process_hooks(
     cfg: CfgNode,
+    method: Method,
     checkpointer: AtomicCheckpointer,
     guard: FiniteLossGuard,
     length: Length,
@@ -279,7 +299,7 @@ def _main_process_hooks(
     trim_metrics(metrics_file, start)
     return [
         Monitors(
-            dictionary_size=cfg.MOCO.DICTIONARY_SIZE,
+            candidates=method.candidates(cfg.SOLVER.IMS_PER_BATCH),
             log_period=period,
             max_iter=length.max_iter,
             metrics_file=metrics_file,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
 from pretrain.label_quality import LabelQuality
 from pretrain.methods import Method
+from pretrain.momentum import MomentumPair
 from pretrain.views import Photometric
-from pretrain.views.photometric import augment, normalize
+from pretrain.views.photometric import Parameters, augment, normalize
 
 logger = logging.getLogger(__name__)
 
 # Keeps these random streams apart from those of pretrain.data.
-_AUGMENT_STREAM = 3
+_AUGMENT_STREAM, _LOCAL_STREAM = 3, 4
 # Of float32: a megabyte.
 _CACHED_VALUES = 2**18
 
@@ -44,6 +47,7 @@ class PretrainTrainer(TrainerBase):
         amp_dtype: compute in this type where autocast deems it safe; None: never.
         scaler: of the gradients; without effect where it is not enabled.
         label_quality: measures the method's pseudo-labels.
+        means: of what is logged, where they are kept in checkpoints.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class PretrainTrainer(TrainerBase):
         amp_dtype: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         label_quality: LabelQuality | None = None,
+        means: ScalarMeans | None = None,
     ) -> None:
         super().__init__()
         self.method, self.batches, self.optimizer, self.augment = (
@@ -74,7 +79,7 @@ class PretrainTrainer(TrainerBase):
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.label_quality = label_quality
         self.guard = FiniteLossGuard()
-        self.means = ScalarMeans()
+        self.means = means or ScalarMeans()
 
     def run_step(self) -> None:
         """Load, augment, forward, backward, step, enqueue."""
@@ -83,26 +88,30 @@ class PretrainTrainer(TrainerBase):
         data_time = time.perf_counter() - start
         self.images.update(batch.broken, batch.enlarged)
 
-        views = self.augment(batch.views, self.iter)
-        shuffle = inner(self.method).pair.shuffle
-        if shuffle is not None:
-            shuffle.iteration = self.iter
+        method = inner(self.method)
+        views, local = self.augment(batch.views, self.iter), {}
+        if batch.local_views is not None:
+            local["local_views"] = self.augment.local(batch.local_views, self.iter)
+        pair = method.online_encoder
+        if isinstance(pair, MomentumPair) and pair.shuffle is not None:
+            pair.shuffle.iteration = self.iter
         with self._autocast():
-            output = self.method(*views, epoch=self.iter / self.iters_per_epoch)
+            output = self.method(*views, epoch=self.iter / self.iters_per_epoch, **local)
         total = torch.stack(list(output.losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.guard.check(output.losses, self.iter)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        method.after_optimizer_step()
         due = (self.iter + 1) % self.log_period == 0
         measured = self._measure_labels(batch, output.labels, due=due)
-        inner(self.method).enqueue({name: gather(rows) for name, rows in output.keys.items()})
+        method.enqueue({name: gather(rows) for name, rows in output.keys.items()})
 
         self.storage.put_scalar("data_time", data_time)
         self.means.add({"total_loss": total, **output.losses, **output.metrics})
         if due:
-            self._log({**self.means.take(), **inner(self.method).diagnostics()}, measured)
+            self._log({**self.means.take(), **method.diagnostics()}, measured)
 
     def _measure_labels(
         self, batch: ViewBatch, labels: Tensor | None, *, due: bool
@@ -119,9 +128,9 @@ class PretrainTrainer(TrainerBase):
         values = torch.stack([value.float() for value in scalars.values()]).cpu().unbind()
         reduced = comm.reduce_dict(dict(zip(scalars, values, strict=True)) | measured)
         if comm.is_main_process():
-            self.storage.put_scalars(
-                smoothing_hint=False, **{k: float(v) for k, v in reduced.items()}
-            )
+            # What no image of the batch lets one measure is NaN, which is not JSON.
+            known = {k: float(v) for k, v in reduced.items() if v.isfinite()}
+            self.storage.put_scalars(smoothing_hint=False, **known)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         device = next(self.method.parameters()).device
@@ -131,7 +140,9 @@ class PretrainTrainer(TrainerBase):
 class ScalarMeans:
     """Means of scalars over the steps since they were last taken, without a transfer to the host.
 
-    One batch tells little: its BatchNorm statistics move all of its similarities together.
+    One batch tells little: its BatchNorm statistics move all of its similarities together. A
+    checkpoint keeps what the main process has summed up, so that the entry after a resume is a mean
+    over as many steps as any other.
     """
 
     def __init__(self) -> None:
@@ -143,7 +154,7 @@ class ScalarMeans:
         """Add one step's scalars; the names must be the same in every step."""
         values = torch.stack([value.detach().float() for value in scalars.values()])
         self._names = list(scalars)
-        self._sum = values if self._sum is None else self._sum + values
+        self._sum = values if self._sum is None else self._sum.to(values.device) + values
         self._count += 1
 
     def take(self) -> dict[str, Tensor]:
@@ -154,12 +165,22 @@ class ScalarMeans:
         self._sum, self._count = None, 0
         return means
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is summed up since the means were last taken."""
+        return {"names": self._names, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the sums of an earlier process."""
+        self._names, self._sum, self._count = state["names"], state["sum"], state["count"]
+
 
 class Augment:
-    """From a batch's uint8 views to two normalised float views on the model's device.
+    """From a batch's uint8 views to normalised float views on the model's device.
 
     Args:
-        photometric: the augmentation on float RGB in [0, 1].
+        photometric: the augmentation on float RGB in [0, 1] of the two views, whose probabilities
+            may differ between first and second views.
+        local: that of local views; None: the same.
         mean: ``MODEL.PIXEL_MEAN``, RGB, 0–255 scale.
         std: ``MODEL.PIXEL_STD``.
         device: where the model is.
@@ -173,6 +194,7 @@ class Augment:
         self,
         photometric: Photometric,
         *,
+        local: Photometric | None = None,
         mean: list[float],
         std: list[float],
         device: torch.device,
@@ -181,6 +203,7 @@ class Augment:
         world_size: int = 1,
     ) -> None:
         self.photometric, self.mean, self.std = photometric, mean, std
+        self.local_photometric = local or photometric
         self.device, self.seed = device, seed
         self.rank, self.world_size = rank, world_size
 
@@ -191,7 +214,20 @@ class Augment:
         parameters = self.photometric.draw(2 * share * self.world_size, generator)
         places = torch.arange(2 * share * self.world_size).view(2, self.world_size, share)
         mine = parameters[places[:, self.rank].flatten()]
-        flat = views.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
+        first_views, second_views = self._changed(views.flatten(0, 1), mine).chunk(2)
+        return first_views, second_views
+
+    def local(self, views: Tensor, iteration: int) -> Tensor:
+        """Turn local views ``(N, L, h, w, 3)`` uint8 into ``(N, L, 3, h, w)`` float."""
+        generator = seeded_generator(self.seed, _LOCAL_STREAM, iteration)
+        share = views.shape[0] * views.shape[1]
+        parameters = self.local_photometric.draw(share * self.world_size, generator)
+        mine = parameters[slice(self.rank * share, (self.rank + 1) * share)]
+        return self._changed(views.flatten(0, 1), mine).unflatten(0, views.shape[:2])
+
+    def _changed(self, pixels: Tensor, mine: Parameters) -> Tensor:
+        """Return ``(M, H, W, 3)`` uint8 as ``(M, 3, H, W)`` float, augmented and normalised."""
+        flat = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         out = torch.empty(flat.shape, device=self.device, memory_format=torch.channels_last)
         # A processor's cache holds a few images and not a batch: so it is several times as fast.
         step = len(out) if out.is_cuda else max(1, _CACHED_VALUES // out[0].numel())
@@ -200,8 +236,7 @@ class Augment:
             # Channel by channel in memory: colour operations are 1.5 times as fast so.
             images = flat[part].contiguous().float().div_(255)
             out[part] = normalize(augment(images, mine[part]), self.mean, self.std)
-        first_views, second_views = out.chunk(2)
-        return first_views, second_views
+        return out
 
 
 def augment_from_config(cfg: CfgNode, device: torch.device) -> Augment:
@@ -218,9 +253,17 @@ def augment_from_config(cfg: CfgNode, device: torch.device) -> Augment:
         blur_sigma=tuple(node.BLUR_SIGMA),
         solarize_prob=node.SOLARIZE_PROB,
     )
+    blur, solarize = (
+        first if second is None else (first, second)
+        for first, second in (
+            (node.BLUR_PROB, node.VIEW2.BLUR_PROB),
+            (node.SOLARIZE_PROB, node.VIEW2.SOLARIZE_PROB),
+        )
+    )
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     return Augment(
-        photometric,
+        dataclasses.replace(photometric, blur_prob=blur, solarize_prob=solarize),
+        local=photometric,
         mean=mean,
         std=std,
         device=device,

@@ -23,7 +23,8 @@ def test_every_option_of_pretraining_is_documented():
     text = (REPOSITORY / "docs/pretraining.md").read_text()
     names = set(re.findall(r"[A-Z][A-Z_.]+[A-Z]", text))
     cfg = get_cfg()
-    for node in ("PRETRAIN", "MOCO", "MLS"):
+    groups = ("MOCO", "MLS", "DENSECL", "REVISITING", "BYOL", "SIMCLR", "SIMSIAM", "BARLOWTWINS")
+    for node in ("PRETRAIN", *groups):
         for key in leaves(cfg[node], node):
             assert key in names or "." + key.split(".")[-1] in text, key
 

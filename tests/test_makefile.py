@@ -30,6 +30,10 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         "DATA",
         "OUT",
         "ARGS",
+        "METHODS",
+        "TASKS",
+        "SEEDS",
+        "SUITE",
     )
     clean = {name: value for name, value in os.environ.items() if name not in inherited}
     command = [str(MAKE), "-n", *arguments]
@@ -232,6 +236,45 @@ def venv_with_this_python(folder: Path) -> Path:
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
     return folder / "venv"
+
+
+def benchmark_line(*arguments: str, **environment: str) -> str:
+    data, line = tool_lines(make("benchmark", *arguments, **environment).stdout)
+    assert data.endswith("make_scenes.py --root datasets/scenes --voc 200")
+    return line.partition("tools/benchmark.py ")[2]
+
+
+def test_benchmark_runs_the_quick_suite_or_what_is_asked_for() -> None:
+    assert benchmark_line() == "suites/quick.yaml --out output/benchmark"
+    chosen = (
+        "METHODS=random mocov2",
+        "TASKS=coco voc",
+        "SEEDS=0,1,2",
+        "NUM_GPUS=2",
+        "ARGS=--dry-run",
+    )
+    assert benchmark_line(*chosen) == (
+        'suites/quick.yaml --methods "random mocov2" --tasks "coco voc" --seeds "0,1,2" '
+        "--out output/benchmark --num-gpus 2 --dry-run"
+    )
+    assert benchmark_line("SUITE=mine.yaml", SEEDS="5") == "mine.yaml --out output/benchmark"
+
+
+def test_benchmark_draws_the_scenes_of_its_tasks() -> None:
+    for tasks, scenes in (
+        ("coco", "datasets/scenes"),
+        ("coco cityscapes-psp", "datasets/scenes --cityscapes 200"),
+        ("cityscapes scenes-objects-knn", "datasets/scenes --voc 200 --cityscapes 200"),
+    ):
+        line = tool_lines(make("benchmark", f"TASKS={tasks}").stdout)[0]
+        assert line.endswith(f"make_scenes.py --root {scenes}")
+
+
+def test_benchmark_of_the_paper_is_its_first_table(tmp_path: Path) -> None:
+    done = make("benchmark", "PRESET=paper", DETECTRON2_DATASETS=str(tmp_path))
+    (line,) = tool_lines(done.stdout)
+    assert "tools/benchmark.py suites/paper_table1.yaml --out output/benchmark" in line
+    assert f'DETECTRON2_DATASETS="{tmp_path}"' in line
 
 
 def test_every_target_sets_up_first() -> None:

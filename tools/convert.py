@@ -52,6 +52,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--source", default="auto", metavar="NAME", help="what it is from")
     parser.add_argument("--encoder", metavar="PREFIX", help="encoder to take, whatever is usual")
+    parser.add_argument("--method", metavar="NAME", help="what results and reports call it")
     parser.add_argument("--to", choices=TARGETS, default="detectron2", help="names to write")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=[], help="what to take beside the backbone"
@@ -146,6 +147,8 @@ def convert(src: str, dst: str, args: argparse.Namespace) -> Backbone:
         parts=tuple(args.parts),
         trained_on={key: parse_value(key, value) for key, value in args.set},
     )
+    if args.method:
+        backbone.info["method"] = args.method
     if not is_ready(src, dst, backbone, args):
         write_converted(dst, backbone, to=args.to)
     return backbone
@@ -161,8 +164,8 @@ def parse_value(key: str, text: str) -> Any:
 
 def is_ready(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> bool:
     """Whether the conversion would only copy SRC."""
-    same_kind = src.endswith(".pkl") == dst.endswith(".pkl")
-    return args.to == "detectron2" and backbone.in_detectron2_format and same_kind
+    same = src.endswith(".pkl") == dst.endswith(".pkl") and not args.method
+    return args.to == "detectron2" and backbone.in_detectron2_format and same
 
 
 def tell(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> None:

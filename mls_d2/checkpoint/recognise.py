@@ -302,7 +302,7 @@ def _unknown(item: Candidate) -> Source:
         "unknown",
         f"an unknown source with {item.layout.name} names",
         item.prefix,
-        note="its input is not known: RGB with ImageNet's mean and std is assumed; --set changes it",
+        note="its input is not known; RGB with ImageNet's mean and std is assumed, see --set",
     )
 
 

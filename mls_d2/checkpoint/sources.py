@@ -84,6 +84,8 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source("mls_d2", "a pretraining checkpoint of this project", "pair.backbone.",
            (r"pair\.momentum_backbone\.",), layout="Detectron2"),
+    Source("mls_d2-single", "the same of SimCLR, SimSiam, Barlow Twins", "encoder.backbone.",
+           (r"encoder\.projector\.",), layout="Detectron2", note="without momentum copies"),
     Source("detectron2-c4", "a Detectron2 C4 detector", "backbone.", (r"roi_heads\.res5\.",),
            layout="Detectron2", also=("roi_heads.",)),
     Source("detectron2-fpn", "a Detectron2 FPN detector", "backbone.bottom_up.",

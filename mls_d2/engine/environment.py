@@ -22,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 
 import mls_d2
 from mls_d2.engine.files import atomic_write, check_writable, write_json
+from mls_d2.report.results import Device
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,18 @@ def collect_environment() -> dict[str, Any]:
         "world_size": comm.get_world_size(),
         "command": command_line(),
     }
+
+
+def collect_device(device: str) -> Device:
+    """Return what this run computes on, all processes together.
+
+    Args:
+        device: ``MODEL.DEVICE`` after :func:`resolve_device`.
+    """
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        return {"kind": "cuda", "name": name, "count": comm.get_world_size()}
+    return {"kind": device, "name": platform.processor(), "count": torch.get_num_threads()}
 
 
 def command_line() -> str:

@@ -58,7 +58,7 @@ def submit(main: Main, args: argparse.Namespace, cfg: CfgNode, *, cluster: str =
     Raises:
         UserError: no ``submitit`` or no Slurm here.
     """
-    submitit = _import_submitit()
+    submitit = import_submitit()
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("--slurm needs Slurm's sbatch, which this machine does not have")
     folder = os.path.join(cfg.OUTPUT_DIR, "slurm")
@@ -74,7 +74,7 @@ def submit(main: Main, args: argparse.Namespace, cfg: CfgNode, *, cluster: str =
         slurm_signal_delay_s=_NOTICE_S,
         **({"slurm_comment": args.slurm_comment} if args.slurm_comment else {}),
     )
-    _let_jobs_import_us()
+    let_jobs_import_us()
     job = executor.submit(SlurmJob(main, args))
     sys.stdout.write(f"queued as job {job.job_id}; log: {job.paths.stdout}\n")
     return 0
@@ -94,7 +94,7 @@ class SlurmJob:
 
     def __call__(self) -> None:
         """Run the tool, and let submitit queue the job again where it was told to stop."""
-        environment = _import_submitit().helpers.TorchDistributedEnvironment()
+        environment = import_submitit().helpers.TorchDistributedEnvironment()
         environment.export(set_cuda_visible_devices=False, overwrite=True)
         # Slurm starts a job again by itself, too, after a preemption or the loss of a machine.
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
@@ -113,7 +113,7 @@ class SlurmJob:
         """Return what submitit is to run when the job starts again."""
         args = copy.copy(self._args)
         args.resume = True
-        return _import_submitit().helpers.DelayedSubmission(SlurmJob(self._main, args))
+        return import_submitit().helpers.DelayedSubmission(SlurmJob(self._main, args))
 
     def _run(self, args: argparse.Namespace) -> int | None:
         try:
@@ -123,14 +123,19 @@ class SlurmJob:
             raise
 
 
-def _let_jobs_import_us() -> None:
-    # A job inherits the environment, and may start where this checkout is not installed.
+def let_jobs_import_us() -> None:
+    """Put this checkout on the path of jobs, which inherit the environment of who queues them."""
     root = str(Path(mls_d2.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
-def _import_submitit() -> ModuleType:
+def import_submitit() -> ModuleType:
+    """Return the package, which is optional.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import submitit
     except ImportError:

@@ -20,6 +20,7 @@ from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
 from mls_d2.engine.environment import (
+    collect_device,
     collect_versions,
     command_line,
     resolve_device,
@@ -188,6 +189,7 @@ def _result(
         metrics=metrics,
         seed=cfg.SEED,
         dataset=combined_fingerprint(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST),
+        device=collect_device(cfg.MODEL.DEVICE),
         config=cfg.dump(),
         versions=collect_versions(),
         wall_time_s=training.seconds,

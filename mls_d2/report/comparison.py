@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.errors import UserError
+from mls_d2.report.cells import ABSENT, format_summary
 from mls_d2.report.groups import Group, Row, group_results, metric_label
-from mls_d2.report.published import PublishedRow, matching_row, published_rows
+from mls_d2.report.published import published_beside, why_not_compared
+from mls_d2.report.published_file import Published, PublishedRow, builtin_published
 from mls_d2.report.results import collect_results
 from mls_d2.report.statistics import summarize
 from mls_d2.report.summary import aligned
-from mls_d2.report.tables import ABSENT, Table, format_summary, not_comparable, summary_of
+from mls_d2.report.tables import summary_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,40 +39,34 @@ def compare(folders: Sequence[Path]) -> str:
     if not groups:
         where = ", ".join(map(str, folders))
         raise UserError(f"no usable results.json below {where}: no evaluation has finished there")
-    blocks = ["\n".join(_block(group, row)) for group in groups for row in group.rows]
+    published = builtin_published()
+    blocks = ["\n".join(_block(group, row, published)) for group in groups for row in group.rows]
     return "\n\n".join(blocks)
 
 
-def _block(group: Group, row: Row) -> list[str]:
+def _block(group: Group, row: Row, published: Published) -> list[str]:
     seeds = [str(run.result.seed) for run in row.runs]
     note = f" ({group.note})" if group.note else ""
     head = f"{group.task}, {row.label}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}{note}"
-    rows = published_rows(group.task)
-    info = row.first.backbone["info"]
-    published = matching_row(rows, method=row.first.method, info=info)
-    reason = not_comparable(group)
-    if not reason and published is None:
-        reason = _unmatched(rows, row)
-    if reason:
+    reference = published_beside(row.first, published)
+    if reference is None:
+        reason = why_not_compared(row.first, published)
         return [head, *aligned(_alone(group, row)), f"no published number beside it: {reason}"]
-    assert published is not None
-    of = f"{published.label}, {published.data or 'no pretraining'}"
-    of += f", {published.epochs} epochs" if published.epochs else ""
-    source = f"paper: Table {published.table}, {of}; {published.title}"
-    return [head, *aligned(_beside(group, row, published)), source]
+    source = f"paper: {reference.label} ({reference.pretraining}), {reference.reference}"
+    return [head, *aligned(_beside(group, row, reference)), source]
 
 
-def _alone(group: Group, row: Row) -> Table:
-    rows = [[metric_label(name), format_summary(summary_of(row, name))] for name in group.metrics]
-    return Table(["metric", "ours"], rows)
+def _alone(group: Group, row: Row) -> list[list[str]]:
+    lines = [[metric_label(name), format_summary(summary_of(row, name))] for name in group.metrics]
+    return [["metric", "ours"], *lines]
 
 
-def _beside(group: Group, row: Row, published: PublishedRow) -> Table:
-    rows = []
+def _beside(group: Group, row: Row, published: PublishedRow) -> list[list[str]]:
+    lines = [["metric", "ours", "paper", "difference"]]
     for name in group.metrics:
         ours, reference = summary_of(row, name), published.metrics.get(name, math.nan)
         gap = ours.mean - reference
-        rows.append(
+        lines.append(
             [
                 metric_label(name),
                 format_summary(ours),
@@ -78,20 +74,4 @@ def _beside(group: Group, row: Row, published: PublishedRow) -> Table:
                 f"{gap:+.2f}" if math.isfinite(gap) else ABSENT,
             ]
         )
-    return Table(["metric", "ours", "paper", "difference"], rows)
-
-
-def _unmatched(rows: Sequence[PublishedRow], row: Row) -> str:
-    if not rows:
-        return "the paper has no such benchmark"
-    if row.first.backbone["info"].get("synthetic"):
-        return "the backbone is pretrained on synthetic scenes"
-    lengths = [f", {item.epochs} epochs" if item.epochs else "" for item in rows]
-    known = [
-        f"{item.method} ({item.data or 'none'}{length})"
-        for item, length in zip(rows, lengths, strict=True)
-    ]
-    return (
-        "the paper has no row of this method, pretraining data and number of epochs; it has "
-        + ", ".join(known)
-    )
+    return lines

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
 
+from mls_d2.report.cells import Cell, Table
 from mls_d2.report.document import Report, Section
-from mls_d2.report.published import published_rows
-from mls_d2.report.tables import (
-    BASELINE,
-    Table,
-    cost_table,
-    not_comparable,
-    provenance_table,
-    results_table,
-)
+from mls_d2.report.sections import LEGEND, TABLES
 
 
 class Markdown(str):
@@ -30,9 +23,9 @@ class Markdown(str):
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 # A "_" inside a word starts no emphasis, and names such as coco_2017_train stay readable.
 _SPECIAL = re.compile(r"[\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
-_TEXT_COLUMNS = ("method", "pretraining", "backbone", "sha256", "versions", "result")
 
 
+@functools.lru_cache(maxsize=4096)
 def escape(text: str) -> Markdown:
     """Return ``text`` on one line so that Markdown shows it as it is, in tables too."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
@@ -42,37 +35,39 @@ def escape(text: str) -> Markdown:
 
 def markdown_table(table: Table) -> Markdown:
     """Return ``table`` in GitHub's Markdown, numbers to the right, every cell escaped."""
-    rule = ["---" if name in _TEXT_COLUMNS else "---:" for name in table.header]
-    header, *rows = [[str(escape(cell)) for cell in row] for row in (table.header, *table.rows)]
+    header = [str(escape(column.name)) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    rows = [[_cell(cell) for cell in row] for row in table.rows]
     return Markdown("\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)))
 
 
 def render(report: Report) -> str:
     """Return the whole report."""
     template = _environment().get_template("report.md.j2")
-    text = template.render(report=report, sections=_views(report.sections))
+    views = [_view(section, TABLES) for section in report.sections]
+    text = template.render(report=report, legend=LEGEND, sections=views)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _views(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    views = []
-    for section in sections:
-        group = section.group
-        views.append(
-            {
-                "group": group,
-                "curves": section.curves,
-                "detections": section.detections,
-                "dataset": group.rows[0].first.dataset,
-                "has_baseline": group.row(BASELINE) is not None,
-                "not_comparable": not_comparable(group),
-                "published": next(iter(published_rows(group.task)), None),
-                "results": markdown_table(results_table(group)),
-                "cost": markdown_table(cost_table(group)),
-                "provenance": markdown_table(provenance_table(group)),
-            }
-        )
-    return views
+def render_part(sections: Sequence[Section], kind: str) -> str:
+    """Return the tables of one kind of some sections, each with what a reader must know of it."""
+    template = _environment().get_template("part.md.j2")
+    views = [_view(section, [kind]) for section in sections if section.tables[kind] is not None]
+    text = template.render(legend=LEGEND, sections=views, kind=kind)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _view(section: Section, kinds: Iterable[str]) -> dict[str, Any]:
+    tables = {kind: section.tables[kind] for kind in kinds}
+    written = {kind: table and markdown_table(table) for kind, table in tables.items()}
+    return {**vars(section), "tables": written}
+
+
+def _cell(cell: Cell) -> str:
+    if cell.links:
+        return " ".join(f"[{escape(link.text)}]({link.path})" for link in cell.links)
+    text = str(escape(cell.text))
+    return f"**{text}**" if cell.best else text
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Pictures of training curves and results, as PNG and SVG."""
+"""Pictures of training curves and results, as SVG."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from mls_d2.report.statistics import summarize
 Curves = Mapping[str, Curve]
 """Metric name to curve, of one run."""
 
+LOSS = "total_loss"
+"""The metric of fine-tuning that is plotted."""
+
 # Okabe & Ito, "Color universal design": told apart under all common colour deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
@@ -31,10 +34,10 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "figure.constrained_layout.w_pad": 0.12,
     "figure.facecolor": "white",
     "font.size": 10,
     "grid.alpha": 0.25,
+    "svg.fonttype": "none",  # text stays text: smaller, faster, and can be searched for
     "svg.hashsalt": "mls_d2",
     "text.parse_math": False,
 }
@@ -47,11 +50,12 @@ _PRETRAINING_PANELS = (
 )
 _MAX_LABEL = 48
 _TITLE_WIDTH = 110
+_WIDTH = 11.0  # inches
+_MAX_TICKS = 6
+_MAX_NUMBERED = 6  # rows: numbers above more would overlap
 
 
-def plot_group(
-    group: Group, curves: Mapping[Path, Curves], *, title: str, stem: Path
-) -> list[Path]:
+def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, stem: Path) -> Path:
     """Plot the training loss of every run beside the results they ended with.
 
     Args:
@@ -61,25 +65,22 @@ def plot_group(
         stem: the file to write, without ending.
 
     Returns:
-        The files written: PNG and SVG.
+        The file written, an SVG.
     """
     styles = _styles(group.rows)
+    labels = [row.label for row in group.rows]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        figure, axes = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
+        left, right = axes.flat
         for row, style in zip(group.rows, styles, strict=True):
-            for run in row.runs:
-                loss = curves.get(run.path, {}).get("total_loss")
-                if loss is not None:
-                    _draw_curve(left, loss, style)
+            losses = [curves.get(run.path, {}).get(LOSS) for run in row.runs]
+            _draw_curves(left, [loss for loss in losses if loss is not None], style)
         _label_curve_panel(left, "total training loss (sum of all terms)")
         _draw_results(right, group, styles)
-        figure.suptitle(textwrap.fill(title, _TITLE_WIDTH))
-        _legend(figure, [row.label for row in group.rows], styles)
         return _save(figure, stem)
 
 
-def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> list[Path]:
+def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> Path:
     """Plot losses, InfoNCE accuracy and feature spread of pretraining runs.
 
     Args:
@@ -88,21 +89,52 @@ def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> l
         stem: the file to write, without ending.
 
     Returns:
-        The files written: PNG and SVG.
+        The file written, an SVG.
     """
     styles = [_style(index) for index in range(len(runs))]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        for axes, (metric, label) in zip(
-            figure.subplots(2, 2).flat, _PRETRAINING_PANELS, strict=True
-        ):
+        figure, panels = _figure(7, (2, 2), title, list(runs), styles)
+        for axes, (metric, label) in zip(panels.flat, _PRETRAINING_PANELS, strict=True):
             for curves, style in zip(runs.values(), styles, strict=True):
-                if metric in curves:
-                    _draw_curve(axes, curves[metric], style)
+                _draw_curves(axes, [curves[metric]] if metric in curves else [], style)
             _label_curve_panel(axes, label)
-        figure.suptitle(textwrap.fill(title, _TITLE_WIDTH))
-        _legend(figure, list(runs), styles)
         return _save(figure, stem)
+
+
+def _figure(
+    height: float,
+    shape: tuple[int, int],
+    title: str,
+    labels: Sequence[str],
+    styles: Sequence[Mapping[str, Any]],
+    **ratios: Sequence[float],
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure of ``height`` inches, without title and legend, and its panels.
+
+    Margins are set by hand: a layout engine draws everything several times to find them.
+    """
+    lines = textwrap.wrap(title, _TITLE_WIDTH)
+    short = [item if len(item) <= _MAX_LABEL else f"{item[: _MAX_LABEL - 3]}..." for item in labels]
+    columns = max(1, min(len(short), 110 // (max(map(len, short), default=0) + 12)))
+    above = 0.35 + 0.2 * len(lines)
+    below = 0.65 + 0.22 * math.ceil(len(short) / columns)
+    total = height + above + below - 1.2
+    figure = Figure(figsize=(_WIDTH, total))
+    panels = figure.subplots(*shape, squeeze=False, gridspec_kw=ratios)
+    for axes in panels.flat:
+        axes.locator_params(nbins=_MAX_TICKS)
+    figure.subplots_adjust(
+        left=0.75 / _WIDTH,
+        right=1 - 0.15 / _WIDTH,
+        top=1 - above / total,
+        bottom=below / total,
+        wspace=0.2,
+        hspace=0.25,
+    )
+    figure.suptitle("\n".join(lines), y=1 - 0.08 / total, va="top")
+    handles = [mpl.lines.Line2D([], [], linewidth=1.6, markersize=6, **style) for style in styles]
+    figure.legend(handles, short, loc="lower center", ncols=columns, frameon=False)
+    return figure, panels
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -120,14 +152,20 @@ def _styles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [grey if row.first.method == "random" else _style(next(numbers)) for row in rows]
 
 
-def _draw_curve(axes: Axes, curve: Curve, style: Mapping[str, Any]) -> None:
-    line = {key: style[key] for key in ("color", "linestyle")}
-    window = max(1, len(curve.values) // 25)
-    if window > 1:
+def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any]) -> None:
+    """Draw the smoothed curves of one row, and what it was smoothed from where there is one."""
+    smoothed = [smooth(curve.values, max(1, len(curve.values) // 25)) for curve in curves]
+    if len(curves) == 1 and len(curves[0].values) >= 50:
+        (curve,) = curves
         axes.plot(curve.iterations, curve.values, color=style["color"], alpha=0.2, linewidth=0.8)
-    # A single point would leave no line to see.
-    marker = style["marker"] if len(curve.values) == 1 else None
-    axes.plot(curve.iterations, smooth(curve.values, window), linewidth=1.6, marker=marker, **line)
+    if curves:
+        # One line for all, with gaps: a line of its own for each run takes much longer to draw.
+        x = np.concatenate([np.append(curve.iterations, np.nan) for curve in curves])
+        y = np.concatenate([np.append(values, np.nan) for values in smoothed])
+        # A single point would leave no line to see.
+        marker = style["marker"] if min(len(curve.values) for curve in curves) == 1 else None
+        line = {key: style[key] for key in ("color", "linestyle")}
+        axes.plot(x, y, linewidth=1.6, marker=marker, **line)
 
 
 def _label_curve_panel(axes: Axes, label: str) -> None:
@@ -149,32 +187,24 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]])
         _say_not_logged(axes)
         return
     step = 0.8 / len(group.rows)
-    for place, metric in enumerate(group.headline):
-        for index, (row, style) in enumerate(zip(group.rows, styles, strict=True)):
-            x = place - 0.4 + (index + 0.5) * step
-            values = np.array([value for _, value in row.values(metric)])
-            places = np.full(len(values), x - 0.15 * step)
-            axes.plot(places, values, style["marker"], color=style["color"], alpha=0.6)
-            summary = summarize(values.tolist())
-            error = summary.std if math.isfinite(summary.std) else 0.0
-            axes.errorbar(
-                x + 0.15 * step,
-                summary.mean,
-                error,
-                fmt="_",
-                color=style["color"],
-                markersize=16,
-                capsize=4,
-            )
-            if math.isfinite(summary.mean):
-                top = max(np.nanmax(values), summary.mean + error)
-                axes.annotate(
-                    f"{summary.mean:.1f}",
-                    (x, top),
-                    xytext=(0, 7),
-                    textcoords="offset points",
-                    ha="center",
-                )
+    for index, (row, style) in enumerate(zip(group.rows, styles, strict=True)):
+        x = np.arange(len(group.headline)) - 0.4 + (index + 0.5) * step
+        runs = np.array([[value for _, value in row.values(name)] for name in group.headline])
+        summaries = [summarize(values) for values in runs.tolist()]
+        mean = np.array([summary.mean for summary in summaries])
+        error = np.nan_to_num([summary.std for summary in summaries])
+        places = np.repeat(x - 0.15 * step, runs.shape[1])
+        axes.plot(places, runs.ravel(), style["marker"], color=style["color"], alpha=0.6)
+        axes.errorbar(
+            x + 0.15 * step,
+            mean,
+            error,
+            fmt="_",
+            color=style["color"],
+            markersize=16,
+        )
+        if len(group.rows) <= _MAX_NUMBERED:
+            _write_means(axes, x, mean, np.fmax(np.fmax.reduce(runs, axis=1), mean + error))
     axes.set_xticks(range(len(group.headline)), [metric_label(name) for name in group.headline])
     axes.set_xlim(-0.5, len(group.headline) - 0.5)
     axes.set_ylabel("percent")
@@ -183,18 +213,17 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]])
     axes.margins(y=0.15)
 
 
-def _legend(figure: Figure, labels: Sequence[str], styles: Sequence[Mapping[str, Any]]) -> None:
-    handles = [mpl.lines.Line2D([], [], linewidth=1.6, markersize=6, **style) for style in styles]
-    short = [item if len(item) <= _MAX_LABEL else f"{item[: _MAX_LABEL - 3]}..." for item in labels]
-    columns = max(1, min(len(labels), 110 // (max(map(len, short), default=0) + 12)))
-    figure.legend(handles, short, loc="outside lower center", ncols=columns, frameon=False)
+def _write_means(axes: Axes, places: np.ndarray, means: np.ndarray, tops: np.ndarray) -> None:
+    for x, mean, top in zip(places, means, tops, strict=True):
+        if math.isfinite(mean):
+            axes.annotate(
+                f"{mean:.1f}", (x, top), xytext=(0, 7), textcoords="offset points", ha="center"
+            )
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    for path in paths:
-        kind = path.suffix[1:]
-        metadata = {"Date": None} if kind == "svg" else None
-        with atomic_write(str(path)) as file:
-            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
-    return paths
+def _save(figure: Figure, stem: Path) -> Path:
+    # Only this format: drawing a picture twice would take longer than all the rest of a report.
+    path = stem.with_name(f"{stem.name}.svg")
+    with atomic_write(str(path)) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return path

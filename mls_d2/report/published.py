@@ -1,44 +1,91 @@
-"""The numbers of the paper's tables, read from ``published.yaml``."""
+"""Which published numbers may stand beside a result, and why others may not."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Iterable, Mapping
-from importlib import resources
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from mls_d2.report.results import pretraining_datasets
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedRow:
-    """One method's published numbers on one task."""
-
-    method: str
-    """The name that results use, for example ``"mocov2"``."""
-    label: str
-    """The name that the paper prints."""
-    data: str | None
-    """What it was pretrained on; None for random initialisation."""
-    dataset: str
-    """What the name of that dataset contains here, in lower case; empty for no data."""
-    epochs: int | None
-    """Pretraining epochs; None where the paper does not say."""
-    metrics: Mapping[str, float]
-    """For example ``{"bbox.AP": 40.1, …}``, in percent; what the paper leaves out is absent."""
-    table: int
-    title: str
-    """What the table shows."""
-    source: str
-    """The publication."""
+from mls_d2.errors import UserError
+from mls_d2.report.groups import metric_label
+from mls_d2.report.published_file import Protocol, Published, PublishedRow, builtin_published
+from mls_d2.report.recipes import Recipe, pretraining_recipe, transfer_recipe
+from mls_d2.report.results import Result, pretraining_datasets
 
 
-def published_rows(task: str) -> list[PublishedRow]:
-    """Return the published rows of ``task`` in the paper's order; empty for an unknown task."""
-    return [row for name, row in _all_rows() if name == task]
+def beside_published(result: Result, published: Published | None = None) -> list[str]:
+    """Return lines that set the metrics of one result beside published ones.
+
+    Args:
+        result: of one finished evaluation.
+        published: where to look; the paper's numbers by default.
+
+    Returns:
+        A header, ``metric  ours  published  difference`` for each metric that is published, and
+        where that stands; or a single line that says why nothing is comparable.
+    """
+    published = published or builtin_published()
+    row = published_beside(result, published)
+    if row is None:
+        reason = why_not_compared(result, published)
+        return [f"not compared with published numbers: {reason}"]
+    lines = []
+    for metric, reference in row.metrics.items():
+        task, _, name = metric.partition(".")
+        ours = result.metrics.get(task, {}).get(name, math.nan)
+        if math.isfinite(ours):
+            numbers = (f"{ours:.2f}", f"{reference:.1f}", f"{ours - reference:+.2f}")
+            lines.append((metric_label(metric), *numbers))
+    if not lines:
+        return [
+            "not compared with published numbers: none of the published metrics was measured "
+            f"({', '.join(row.metrics)})"
+        ]
+    return [*_aligned(lines), f"published: {row.label} ({row.pretraining}), {row.reference}"]
+
+
+def published_beside(result: Result, published: Published) -> PublishedRow | None:
+    """Return the row whose numbers may stand beside ``result``; None where there is none."""
+    if not_comparable(result, published):
+        return None
+    backbone = result.backbone
+    return matching_row(published.of_task(result.task), method=result.method, info=backbone["info"])
+
+
+def not_comparable(result: Result, published: Published) -> str:
+    """Say why no published number may stand beside ``result``; empty where one may.
+
+    Preset, data, length of the fine-tuning and the backbone's data decide; whether a row of the
+    same method exists does not.
+    """
+    reasons = []
+    if result.preset == "quick":
+        reasons.append("shortened schedule")
+    elif result.preset != "paper":
+        reasons.append(f"preset {result.preset}, not the published recipe")
+    elif result.task in published.protocols:
+        reasons += _short_of(published.protocols[result.task], result)
+    if result.dataset["synthetic"]:
+        reasons.append("synthetic scenes")
+    elif result.backbone["info"].get("synthetic"):
+        reasons.append("backbone pretrained on synthetic scenes")
+    return ", ".join(reasons)
+
+
+def why_not_compared(result: Result, published: Published) -> str:
+    """Say why :func:`published_beside` has no row for ``result``."""
+    reason = not_comparable(result, published)
+    if reason:
+        return reason
+    rows = published.of_task(result.task)
+    if not rows:
+        return f"there are none for task {result.task}"
+    same = list(dict.fromkeys(row.pretraining for row in rows if row.method == result.method))
+    if same:
+        return f"{result.method} is published there with other pretraining ({'; '.join(same)})"
+    methods = ", ".join(dict.fromkeys(row.method for row in rows))
+    return f"there are none for {result.method} on {result.task}, only for {methods}"
 
 
 def matching_row(
@@ -49,45 +96,80 @@ def matching_row(
     Args:
         rows: the rows of the task.
         method: our method's name.
-        info: metadata of our backbone; ``dataset``, ``epochs`` and ``synthetic`` count.
+        info: metadata of our backbone; ``dataset``, ``epochs``, ``config`` and ``synthetic``
+            count.
 
     Returns:
-        The first row of the same method whose pretraining data are ours, and whose epochs are ours
-        or not stated in the paper; None where there is none.
+        The first row of the same method whose pretraining data are ours, whose epochs are ours or
+        not stated in the paper, and whose config ours does not contradict; None where there is
+        none.
     """
     if info.get("synthetic"):
         return None
     # No dataset counts as one without a name, which only a row without data matches.
     datasets = [name.lower() for name in pretraining_datasets(info)] or [""]
+    recipe: Recipe = {}
+    if "config" in info:
+        with contextlib.suppress(UserError):
+            recipe = pretraining_recipe(str(info["config"]))
     for row in rows:
-        same_data = all(row.dataset in name for name in datasets)
-        if row.method == method and same_data and row.epochs in (None, info.get("epochs")):
+        same_data = all(row.dataset in name for name in datasets) and (
+            bool(row.dataset) or datasets == [""]
+        )
+        same_epochs = row.epochs in (None, info.get("epochs"))
+        if row.method == method and same_data and same_epochs and _agrees(recipe, row.config):
             return row
     return None
 
 
-@functools.cache
-def _all_rows() -> list[tuple[str, PublishedRow]]:
-    """Return ``(task, row)`` pairs: a table row that spans several tasks gives one for each."""
-    text = resources.files("mls_d2.report").joinpath("published.yaml").read_text(encoding="utf-8")
-    document = yaml.safe_load(text)
-    pairs = []
-    for table in document["tables"]:
-        for row in table["rows"]:
-            fields = {key: row[key] for key in ("method", "label", "data", "epochs")}
-            fields |= {"table": table["table"], "title": table["title"]}
-            fields["dataset"] = document["datasets"].get(row["data"], "")
-            fields["source"] = document["source"]
-            for task, metrics in _by_task(table["columns"], row["values"]).items():
-                pairs.append((task, PublishedRow(**fields, metrics=metrics)))
-    return pairs
+def is_shortened(result: Result, protocols: Mapping[str, Protocol]) -> bool:
+    """Say whether a result's fine-tuning was shorter than the published one, on purpose or not."""
+    if result.preset == "quick":
+        return True
+    return result.task in protocols and bool(shortened(result, protocols[result.task]))
 
 
-def _by_task(columns: list[str], values: list[Any]) -> dict[str, dict[str, float]]:
-    tasks: dict[str, dict[str, float]] = {}
-    for column, value in zip(columns, values, strict=True):
-        task, _, metric = column.partition("/")
-        tasks.setdefault(task, {})
-        if value is not None:
-            tasks[task][metric] = float(value)
-    return tasks
+def shortened(result: Result, protocol: Protocol) -> str:
+    """Say how much shorter than ``protocol`` the fine-tuning was; empty where it was not."""
+    try:
+        recipe = transfer_recipe(result.config)
+        iterations = int(recipe["SOLVER.MAX_ITER"])
+        batch = int(recipe["SOLVER.IMS_PER_BATCH"])
+    except (UserError, KeyError, ValueError):
+        return ""
+    # Rounding on another number of processes may cost a few iterations.
+    if iterations * batch >= 0.99 * protocol.iterations * protocol.batch:
+        return ""
+    return (
+        f"shortened schedule, {iterations} iterations of {batch} images instead of "
+        f"{protocol.iterations} of {protocol.batch}"
+    )
+
+
+def _aligned(lines: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    header = ("metric", "ours", "published", "difference")
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+        for name, *numbers in (header, *lines)
+    ]
+
+
+def _short_of(protocol: Protocol, result: Result) -> list[str]:
+    reasons = [shortened(result, protocol)]
+    images = result.dataset["num_images"]
+    if images not in protocol.images:
+        expected = " or ".join(map(str, protocol.images))
+        reasons.append(f"another dataset, {images} images instead of {expected}")
+    return [reason for reason in reasons if reason]
+
+
+def _agrees(recipe: Recipe, config: Mapping[str, Any]) -> bool:
+    return all(_same(recipe[key], str(value)) for key, value in config.items() if key in recipe)
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other

@@ -16,9 +16,7 @@ from typing import Any, TypedDict
 
 from mls_d2.engine.files import atomic_write
 from mls_d2.errors import UserError
-
-RESULTS_SCHEMA = 1
-"""The version of the schema that this module writes."""
+from mls_d2.report.migrations import RESULTS_SCHEMA, migrate
 
 RESULTS_FILE = "results.json"
 """The file name that :func:`collect_results` looks for."""
@@ -47,6 +45,17 @@ class Dataset(TypedDict):
     """Equal for equal data; results are only compared where it is equal."""
 
 
+class Device(TypedDict):
+    """What a run kept busy."""
+
+    kind: str
+    """``"cuda"``, ``"cpu"``, or ``"unknown"`` where it was not recorded."""
+    name: str
+    """As its driver calls it; may be empty."""
+    count: int
+    """GPUs, or CPU threads, of all processes together; 0 where it was not recorded."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
     """One evaluated model.
@@ -66,6 +75,7 @@ class Result:
     """``{"bbox": {"AP": 40.1, …}, …}`` as Detectron2's evaluators return it; AP in percent."""
     seed: int
     dataset: Dataset
+    device: Device
     config: str
     """The whole config, YAML."""
     versions: dict[str, Any]
@@ -96,6 +106,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "metrics": (dict,),
     "seed": (int,),
     "dataset": (dict,),
+    "device": (dict,),
     "config": (str,),
     "versions": (dict,),
     "wall_time_s": _NUMBER,
@@ -111,6 +122,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "dataset.num_images": (int,),
     "dataset.synthetic": (bool,),
     "dataset.fingerprint": (str,),
+    "device.kind": (str,),
+    "device.name": (str,),
+    "device.count": (int,),
 }
 
 
@@ -142,7 +156,8 @@ def write_result(path: str | os.PathLike[str], result: Result) -> None:
 def read_result(path: str | os.PathLike[str]) -> Result:
     """Read one ``results.json``.
 
-    Fields that the schema does not know are ignored; ``null`` numbers become NaN.
+    Files of older schema versions are migrated. Fields that the schema does not know are ignored;
+    ``null`` numbers become NaN.
 
     Raises:
         UserError: if the file is missing, truncated, not JSON, of an unknown schema, or lacks a
@@ -158,7 +173,11 @@ def read_result(path: str | os.PathLike[str]) -> Result:
             f"{path} is not valid JSON ({error}): it is truncated or corrupt; "
             "delete it and run that evaluation again"
         ) from error
-    _check(fields, f"{path} is not a result")
+    what = f"{path} is not a result"
+    if not isinstance(fields, dict):
+        raise UserError(f"{what}: expected a JSON object, got {type(fields).__name__}")
+    fields = migrate(fields, what)
+    _check(fields, what)
     known = {field.name: fields[field.name] for field in dataclasses.fields(Result)}
     known["metrics"] = {
         task: {name: _number(value) for name, value in values.items()}
@@ -225,16 +244,8 @@ def _plain(value: Any, field: str) -> Any:
     raise UserError(f"result field {field[1:]!r} is a {type(value).__name__}, which is not JSON")
 
 
-def _check(fields: Any, what: str) -> None:
+def _check(fields: Mapping[str, Any], what: str) -> None:
     """Raise a UserError that starts with ``what`` unless ``fields`` follow the schema."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{what}: expected a JSON object, got {type(fields).__name__}")
-    schema = fields.get("schema")
-    if schema != RESULTS_SCHEMA:
-        raise UserError(
-            f"{what}: schema {schema!r}, this version reads {RESULTS_SCHEMA}; "
-            "run that evaluation again"
-        )
     for name, types in _TYPES.items():
         outer, _, inner = name.partition(".")
         holder = fields[outer] if inner else fields

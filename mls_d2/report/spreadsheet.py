@@ -17,8 +17,7 @@ def results_csv(groups: Sequence[Group]) -> str:
     Rows with the same number in column ``group`` may be compared. Numbers that were not measured
     are empty.
     """
-    runs = [run.result for group in groups for row in group.rows for run in row.runs]
-    metrics = shown_metrics(runs)
+    metrics = shown_metrics(run.result for group in groups for run in group.runs)
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for number, group in enumerate(groups, start=1):
@@ -46,6 +45,8 @@ def _record(run: LocatedResult, metrics: Sequence[str]) -> dict[str, str]:
         "images_per_s": _number(result.images_per_s),
         "wall_time_s": _number(result.wall_time_s),
         "peak_memory_mb": _number(result.peak_memory_mb),
+        "device": result.device["kind"],
+        "device_count": str(result.device["count"]),
         "finished": result.finished,
         "result": str(run.path),
     }

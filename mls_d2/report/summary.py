@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mls_d2.report.cells import format_duration, format_summary
 from mls_d2.report.document import Report
 from mls_d2.report.groups import Group, metric_label
+from mls_d2.report.options import Options
 from mls_d2.report.statistics import summarize
-from mls_d2.report.tables import (
-    BASELINE,
-    Table,
-    difference_cell,
-    format_duration,
-    format_summary,
-    summary_of,
-)
+from mls_d2.report.tables import baseline_of, difference_cell, summary_of
 
 MAX_LINES = 24
 """Lines of a small terminal."""
@@ -33,7 +28,8 @@ def terminal_summary(report: Report, written: str) -> str:
     count = len(report.runs)
     skipped = f", {len(report.problems)} left out" if report.problems else ""
     head = [f"{count} result{'s' if count != 1 else ''}{skipped}", *report.banners]
-    body = [line for section in report.sections for line in _group_lines(section.group)]
+    options = report.options
+    body = [line for group in report.groups for line in _group_lines(group, options)]
     foot = ["", f"report: {written}"]
     space = MAX_LINES - len(head) - len(foot)
     if len(body) > space:
@@ -41,31 +37,32 @@ def terminal_summary(report: Report, written: str) -> str:
     return "\n".join(_ascii(line) for line in head + body + foot)
 
 
-def _group_lines(group: Group) -> list[str]:
+def _group_lines(group: Group, options: Options) -> list[str]:
+    apart = f"MIXED: {group.mixed}" if group.mixed else group.note
     title = f"{group.task}, preset {group.preset}"
-    return ["", f"{title} ({group.note})" if group.note else title, *aligned(_table(group))]
+    return ["", f"{title} ({apart})" if apart else title, *aligned(_lines(group, options))]
 
 
-def _table(group: Group) -> Table:
-    baseline = group.row(BASELINE)
+def _lines(group: Group, options: Options) -> list[list[str]]:
+    baseline = baseline_of(group, options)
     header = ["method", "n"]
     for metric in group.headline:
         header.append(metric_label(metric))
-        header += [f"- {BASELINE}"] if baseline else []
-    rows = []
+        header += [f"- {options.baseline}"] if baseline else []
+    lines = [[*header, "wall time"]]
     for row in group.rows:
         cells = [_shortened(row.label), str(len(row.runs))]
         for metric in group.headline:
             cells.append(format_summary(summary_of(row, metric)))
-            cells += [difference_cell(row, baseline, metric)] if baseline else []
+            cells += [difference_cell(row, baseline, metric).text] if baseline else []
         seconds = summarize([run.result.wall_time_s for run in row.runs]).mean
-        rows.append([*cells, format_duration(seconds)])
-    return Table([*header, "wall time"], rows)
+        lines.append([*cells, format_duration(seconds)])
+    return lines
 
 
-def aligned(table: Table) -> list[str]:
-    """Return a table's lines in ASCII, columns padded to the same width."""
-    lines = [[_ascii(cell) for cell in line] for line in (table.header, *table.rows)]
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of cells in ASCII, columns padded to the same width."""
+    lines = [[_ascii(cell) for cell in line] for line in table]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [_line(cells, widths) for cells in lines]
 

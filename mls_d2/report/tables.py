@@ -1,131 +1,185 @@
-"""The cells of every table, as text; the writers only lay them out."""
+"""The tables of a group of results; the writers only lay them out."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from mls_d2.report import published
+from mls_d2.report.cells import (
+    ABSENT,
+    Cell,
+    Column,
+    Link,
+    Table,
+    format_difference,
+    format_duration,
+    format_p,
+    number_cell,
+    summary_cell,
+    text_columns,
+)
 from mls_d2.report.groups import Group, Row, metric_label
-from mls_d2.report.published import matching_row, published_rows
-from mls_d2.report.results import Result, pretraining_datasets
-from mls_d2.report.statistics import Difference, Summary, difference, summarize
+from mls_d2.report.options import Options
+from mls_d2.report.results import LocatedResult, Result, pretraining_datasets
+from mls_d2.report.statistics import Summary, difference, summarize
 
-ABSENT = "–"
-"""What stands for a number that was not measured."""
-
-BASELINE = "random"
-"""The method that differences are taken to."""
+LINKED_FILES = ("results.json", "config.yaml", "log.txt", "predictions.png")
+"""What a run leaves in its folder for people to read."""
 
 _SHOWN_VERSIONS = ("python", "torch", "torchvision", "detectron2", "mls_d2")
+_HOURS = {"cuda": "GPU-hours", "cpu": "CPU-hours"}
+_DEFAULTS = Options()
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A header and rows of the same length, as text without markup."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+def not_comparable(group: Group, options: Options = _DEFAULTS) -> str:
+    """Say why no published number may stand beside ``group``; empty where one may."""
+    reasons = [published.not_comparable(row.first, options.published) for row in group.rows]
+    return "" if "" in reasons else "; ".join(dict.fromkeys(reasons))
 
 
-def format_summary(summary: Summary, *, digits: int = 2) -> str:
-    """Return ``"40.12 ± 0.20"``; without the spread for a single run, a dash for none."""
-    if not math.isfinite(summary.mean):
-        return ABSENT
-    mean = f"{summary.mean:.{digits}f}"
-    return f"{mean} ± {summary.std:.{digits}f}" if math.isfinite(summary.std) else mean
+def baseline_of(group: Group, options: Options = _DEFAULTS) -> Row | None:
+    """Return the row that others are compared with; None where there is none to compare with."""
+    return None if group.mixed else group.row(options.baseline)
 
 
-def format_difference(value: Difference) -> str:
-    """Return ``"+1.20 ± 0.30"``, a dash where one side has no runs."""
-    text = format_summary(Summary(value.mean, value.std, value.n))
-    return f"+{text}" if value.mean >= 0 else text
+def results_table(group: Group, options: Options = _DEFAULTS) -> Table:
+    """Return one row a method: every metric, and what it is to be compared with.
 
-
-def format_duration(seconds: float) -> str:
-    """Return ``"45 s"``, ``"3 min 05 s"`` or ``"12 h 07 min"``."""
-    if not math.isfinite(seconds):
-        return ABSENT
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    minutes, rest = divmod(total, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def not_comparable(group: Group) -> str:
-    """Say why published numbers must not stand beside ``group``; empty where they may."""
-    reasons = []
-    if group.preset == "quick":
-        reasons.append("shortened schedule")
-    elif group.preset != "paper":
-        reasons.append(f"preset {group.preset}, not the published recipe")
-    if group.synthetic:
-        reasons.append("synthetic scenes")
-    return ", ".join(reasons)
-
-
-def results_table(group: Group) -> Table:
-    """Return one row a method: every metric and the differences to random initialisation.
-
-    The published numbers stand beside where ``group`` is comparable with them.
+    Beside a headline metric stand the difference to the baseline and, where they are comparable,
+    the published number and the difference to that.
     """
-    baseline = group.row(BASELINE)
-    metrics, headline = group.metrics, group.headline
-    header = ["method", "pretraining", "n"]
-    for metric in metrics:
-        header.append(metric_label(metric))
-        if baseline and metric in headline:
-            header.append(f"{metric_label(metric)} − {BASELINE}")
-    comparable = not not_comparable(group)
-    if comparable:
-        header += [f"published {metric_label(metric)}" for metric in headline]
+    baseline = baseline_of(group, options)
+    beside = not not_comparable(group, options)
+    columns = [*text_columns("method", "pretraining"), Column("n")]
+    for metric in group.metrics:
+        label = metric_label(metric)
+        columns.append(Column(label))
+        if metric in group.headline:
+            columns += [Column(f"{label} − {options.baseline}")] if baseline else []
+            columns += [Column(f"published {label}"), Column(f"{label} − published")] * beside
+    best = {metric: best_row(group, metric) for metric in group.metrics}
     rows = []
     for row in group.rows:
-        cells = [row.label, pretraining_text(row.first), str(len(row.runs))]
-        for metric in metrics:
-            cells.append(format_summary(summary_of(row, metric)))
-            if baseline and metric in headline:
-                cells.append(difference_cell(row, baseline, metric))
-        rows.append(cells + (_published_cells(group, row) if comparable else []))
-    return Table(header, rows)
+        count = len(row.runs)
+        cells = [Cell(row.label), Cell(pretraining_text(row.first)), Cell(str(count), count)]
+        for metric in group.metrics:
+            cells.append(summary_cell(summary_of(row, metric), best=best[metric] is row))
+            if metric in group.headline:
+                cells += [difference_cell(row, baseline, metric)] if baseline else []
+                cells += _published_cells(row, metric, options) if beside else []
+        rows.append(cells)
+    return Table(columns, rows)
+
+
+def best_row(group: Group, metric: str) -> Row | None:
+    """Return the row with the highest mean of ``metric`` if it is significantly above all others.
+
+    None where it is not, where rows are not comparable, or where there is but one row.
+    """
+    measured = [row for row in group.rows if summary_of(row, metric).n]
+    if group.mixed or len(measured) < 2:
+        return None
+    best = max(measured, key=lambda row: summary_of(row, metric).mean)
+    values = best.values(metric)
+    others = [row.values(metric) for row in measured if row is not best]
+    return best if all(difference(values, other).significant for other in others) else None
+
+
+def significance_table(group: Group, options: Options = _DEFAULTS) -> Table | None:
+    """Return one row a method and headline metric: its difference to the baseline, tested.
+
+    None where there is no baseline, or nothing but the baseline.
+    """
+    baseline = baseline_of(group, options)
+    if baseline is None or len(group.rows) < 2:
+        return None
+    columns = [*text_columns("method", "metric"), Column(f"difference to {options.baseline}")]
+    columns += [Column("n"), *text_columns("test"), Column("p"), *text_columns("verdict")]
+    rows = []
+    for row in group.rows:
+        for metric in group.headline if row is not baseline else ():
+            found = difference(row.values(metric), baseline.values(metric))
+            name, label = Cell(row.label), Cell(metric_label(metric))
+            change = Cell(format_difference(found), found.mean)
+            test, verdict = Cell(found.test or ABSENT), Cell(found.verdict)
+            p = Cell(format_p(found.p), found.p)
+            rows.append([name, label, change, Cell(str(found.n), found.n), test, p, verdict])
+    return Table(columns, rows)
 
 
 def cost_table(group: Group) -> Table:
-    """Return one row a method: speed, time and memory, mean over its runs."""
+    """Return one row a method: speed, time, device hours and memory, mean over its runs."""
+    kinds = {run.result.device["kind"] for run in group.runs}
+    shown = [kind for kind in _HOURS if kind in kinds]
     rows = []
     for row in group.rows:
         runs = [run.result for run in row.runs]
         speed = summarize([run.images_per_s for run in runs])
-        seconds = summarize([run.wall_time_s for run in runs])
+        seconds = summarize([run.wall_time_s for run in runs]).mean
         memory = summarize([run.peak_memory_mb for run in runs])
-        cells = [row.label, format_summary(speed, digits=1), format_duration(seconds.mean)]
-        rows.append([*cells, format_summary(memory, digits=0)])
-    return Table(["method", "training images/s", "wall time", "peak memory (MiB)"], rows)
+        cells = [Cell(row.label), summary_cell(speed, digits=1)]
+        cells.append(Cell(format_duration(seconds), seconds))
+        hours = [summarize([device_hours(run, kind) for run in runs]).mean for kind in shown]
+        cells += [number_cell(value, ".3g") for value in hours]
+        rows.append([*cells, summary_cell(memory, digits=0)])
+    columns = [*text_columns("method"), Column("training images/s"), Column("wall time")]
+    columns += [Column(_HOURS[kind]) for kind in shown]
+    return Table([*columns, Column("peak memory (MiB)")], rows)
 
 
-def provenance_table(group: Group) -> Table:
-    """Return one row a run: where its weights and its numbers come from."""
-    header = ["method", "seed", "backbone", "sha256", "finished (UTC)", "versions", "result"]
+def device_hours(result: Result, kind: str) -> float:
+    """Return how long a run kept devices of one kind busy, in hours; NaN if it had none.
+
+    A CPU's hours are those of its threads.
+    """
+    device = result.device
+    if device["kind"] != kind or device["count"] < 1:
+        return math.nan
+    return result.wall_time_s * device["count"] / 3600
+
+
+def provenance_table(group: Group, out: Path | None = None) -> Table:
+    """Return one row a run: where its weights and its numbers come from.
+
+    Args:
+        group: the runs.
+        out: the report's folder, for links to the runs' files; no links without it.
+    """
+    columns = [*text_columns("method"), Column("seed"), *text_columns("backbone", "sha256")]
+    columns += text_columns("finished (UTC)", "versions", "device", "result")
     rows = []
     for row in group.rows:
         for run in row.runs:
             result = run.result
-            rows.append(
-                [
-                    row.label,
-                    str(result.seed),
-                    result.backbone["file"],
-                    result.backbone["sha256"][:12] or ABSENT,
-                    result.finished,
-                    _versions_text(result.versions),
-                    str(run.path),
-                ]
-            )
-    return Table(header, rows)
+            cells = [Cell(row.label), Cell(str(result.seed), result.seed)]
+            cells += [Cell(result.backbone["file"])]
+            cells += [Cell(result.backbone["sha256"][:12] or ABSENT), Cell(result.finished)]
+            cells += [Cell(_versions_text(result.versions)), Cell(device_text(result))]
+            links = run_links(run, out) if out is not None else ()
+            rows.append([*cells, Cell(str(run.path), links=links)])
+    return Table(columns, rows)
+
+
+def run_links(run: LocatedResult, out: Path) -> list[Link]:
+    """Return links from the report's folder to those files of a run that are there."""
+    folder = os.path.relpath(run.path.parent.resolve(), out.resolve())
+    names = [name for name in LINKED_FILES if run.path.with_name(name).is_file()]
+    return [Link(name, quote(Path(folder, name).as_posix())) for name in names]
+
+
+def device_text(result: Result) -> str:
+    """Return ``"8 × NVIDIA H100"``, ``"cpu, 2 threads"`` or a dash where it was not recorded."""
+    device = result.device
+    if device["kind"] == "unknown":
+        return ABSENT
+    if device["kind"] == "cpu":
+        return f"cpu, {device['count']} threads"
+    return f"{device['count']} × {device['name'] or device['kind']}"
 
 
 def pretraining_text(result: Result) -> str:
@@ -146,28 +200,22 @@ def summary_of(row: Row, metric: str) -> Summary:
     return summarize([value for _, value in row.values(metric)])
 
 
-def difference_cell(row: Row, baseline: Row, metric: str) -> str:
-    """Return the difference of ``row`` to ``baseline``; a dash for the baseline itself."""
+def difference_cell(row: Row, baseline: Row, metric: str) -> Cell:
+    """Return the difference of ``row`` to ``baseline``; a dash for the baseline itself.
+
+    A star marks a significant one.
+    """
     if row is baseline:
-        return ABSENT
-    return format_difference(difference(row.values(metric), baseline.values(metric)))
+        return Cell(ABSENT)
+    found = difference(row.values(metric), baseline.values(metric))
+    return Cell(f"{format_difference(found)}{' *' if found.significant else ''}", found.mean)
 
 
-def _published_cells(group: Group, row: Row) -> list[str]:
-    published = matching_row(
-        published_rows(group.task),
-        method=row.first.method,
-        info=row.first.backbone["info"],
-    )
-    cells = []
-    for metric in group.headline:
-        reference = published.metrics.get(metric) if published else None
-        ours = summary_of(row, metric).mean
-        if reference is None:
-            cells.append(ABSENT)
-        else:
-            cells.append(f"{reference:.1f} (ours {ours - reference:+.2f})")
-    return cells
+def _published_cells(row: Row, metric: str, options: Options) -> Sequence[Cell]:
+    beside = published.published_beside(row.first, options.published)
+    reference = beside.metrics.get(metric, math.nan) if beside else math.nan
+    ours = summary_of(row, metric).mean
+    return number_cell(reference, ".1f"), number_cell(ours - reference, "+.2f")
 
 
 def _versions_text(versions: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from pretrain.dictionary import Dictionary
@@ -18,7 +19,15 @@ from pretrain.losses import (
     positive_bce,
     similarities,
 )
-from pretrain.methods.base import Method, StepOutput, contrast_metrics
+from pretrain.methods.base import (
+    DictionaryMethod,
+    StepOutput,
+    check_rules,
+    contrast_metrics,
+    keys_of_queries,
+    one_of,
+)
+from pretrain.methods.moco import encoder_from_config, moco_arguments
 from pretrain.momentum import MomentumPair
 
 # What may stand beside InfoNCE (Table 6); "none" is MoCo-v2.
@@ -56,7 +65,7 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
 
 
-class MLS(Method):
+class MLS(DictionaryMethod):
     """MoCo-v2 plus multi-label classification of each image against the dictionary.
 
     The backbone feature g1 picks its k nearest rows of Q_g; the embedding z1 is classified against
@@ -77,6 +86,8 @@ class MLS(Method):
         loss: one of :data:`LOSSES`, Eq. 9 unless an ablation asks for another.
         dictionaries: one of :data:`DICTIONARIES`.
     """
+
+    takes_local_views = True
 
     def __init__(
         self,
@@ -106,17 +117,52 @@ class MLS(Method):
         self.loss = LOSSES[loss]
         self.label_table, self.logit_table = DICTIONARIES[dictionaries]
 
-    def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> MLS:
+        """Build it from the keys of groups MOCO and MLS."""
+        backbone, projector, feature_dim = encoder_from_config(cfg)
+        return cls(
+            backbone,
+            projector,
+            **moco_arguments(cfg),
+            feature_dim=feature_dim,
+            num_positives=cfg.MLS.K,
+            loss_weight=cfg.MLS.LAMBDA,
+            warmup=cfg.MLS.WARMUP,
+            keep_nce=cfg.MLS.KEEP_NCE,
+            loss=cfg.MLS.LOSS,
+            dictionaries=cfg.MLS.DICTIONARIES,
+        )
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Check the keys of groups MOCO and MLS."""
+        super().check_config(cfg)
+        node, size = cfg.MLS, cfg.MOCO.DICTIONARY_SIZE
+        rules = [
+            ("MLS.K", 1 <= node.K < size, f"in [1, D) with D = MOCO.DICTIONARY_SIZE = {size}"),
+            ("MLS.LAMBDA", node.LAMBDA >= 0, ">= 0"),
+            ("MLS.WARMUP", node.WARMUP >= 0, ">= 0 epochs"),
+            ("MLS.LOSS", node.LOSS in LOSSES, one_of(LOSSES)),
+            ("MLS.DICTIONARIES", node.DICTIONARIES in DICTIONARIES, one_of(DICTIONARIES)),
+        ]
+        check_rules(cfg, rules)
+
+    def forward(
+        self, view1: Tensor, view2: Tensor, epoch: float, local_views: Tensor | None = None
+    ) -> StepOutput:
         """Take one step: Eqs. 6 to 10."""
-        g1, z1 = self.pair.online(view1)
+        g1, z1 = self.queries(view1, local_views)
         self.pair.update()
         g2, z2 = self.pair.keys(view2)
         z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
 
         # Eq. 8's logits p are the cosines that InfoNCE calls negatives: one product serves both.
-        positive, logits = similarities(z1, z2, self.dictionary["z"])
+        own = keys_of_queries(z2, local_views)
+        positive, logits = similarities(z1, own, self.dictionary["z"])
         loss_nce = info_nce_from_similarities(positive, logits, self.temperature)
-        metrics = contrast_metrics(positive, logits, g1)
+        count = len(z2)  # The monitors are of the first view, whatever else asks.
+        metrics = contrast_metrics(positive[:count], logits[:count], g1[:count])
         loss_ml, labels = self._multi_label_loss({"g": g1, "z": z1}, logits, metrics)
         warm = epoch < self.warmup
         nce_weight = 1.0 if warm or self.keep_nce else 0.0
@@ -125,7 +171,7 @@ class MLS(Method):
             losses={"loss_nce": nce_weight * loss_nce, "loss_ml": ml_weight * loss_ml},  # Eq. 10
             metrics=metrics,
             keys={"g": g2, "z": z2},
-            labels=labels,
+            labels=None if labels is None else labels[:count],
         )
 
     def _multi_label_loss(

@@ -1,6 +1,6 @@
 """Two views of an image: crops on the CPU, photometric augmentation batched on the device."""
 
-from pretrain.views.crops import Crop, TwoCrops
+from pretrain.views.crops import Crop, LocalCrops, TwoCrops
 from pretrain.views.photometric import Photometric
 
-__all__ = ["Crop", "Photometric", "TwoCrops"]
+__all__ = ["Crop", "LocalCrops", "Photometric", "TwoCrops"]

@@ -39,57 +39,97 @@ class Crop:
         return Crop(left, top, right - left, lower - top, self.flipped)
 
 
+@dataclass(frozen=True)
+class LocalCrops:
+    """Small views beside the two: multi-crop (SwAV, arXiv 2006.09882, section 3.2).
+
+    Attributes:
+        count: L of an image, >= 0.
+        size: their side in pixels.
+        scale: bounds of their area as a share of the image's, in (0, 1].
+    """
+
+    count: int = 0
+    size: int = 96
+    scale: tuple[float, float] = (0.05, 0.14)
+
+
 class TwoCrops:
-    """Cut two random resized crops out of an image.
+    """Cut two random resized crops out of an image, and local ones where they are asked for.
 
     Args:
         size: side of the crops in pixels.
         scale: bounds of the crop's area as a share of the image's, in (0, 1].
         flip_prob: probability of a horizontal flip, in [0, 1].
         reduced: decode JPEGs at a half, a quarter or an eighth where :func:`reduction` allows it.
+        local: how many local crops, and which.
 
     Source: Inception-style crops as in MoCo-v2 (torchvision's RandomResizedCrop rule: area uniform,
     aspect ratio log-uniform in [3/4, 4/3], ten tries, then a centre crop).
     """
 
     def __init__(
-        self, size: int, scale: tuple[float, float], flip_prob: float, *, reduced: bool = False
+        self,
+        size: int,
+        scale: tuple[float, float],
+        flip_prob: float,
+        *,
+        reduced: bool = False,
+        local: LocalCrops | None = None,
     ) -> None:
         self.size = size
         self.scale = scale
         self.flip_prob = flip_prob
         self.reduced = reduced
+        self.local = local or LocalCrops()
 
     def __call__(
         self, image: EncodedImage, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw two crops, decode the image as large as they need it, and cut them.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the crops, decode the image once, as large as they need it, and cut them.
 
         Args:
             image: its header tells the size.
             rng: source of the randomness.
 
         Returns:
-            Views ``(2, size, size, 3)`` uint8 and their geometry ``(2, 5)``, see
-            :meth:`Crop.as_array`.
+            Views ``(2, size, size, 3)`` uint8, their geometry ``(2, 5)``, see
+            :meth:`Crop.as_array`, and local views ``(L, s, s, 3)`` uint8.
 
         Raises:
             BrokenImageError: the image cannot be decoded.
         """
+        local = self.local
         crops = [self.draw(image.height, image.width, rng) for _ in range(2)]
-        pixels = image.decode(reduction(crops, self.size) if self.reduced else 1)
+        small = [
+            self.draw(image.height, image.width, rng, scale=local.scale) for _ in range(local.count)
+        ]
+        factor = min(reduction(crops, self.size), reduction(small, local.size))
+        pixels = image.decode(factor if self.reduced else 1)
         vertical, horizontal = pixels.shape[0] / image.height, pixels.shape[1] / image.width
-        views = np.stack(
-            [cut(pixels, crop.scaled(horizontal, vertical), self.size) for crop in crops]
-        )
-        return views, np.stack([crop.as_array() for crop in crops])
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
-        """Draw one crop of an image of ``height`` × ``width`` pixels."""
+        def views(crops: Sequence[Crop], size: int) -> np.ndarray:
+            made = np.empty((len(crops), size, size, 3), np.uint8)
+            for view, crop in zip(made, crops, strict=True):
+                view[:] = cut(pixels, crop.scaled(horizontal, vertical), size)
+            return made
+
+        geometry = np.stack([crop.as_array() for crop in crops])
+        return views(crops, self.size), geometry, views(small, local.size)
+
+    def draw(
+        self,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        *,
+        scale: tuple[float, float] | None = None,
+    ) -> Crop:
+        """Draw one crop of an image of ``height`` × ``width`` pixels; ``scale`` for another one."""
         flipped = bool(rng.random() < self.flip_prob)
         low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
         for _ in range(_TRIES):
-            area = height * width * rng.uniform(*self.scale)
+            area = height * width * rng.uniform(*(scale or self.scale))
             ratio = math.exp(rng.uniform(low, high))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
@@ -104,7 +144,7 @@ def reduction(crops: Sequence[Crop], size: int) -> int:
     A crop keeps at least ``size`` pixels on either side then, so that resizing it to the view still
     shrinks it, and what the reduction took away would not have been in the view either.
     """
-    shortest = min(min(crop.width, crop.height) for crop in crops)
+    shortest = min((min(crop.width, crop.height) for crop in crops), default=math.inf)
     return next((factor for factor in _REDUCTIONS if shortest >= factor * size), 1)
 
 

@@ -27,9 +27,10 @@ class Photometric:
         saturation: see ``brightness``.
         hue: shifts are drawn from [-s, s] of a full turn, s <= 0.5.
         gray_prob: probability of conversion to grey.
-        blur_prob: probability of a Gaussian blur.
+        blur_prob: probability of a Gaussian blur; several numbers are those of equal parts of the
+            batch, such as its first and its second views (BYOL).
         blur_sigma: bounds of its standard deviation, in pixels.
-        solarize_prob: probability that what is brighter than half is inverted (BYOL).
+        solarize_prob: probability that what is brighter than half is inverted (BYOL); as above.
     """
 
     jitter_prob: float
@@ -38,15 +39,17 @@ class Photometric:
     saturation: float
     hue: float
     gray_prob: float
-    blur_prob: float
+    blur_prob: float | tuple[float, ...]
     blur_sigma: tuple[float, float]
-    solarize_prob: float = 0.0
+    solarize_prob: float | tuple[float, ...] = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> Parameters:
         """Draw what happens to each of ``count`` images, on the CPU, where no step waits for it."""
 
-        def chosen(probability: float) -> Tensor:
-            return torch.rand(count, generator=generator) < probability
+        def chosen(probability: float | tuple[float, ...]) -> Tensor:
+            parts = torch.tensor(probability).reshape(-1)
+            each = parts.repeat_interleave(count // len(parts))
+            return torch.rand(count, generator=generator) < each
 
         def factors(strength: float) -> Tensor:
             return _uniform(count, 1 - strength, 1 + strength, generator)

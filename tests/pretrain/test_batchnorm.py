@@ -50,6 +50,14 @@ def test_splitting_keeps_values_and_evaluates_as_before():
     torch.testing.assert_close(split.eval()(batch(3)), plain.eval()(batch(3)))
 
 
+def test_a_norm_without_scale_and_offset_is_split_too():
+    rows = batch().mean(dim=(2, 3))
+    split = split_batchnorm(nn.BatchNorm1d(3, affine=False).double(), 2)
+    expected = torch.cat([nn.BatchNorm1d(3, affine=False).double()(part) for part in rows.chunk(2)])
+    torch.testing.assert_close(split(rows), expected)
+    assert not list(split.parameters())
+
+
 def test_groups_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="3 groups do not divide a batch of 8"):
         split_batchnorm(network(), 3)(batch())
@@ -124,6 +132,14 @@ def config(mode: str = "shuffled", groups: int = 1, images: int = 8):
 def test_what_cannot_be_is_refused(changes, world_size, message):
     with pytest.raises(UserError, match=message):
         check_batchnorm(config(**changes), world_size)
+
+
+def test_the_answer_is_not_given_away_where_nothing_is_asked(caplog):
+    pair = MomentumPair(Flat(), nn.Identity(), momentum=0.9)
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        logging.getLogger("pretrain").propagate = True
+        set_up_batchnorm(pair, config("local"), rank=0, world_size=1, contrasts=False)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

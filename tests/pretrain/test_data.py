@@ -64,6 +64,20 @@ def test_views_differ_between_epochs_and_between_the_two_crops(folder):
     assert not torch.equal(first[0], first[1])
 
 
+def test_local_views_lie_beside_the_two_of_their_image(folder):
+    for index in range(10):  # Colours of their own, which no crop hides.
+        Image.fromarray(np.full((40, 50, 3), 20 * index, np.uint8)).save(folder / f"{index}.png")
+    source, cfg = image_source([str(folder)]), config()
+    (plain,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    cfg.PRETRAIN.AUGMENT.LOCAL_CROPS, cfg.PRETRAIN.AUGMENT.LOCAL_SIZE = 3, 16
+    (batch,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    assert plain.local_views is None
+    assert same(plain, batch)
+    assert batch.local_views.shape == (4, 3, 16, 16, 3)
+    for view, local in zip(batch.views[0], batch.local_views, strict=True):
+        assert local.unique().tolist() == view.unique().tolist()
+
+
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():
     batches = EpochBatches([11], 4, seed=0)
     stream = iter(batches)

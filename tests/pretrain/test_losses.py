@@ -6,7 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.losses import info_nce, knn_softmax, multi_label_bce, positive_bce, similarities
+from pretrain.losses import (
+    barlow_terms,
+    batch_similarities,
+    cross_correlation,
+    info_nce,
+    info_nce_from_similarities,
+    knn_softmax,
+    multi_label_bce,
+    multi_positive_softmax,
+    negative_cosine,
+    positive_bce,
+    similarities,
+)
 
 TAU = 0.2
 
@@ -55,6 +67,15 @@ def knn_loops(logits, labels, temperature):
         for p, y in pairs:
             own = math.exp(p / temperature)
             total -= y * math.log(own / (own + negatives)) / sum(marks)
+    return total / len(logits)
+
+
+def multi_positive_loops(logits, labels, temperature):
+    total = 0.0
+    for row, marks in zip(logits.tolist(), labels.tolist(), strict=True):
+        everything = sum(math.exp(p / temperature) for p in row)
+        for p, y in zip(row, marks, strict=True):
+            total -= y * math.log(math.exp(p / temperature) / everything) / sum(marks)
     return total / len(logits)
 
 
@@ -142,9 +163,14 @@ def test_shapes_that_do_not_fit_are_named():
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 @pytest.mark.parametrize(
-    ("loss", "loops"), [(positive_bce, positive_bce_loops), (knn_softmax, knn_loops)]
+    ("loss", "loops"),
+    [
+        (positive_bce, positive_bce_loops),
+        (knn_softmax, knn_loops),
+        (multi_positive_softmax, multi_positive_loops),
+    ],
 )
-def test_the_losses_of_the_ablation_equal_the_loops(loss, loops, temperature):
+def test_the_losses_of_neighbours_equal_the_loops(loss, loops, temperature):
     logits, labels = cosines_and_labels()
     expected = pytest.approx(loops(logits, labels, temperature), abs=1e-12)
     assert loss(logits, labels, temperature).item() == expected
@@ -163,6 +189,7 @@ def test_the_losses_of_the_ablation_where_all_cosines_are_equal():
     flat = torch.zeros(5, 12, dtype=torch.float64)
     assert positive_bce(flat, labels, TAU).item() == pytest.approx(3 / 12 * math.log(2))
     assert knn_softmax(flat + 0.7, labels, TAU).item() == pytest.approx(math.log(12 - 3 + 1))
+    assert multi_positive_softmax(flat + 0.7, labels, TAU).item() == pytest.approx(math.log(12))
 
 
 def test_one_neighbour_is_info_nce_with_the_other_rows_as_negatives():
@@ -171,11 +198,106 @@ def test_one_neighbour_is_info_nce_with_the_other_rows_as_negatives():
     others = torch.cat([rows[:4], rows[5:]])
     expected = info_nce(query, rows[4:5], others, TAU)
     torch.testing.assert_close(knn_softmax(query @ rows.T, label, TAU), expected)
+    torch.testing.assert_close(multi_positive_softmax(query @ rows.T, label, TAU), expected)
 
 
-@pytest.mark.parametrize("loss", [multi_label_bce, positive_bce, knn_softmax])
+@pytest.mark.parametrize(
+    "loss", [multi_label_bce, positive_bce, knn_softmax, multi_positive_softmax]
+)
 def test_losses_of_labels_refuse_bad_input(loss):
     with pytest.raises(ValueError, match=r"logits \(2, 3\) and labels \(2, 4\) differ in shape"):
         loss(torch.zeros(2, 3), torch.zeros(2, 4), TAU)
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         loss(torch.zeros(2, 3), torch.zeros(2, 3), 0)
+
+
+def nt_xent(view1, view2, temperature):
+    return info_nce_from_similarities(*batch_similarities(view1, view2), temperature)
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 3), (5, 4), (8, 16)])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_nt_xent_equals_the_loops(n, d, temperature):
+    one, other = unit_rows(n, d, seed=1), unit_rows(n, d, seed=2)
+    rows = torch.cat([one, other]).tolist()
+    total = 0.0
+    for i, a in enumerate(rows):
+        own = others = 0.0
+        for j, b in enumerate(rows):
+            term = math.exp(sum(x * y for x, y in zip(a, b, strict=True)) / temperature)
+            own += term * (j == (i + n) % (2 * n))
+            others += term * (j != i)
+        total -= math.log(own / others)
+    assert nt_xent(one, other, temperature).item() == pytest.approx(total / (2 * n), abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_nt_xent_of_equal_views_is_the_log_of_the_others(count):
+    flat = unit_rows(1, 4, seed=1).expand(count, -1)
+    assert nt_xent(flat, flat, TAU).item() == pytest.approx(math.log(2 * count - 1))
+
+
+def test_the_negatives_of_a_batch_are_all_others_once():
+    views = torch.eye(6, dtype=torch.float64)  # Products tell which rows met.
+    weights = torch.diag(torch.arange(1.0, 7, dtype=torch.float64))
+    _, others = batch_similarities(weights[:3], weights[3:] + views[:3])
+    products = torch.cat([weights[:3], weights[3:] + views[:3]])
+    products = products @ products.T
+    for i in range(6):
+        rest = [products[i, j].item() for j in range(6) if j not in (i, (i + 3) % 6)]
+        assert sorted(others[i].tolist()) == sorted(rest)
+
+
+def test_negative_cosine_by_hand():
+    prediction = torch.tensor([[3.0, 4.0], [0.0, 2.0]], dtype=torch.float64)
+    target = torch.tensor([[1.0, 0.0], [0.0, -5.0]], dtype=torch.float64)
+    assert negative_cosine(prediction, target).item() == pytest.approx(-(0.6 - 1) / 2)
+    assert negative_cosine(prediction, 7 * prediction).item() == pytest.approx(-1)
+
+
+def test_cross_correlation_equals_the_loops():
+    one, other = (torch.randn(7, 3, dtype=torch.float64) + 5 for _ in range(2))
+    got = cross_correlation(one, other)
+    for i, a in enumerate(one.T.tolist()):
+        for j, b in enumerate(other.T.tolist()):
+            means = sum(a) / 7, sum(b) / 7
+            both = sum((x - means[0]) * (y - means[1]) for x, y in zip(a, b, strict=True))
+            own = [
+                sum((x - mean) ** 2 for x in values) / 7 + 1e-5
+                for values, mean in zip((a, b), means, strict=True)
+            ]
+            assert got[i, j].item() == pytest.approx(both / 7 / math.sqrt(own[0] * own[1]))
+
+
+def test_the_correlation_of_a_view_with_itself_and_of_a_constant_channel():
+    rows = torch.randn(50, 3, dtype=torch.float64)
+    rows[:, 2] = 4.0
+    got = cross_correlation(rows, -rows)
+    torch.testing.assert_close(
+        got.diagonal(), torch.tensor([-1.0, -1, 0]).double(), atol=1e-4, rtol=0
+    )
+    assert got[2].abs().max() < 1e-6
+
+
+def test_barlow_terms_by_hand():
+    correlation = torch.tensor([[0.5, 0.1], [-0.2, 1.0]], dtype=torch.float64)
+    invariance, redundancy = barlow_terms(correlation)
+    assert invariance.item() == pytest.approx(0.25)
+    assert redundancy.item() == pytest.approx(0.05)
+    assert [term.item() for term in barlow_terms(torch.eye(4))] == [0, 0]
+
+
+@pytest.mark.parametrize("loss", [batch_similarities, negative_cosine, cross_correlation])
+def test_views_of_different_shapes_are_refused(loss):
+    with pytest.raises(ValueError, match=r"expected \(N, d\) twice, got \(4, 3\) and \(4, 2\)"):
+        loss(torch.ones(4, 3), torch.ones(4, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_two_views_are_taken_in_single_precision(dtype):
+    one, other = (unit_rows(8, 16, seed=s).to(dtype) for s in (1, 2))
+    for loss in (lambda a, b: nt_xent(a, b, 0.01), negative_cosine, cross_correlation):
+        with torch.autocast("cpu", torch.bfloat16):
+            half = loss(one, other)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, loss(one.float(), other.float()), rtol=1e-6, atol=1e-6)

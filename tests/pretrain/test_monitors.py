@@ -19,7 +19,7 @@ HEALTHY = {
 
 
 def monitors(path="nowhere", max_iter=2000) -> Monitors:
-    return Monitors(dictionary_size=1024, log_period=20, max_iter=max_iter, metrics_file=str(path))
+    return Monitors(candidates=1025, log_period=20, max_iter=max_iter, metrics_file=str(path))
 
 
 def feed(watch: Monitors, *rows: dict) -> list[tuple[int, str]]:
@@ -36,6 +36,7 @@ def feed(watch: Monitors, *rows: dict) -> list[tuple[int, str]]:
     [
         ({"loss_nce": math.log(1025)}, "chance level.*loss_nce = 6.932.*PROJECTOR_NORM BN"),
         ({"feature_std": 0.01}, "collapse of the features.*feature_std = 0.01.*BASE_LR"),
+        ({"embedding_std": 0.05}, "collapse of the embeddings.*= 0.05.*MOCO.MOMENTUM"),
         ({"dictionary_rank": 1.1}, "collapse of the dictionary.*= 1.1.*WARMUP_EPOCHS"),
         ({"label_spread": 0.02}, "same pseudo-labels.*label_spread = 0.02.*MLS.K"),
     ],
@@ -46,6 +47,18 @@ def test_what_lasts_is_said_once_and_again_when_it_comes_back(row, said):
     for _, message in found:
         assert re.search(said, message)
     assert "since iteration 119" in found[0][1]
+
+
+def test_a_method_that_contrasts_nothing_has_no_chance_level():
+    watch = Monitors(candidates=None, log_period=20, max_iter=2000, metrics_file="nowhere")
+    assert feed(watch, *[{"loss_nce": 1e9}] * 30) == []
+
+
+def test_chance_level_is_among_the_candidates():
+    watch = Monitors(candidates=127, log_period=20, max_iter=2000, metrics_file="nowhere")
+    found = feed(watch, *[{"loss_nce": math.log(127)}] * 10)
+    assert len(found) == 1
+    assert "none of 127 candidates (log(127) = 4.84)" in found[0][1]
 
 
 def test_what_passes_is_not_said():

@@ -17,6 +17,9 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
+# For what takes seconds: a machine may be busy with other work.
+PATIENCE_S = 240
+
 # BatchNorm needs more than a few values a part, or it blows up rounding.
 CHANGES = {
     "PRETRAIN.EPOCHS": "3.0",
@@ -70,7 +73,7 @@ def start(tiny, tmp_path, request):
 
 def finish(*processes: subprocess.Popen) -> None:
     for process in processes:
-        error = process.communicate(timeout=120)[1]
+        error = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == 0, error
 
 
@@ -94,17 +97,17 @@ def start_two(start, name: str, own=({}, {}), **options) -> list[subprocess.Pope
 
 
 def wait_for(path: Path, *processes: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not path.exists() and all(process.poll() is None for process in processes):
-        assert time.monotonic() < deadline, f"no {path.name} within a minute"
+        assert time.monotonic() < deadline, f"no {path.name} in time"
         time.sleep(0.002)
 
 
 def wait_for_iteration(folder: Path, iteration: int, *processes: subprocess.Popen) -> None:
-    deadline, log = time.monotonic() + 60, folder / "metrics.json"
+    deadline, log = time.monotonic() + PATIENCE_S, folder / "metrics.json"
     while f'"iteration": {iteration},' not in (log.read_text() if log.exists() else ""):
         assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline, f"iteration {iteration} not reached within a minute"
+        assert time.monotonic() < deadline, f"iteration {iteration} not reached in time"
         time.sleep(0.01)
 
 
@@ -120,15 +123,19 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("mode", ["shuffled", "local"])
-def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode):
-    two = start_two(start, "two", PRETRAIN__BATCH_NORM=mode, PRETRAIN__EPOCHS="0.5")
-    one = start(
-        "one",
-        PRETRAIN__BATCH_NORM=mode,
-        PRETRAIN__BATCH_NORM_GROUPS="2",
-        PRETRAIN__EPOCHS="0.5",
-    )
+@pytest.mark.parametrize(
+    ("mode", "method", "terms"),
+    [
+        ("shuffled", "mls", ["loss_nce", "loss_ml", "positive_similarity", "label_similarity"]),
+        ("local", "mls", ["loss_nce", "loss_ml", "positive_similarity", "label_similarity"]),
+        ("shuffled", "densecl", ["loss_nce", "loss_dense", "dense_similarity"]),
+        ("local", "simclr", ["loss_nce", "nce_accuracy", "negative_similarity"]),
+    ],
+)
+def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode, method, terms):
+    changes = {"PRETRAIN__METHOD": method, "PRETRAIN__BATCH_NORM": mode, "PRETRAIN__EPOCHS": "0.5"}
+    two = start_two(start, "two", **changes)
+    one = start("one", PRETRAIN__BATCH_NORM_GROUPS="2", **changes)
     finish(*two, one)
     several, single = (final_state(tmp_path / name) for name in ("two", "one"))
     # After one step SGD's momentum is the gradient, decay included.
@@ -143,7 +150,7 @@ def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mo
         if "running" not in name:
             torch.testing.assert_close(several["model"][name], value, atol=1e-4, rtol=1e-3)
     rows = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one")]
-    for key in ("loss_nce", "loss_ml", "positive_similarity", "label_similarity"):
+    for key in terms:
         assert rows[0][key] == pytest.approx(rows[1][key], abs=1e-4), key
 
 
@@ -194,7 +201,7 @@ def test_any_processs_signal_stops_both_with_a_checkpoint_and_they_go_on(start, 
         wait_for_iteration(folder, done + 3, *pair)
         for index, number in signals.items():
             pair[index].send_signal(number)
-        errors = [process.communicate(timeout=60)[1] for process in pair]
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in pair]
         assert [process.returncode for process in pair] == [code, code], errors
         saved = max(int(path.stem.removeprefix("model_")) for path in folder.glob("model_0*.pth"))
         assert done < saved < 39
@@ -239,7 +246,7 @@ def test_torchrun_starts_again_what_died_and_it_ends_as_one_that_did_not(start, 
 def test_machines_with_different_options_are_told_which(start):
     pair = start_two(start, "differ", [{"SOLVER__BASE_LR": rate} for rate in ("0.01", "0.02")])
     for process in pair:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == 2
         assert "SOLVER.BASE_LR: 0.01 and 0.02" in error
         assert "Traceback" not in error

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -15,12 +16,22 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
+from mls_d2.checkpoint.convert import load_backbone
 from mls_d2.config import load_cfg
 from mls_d2.errors import UserError
 from pretrain import run as run_module
-from pretrain.methods import build_method, check_method_config
+from pretrain.methods import METHODS, MomentumMethod, build_method, check_method_config
 from pretrain.optim import build_optimizer
 from pretrain.run import check_config, pretrain, run_length
+
+# Heads of the methods that have more than MoCo's.
+NARROW = {
+    "BYOL__HIDDEN_DIM": "16",
+    "SIMSIAM__PROJECTOR_DIM": "16",
+    "SIMCLR__PROJECTOR_HIDDEN_DIM": "16",
+    "BARLOWTWINS__PROJECTOR_DIM": "16",
+    "REVISITING__K": "3",
+}
 
 
 @pytest.fixture
@@ -59,21 +70,48 @@ def assert_equal_weights(one: str, other: str) -> None:
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("method", ["mls", "mocov2"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_writes_the_online_backbone_with_what_belongs_to_it(config, method):
-    cfg = config(PRETRAIN__METHOD=method)
+    cfg = config(PRETRAIN__METHOD=method, PRETRAIN__BATCH_NORM="sync", **NARROW)
     path = pretrain(cfg)
     file = read_backbone(path)
-    names = set(build_method(cfg).pair.backbone.state_dict())
+    names = set(build_method(cfg).online_encoder.backbone.state_dict())
     assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
     assert all(value.dtype == torch.float32 for value in file.state_dict.values())
     info = file.info
     assert (info["method"], info["iterations"], info["epochs"]) == (method, 4, 2.0)
     assert (info["seed"], info["input_format"], info["synthetic"]) == (1, "RGB", False)
     newest = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
-    online = newest["pair.backbone.stem.conv1.weight"]
+    momentum = issubclass(METHODS[method], MomentumMethod)
+    online = newest[f"{'pair' if momentum else 'encoder'}.backbone.stem.conv1.weight"]
     torch.testing.assert_close(file.state_dict["stem.conv1.weight"], online)
-    assert not torch.equal(online, newest["pair.momentum_backbone.stem.conv1.weight"])
+    if momentum:
+        assert not torch.equal(online, newest["pair.momentum_backbone.stem.conv1.weight"])
+    # A checkpoint of the run is as good as the file: tools/convert.py takes the same encoder of it.
+    found = load_backbone(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), check=False)
+    assert found.info["source"] == ("mls_d2" if momentum else "mls_d2-single")
+    for name, value in file.state_dict.items():
+        assert torch.equal(found.state_dict[name], value), name
+
+
+def test_local_crops_are_queries_of_a_whole_run(config):
+    changes = {"PRETRAIN__METHOD": "revisiting", "REVISITING__K": "3"}
+    plain = pretrain(config("plain", **changes))
+    local = changes | {"PRETRAIN__AUGMENT__LOCAL_CROPS": "2", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"}
+    name = "res5.2.conv3.weight"
+    assert not torch.equal(weights(pretrain(config("local", **local)))[name], weights(plain)[name])
+
+
+def test_the_target_of_byol_follows_the_schedule_to_the_end(config):
+    changes = {"PRETRAIN__METHOD": "byol", "MOCO__MOMENTUM_SCHEDULE": "cosine"}
+    cfg = config(MOCO__MOMENTUM="0.5", **changes, **NARROW)
+    pretrain(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
+        rows = [json.loads(line) for line in file]
+    expected = [1 - 0.5 * (math.cos(math.pi * step / 4) + 1) / 2 for step in range(4)]
+    assert [row["momentum"] for row in rows] == pytest.approx(expected)
+    assert {"loss_byol", "feature_std", "embedding_std"} <= rows[0].keys()
+    assert "dictionary_rank" not in rows[0]
 
 
 def test_the_metrics_hold_every_monitor(config):
@@ -375,6 +413,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
         ("PRETRAIN.PERMANENT_PERIOD", "-1.0", "PRETRAIN.PERMANENT_PERIOD must be >= 0, got -1"),
         ("PRETRAIN.EPOCHS", "0.0", "PRETRAIN.EPOCHS must be > 0"),
         ("PRETRAIN.AUGMENT.CROP_SCALE", "(0.5, 0.2)", "0 < low <= high <= 1"),
+        ("PRETRAIN.AUGMENT.LOCAL_CROPS", "-1", "LOCAL_CROPS must be >= 0, got -1"),
+        ("PRETRAIN.AUGMENT.LOCAL_SIZE", "16", "LOCAL_SIZE must be >= 32 pixels, got 16"),
+        ("PRETRAIN.AUGMENT.LOCAL_SCALE", "(0.0, 0.2)", "LOCAL_SCALE must be 0 < low"),
+        (
+            "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB",
+            "1.5",
+            r"VIEW2.BLUR_PROB must be in \[0, 1\], or None",
+        ),
         ("PRETRAIN.AUGMENT.GRAY_PROB", "1.5", r"GRAY_PROB must be in \[0, 1\], got 1.5"),
         ("SOLVER.BASE_LR", "0.0", "SOLVER.BASE_LR must be > 0"),
         ("INPUT.FORMAT", "BGR", "INPUT.FORMAT must be 'RGB'"),
@@ -435,6 +481,45 @@ def test_the_paper_configs_state_the_paper(request, method, length):
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
     # 118,287 images in batches of 256.
     assert run_length(cfg, 118_287).max_iter == 462 * int(length)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() | {"barlowtwins_small"}))
+def test_every_method_has_its_configs(request, name):
+    folder = request.config.rootpath / "pretrain/configs"
+    for kind in ("quick", "coco_400ep", "coco_800ep"):
+        cfg = load_cfg(str(folder / f"{name}_{kind}.yaml"))
+        check_config(cfg)
+        assert name.removesuffix("_small") == cfg.PRETRAIN.METHOD
+        assert ("quick" if kind == "quick" else "paper") == cfg.PRESET
+        if kind != "quick":
+            assert float(kind[5:8]) == cfg.PRETRAIN.EPOCHS
+        tail = "-800ep" if kind == "coco_800ep" else ""
+        place = "quick" if kind == "quick" else "paper"
+        assert f"output/{place}/{name.replace('_', '-')}{tail}" == cfg.OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate", "decay", "warmup", "optimizer", "norm"),
+    [
+        ("densecl", 256, 0.3, 1e-4, 0, "sgd", "shuffled"),
+        ("revisiting", 256, 0.3, 1e-4, 0, "sgd", "shuffled"),
+        ("byol", 512, 0.4, 1e-4, 4, "sgd", "sync"),
+        ("simclr", 512, 0.6, 1e-6, 10, "lars", "sync"),
+        ("simsiam", 512, 0.1, 1e-4, 0, "sgd", "sync"),
+        ("barlowtwins", 512, 0.4, 1.5e-6, 10, "lars", "sync"),
+    ],
+)
+def test_the_configs_of_other_methods_state_what_the_field_publishes(
+    request, name, batch, rate, decay, warmup, optimizer, norm
+):
+    cfg = load_cfg(str(request.config.rootpath / f"pretrain/configs/{name}_coco_800ep.yaml"))
+    assert (batch, rate) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR)
+    assert (decay, warmup) == (cfg.SOLVER.WEIGHT_DECAY, cfg.PRETRAIN.WARMUP_EPOCHS)
+    assert (optimizer, norm) == (cfg.PRETRAIN.OPTIMIZER, cfg.PRETRAIN.BATCH_NORM)
+    without = cfg.SOLVER.WEIGHT_DECAY_NORM == 0 and cfg.SOLVER.WEIGHT_DECAY_BIAS == 0
+    assert without == (optimizer == "lars")
+    assert run_length(cfg, 118_287).max_iter == {256: 369_600, 512: 184_800}[batch]
+    assert round(cfg.SOLVER.CHECKPOINT_PERIOD * batch / 256) == 4620
 
 
 @pytest.mark.parametrize(

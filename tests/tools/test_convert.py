@@ -58,7 +58,9 @@ def test_it_says_what_it_took_and_left_and_what_config_goes_with_it(
     again = run(moco, tmp_path / "out.pth")
     assert again.returncode == 2
     assert "exists; take another name, or --force" in again.stderr
-    assert run(moco, tmp_path / "out.pth", "--force", "--no-verify").returncode == 0
+    named = ("--force", "--no-verify", "--method", "supervised")
+    assert run(moco, tmp_path / "out.pth", *named).returncode == 0
+    assert read_backbone(str(tmp_path / "out.pth")).info["method"] == "supervised"
 
 
 PREFIXES = {"torchvision": "", "timm": "", "mmseg": "backbone.", "mmdet": "backbone."}

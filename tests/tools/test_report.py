@@ -15,7 +15,7 @@ def run_tool(*arguments):
 
 @pytest.fixture
 def results(tmp_path):
-    """A folder with one result, written as docs/results.md describes it."""
+    """A folder with one result of schema version 1, as docs/results.md describes it."""
     fields = {
         "schema": 1,
         "method": "random",
@@ -49,10 +49,10 @@ def test_a_report_is_written_and_summed_up(results):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 24
-    assert lines[-1] == f"report: {results / 'report' / 'report.md'}"
+    assert lines[-1] == f"report: {results / 'report' / 'report.html'}"
     assert any(line.split()[:3] == ["random", "1", "12.50"] for line in lines)
     written = {path.name for path in (results / "report").iterdir()}
-    assert written == {"report.md", "results.csv", "curves.png", "curves.svg"}
+    assert written == {"report.html", "report.md", "results.csv", "results.tex", "curves.svg"}
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
@@ -70,4 +70,33 @@ def test_an_output_folder_that_is_a_file_is_one_line_and_exit_code_2(results, tm
     done = run_tool(results, "--out", tmp_path / "file")
     assert done.returncode == 2
     assert "error: cannot write to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_document_is_updated_and_options_reach_the_report(results, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("a\n<!-- report:begin results -->\n<!-- report:end results -->\nb\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("source: Own\ntables: []\n")
+    done = run_tool(results, "--mix", "--published", own, "--update", document)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"updated {document}: results\n")
+    assert "| random | none | 1 | 12.50 |" in document.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--published", "missing.yaml"], "cannot read published numbers from 'missing.yaml'"),
+        (
+            ["--baseline", "rando"],
+            "baseline 'rando' is not among the results; did you mean 'random",
+        ),
+        (["--update", "missing.md"], "cannot read 'missing.md'"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(results, options, message):
+    done = run_tool(results, *options)
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr
     assert "Traceback" not in done.stderr

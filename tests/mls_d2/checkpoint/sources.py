@@ -418,4 +418,7 @@ def _torch_files() -> dict[str, Any]:
             | detectron2(k, "pair.momentum_backbone.")
             | one("dictionary.z")
         },
+        "mls_d2-single": {
+            "model": detectron2(q, "encoder.backbone.") | one("encoder.projector.0.weight")
+        },
     }

@@ -52,6 +52,7 @@ def build_result(
             "synthetic": True,
             "fingerprint": "f00d",
         },
+        "device": {"kind": "cpu", "name": "x86_64", "count": 2},
         "config": yaml.safe_dump(config),
         "versions": {"python": "3.11", "torch": "2.5"},
         "wall_time_s": 80.0,
@@ -61,6 +62,25 @@ def build_result(
         "command": "tools/train_net.py",
     }
     return Result(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def build_paper_result(method: str = "mls", seed: int = 0, **fields: object) -> Result:
+    """Return a result of the published recipe on real COCO, pretrained for 400 epochs."""
+    base = build_result(method, seed)
+    solver = {"MAX_ITER": 90000, "IMS_PER_BATCH": 16}
+    info = {"dataset": ["coco_2017_train"], "epochs": 400.0}
+    defaults = {
+        "preset": "paper",
+        "config": yaml.safe_dump({"SEED": int(seed), "SOLVER": solver}),
+        "dataset": {**base.dataset, "synthetic": False, "num_images": 118287},
+        "backbone": base.backbone if method == "random" else {**base.backbone, "info": info},
+    }
+    return build_result(method, seed, **{**defaults, **fields})
+
+
+@pytest.fixture
+def make_paper_result() -> Callable[..., Result]:
+    return build_paper_result
 
 
 @pytest.fixture

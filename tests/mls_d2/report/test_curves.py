@@ -26,6 +26,15 @@ def test_lines_of_one_iteration_are_merged(tmp_path):
     assert curves["bbox/AP"].values.tolist() == [3.0]
 
 
+def test_one_metric_may_be_read_alone(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 9, "a": 3.0, "b": 1}\n{"iteration": 19, "b": 2}\n')
+    curves = read_curves(path, only="a")
+    assert list(curves) == ["a"]
+    assert curves["a"].iterations.tolist() == [9]
+    assert read_curves(path, only="c") == {}
+
+
 def test_cut_lines_are_skipped(tmp_path, caplog):
     path = tmp_path / "metrics.json"
     good = '{"iteration": 1, "a": 1.0, "text": "x"}\n'

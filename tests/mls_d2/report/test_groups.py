@@ -80,6 +80,60 @@ def test_of_two_runs_of_one_cell_the_newer_counts(make_result):
     ]
 
 
+def test_two_runs_of_one_cell_that_disagree_are_reported(make_result):
+    newer = make_result(ap=20.0, finished="2025-02-01T00:00:00Z")
+    other = make_result("mocov2")
+    (group,), _ = group_results(locate([newer, make_result(ap=15.0), other]))
+    assert group.disagreements == (
+        "1 and 0 are runs of the same method, backbone and seed and disagree: bbox.AP 15.00 and "
+        "20.00, bbox.AP50 30.00 and 40.00, segm.AP 14.00 and 19.00; the second, newer, counts",
+    )
+    repeated = make_result(finished="2025-02-01T00:00:00Z")
+    (group,), problems = group_results(locate([make_result(), repeated]))
+    assert (group.disagreements, len(problems)) == ((), 1)
+
+
+def test_a_disagreement_names_missing_metrics_and_the_number_of_others(make_result):
+    many = {"bbox": {f"m{i}": float(i) for i in range(9)}}
+    newer = {"bbox": {f"m{i}": i + 1.0 for i in range(8)}}
+    results = [make_result(metrics=many), make_result(metrics=newer, finished="2026")]
+    (line,) = group_results(locate(results))[0][0].disagreements
+    assert line.endswith("bbox.m3 3.00 and 4.00 and 5 more; the second, newer, counts")
+    results[1] = make_result(metrics={"bbox": {"m0": math.nan}}, finished="2026")
+    results[0] = make_result(metrics={"bbox": {"m0": math.nan, "m1": 1.0}})
+    (line,) = group_results(locate(results))[0][0].disagreements
+    assert "disagree: bbox.m1 in one of them;" in line
+
+
+def test_mixing_puts_a_task_into_one_marked_group(make_result):
+    results = [make_result("random"), make_result("mls", max_iter=600), make_result(task="other")]
+    groups, _ = group_results(locate(results), mix=True)
+    assert [(group.task, group.mixed) for group in groups] == [
+        ("coco_mask_rcnn_fpn", "SOLVER.MAX_ITER"),
+        ("other", ""),
+    ]
+    assert [row.label for row in groups[0].rows] == [
+        "random (SOLVER.MAX_ITER = 300)",
+        "mls (SOLVER.MAX_ITER = 600)",
+    ]
+    comparable, _ = group_results(locate(results[:1]), mix=True)
+    assert comparable == group_results(locate(results[:1]))[0]
+
+
+def test_mixing_never_averages_over_other_conditions(make_result):
+    results = [make_result(seed=0), make_result(seed=1, max_iter=600)]
+    (group,), _ = group_results(locate(results), mix=True)
+    assert [len(row.runs) for row in group.rows] == [1, 1]
+
+
+def test_a_row_is_found_by_label_before_method(make_result):
+    results = [make_result(pretraining={"MLS": {"K": k}}) for k in (5, 20)]
+    (group,), _ = group_results(locate(results))
+    assert group.row("mls (MLS.K = 5)") is group.rows[1]
+    assert group.row("mls") is group.rows[0]
+    assert group.row("none") is None
+
+
 def test_a_result_with_an_unreadable_config_is_left_out(make_result):
     groups, problems = group_results(locate([make_result(config="a: ["), make_result()]))
     assert len(groups) == 1

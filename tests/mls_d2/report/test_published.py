@@ -1,60 +1,23 @@
-"""Spot values are read off the tables of arXiv 2308.03286."""
+import math
 
 import pytest
+import yaml
 
-from mls_d2.report.published import matching_row, published_rows
+from mls_d2.report.published import beside_published, matching_row
+from mls_d2.report.published_file import builtin_published
 
 COCO_400 = {"dataset": ["coco_2017_train"], "epochs": 400.0}
-
-
-@pytest.mark.parametrize(
-    ("task", "table", "num_rows", "method", "epochs", "metric", "value"),
-    [
-        ("coco_mask_rcnn_fpn", 1, 12, "mls", 400, "bbox.AP", 40.1),
-        ("coco_mask_rcnn_fpn", 1, 12, "mls", 800, "segm.AP75", 39.1),
-        ("coco_mask_rcnn_fpn", 1, 12, "mocov2", 800, "bbox.AP50", 58.1),
-        ("coco_mask_rcnn_fpn", 1, 12, "supervised", 90, "segm.AP", 35.4),
-        ("coco_mask_rcnn_c4", 2, 7, "random", None, "bbox.AP", 26.4),
-        ("coco_mask_rcnn_c4", 2, 7, "mls", 400, "segm.AP", 33.8),
-        ("cityscapes_psanet", 3, 6, "mls", None, "sem_seg.mIoU", 79.0),
-        ("cityscapes_pspnet", 3, 6, "mls", None, "sem_seg.mIoU", 78.5),
-        ("cityscapes_pspnet", 3, 6, "mocov2", None, "sem_seg.mAcc", 85.4),
-        ("voc_faster_rcnn_c4", 4, 9, "random", None, "bbox.AP75", 31.6),
-        ("voc_faster_rcnn_c4", 4, 9, "mls", 800, "bbox.AP50", 81.6),
-        ("cls_voc07", 5, 4, "mls", 400, "classification.mAP", 85.8),
-        ("cls_dtd", 5, 4, "mocov2", 400, "classification.top1", 60.9),
-    ],
-)
-def test_the_numbers_of_the_paper(task, table, num_rows, method, epochs, metric, value):
-    rows = published_rows(task)
-    assert len(rows) == num_rows
-    assert {row.table for row in rows} == {table}
-    (row,) = [row for row in rows if (row.method, row.epochs) == (method, epochs)]
-    assert row.metrics[metric] == value
-
-
-def test_what_the_paper_leaves_out_is_absent():
-    (row,) = [row for row in published_rows("coco_mask_rcnn_fpn") if row.method == "self_emd"]
-    assert set(row.metrics) == {"bbox.AP", "bbox.AP50", "bbox.AP75"}
-
-
-def test_every_value_is_a_percentage_and_orders_as_ap_does():
-    for task in ("coco_mask_rcnn_fpn", "coco_mask_rcnn_c4", "voc_faster_rcnn_c4"):
-        for row in published_rows(task):
-            for kind in {metric.partition(".")[0] for metric in row.metrics}:
-                ap, ap50 = row.metrics[f"{kind}.AP"], row.metrics[f"{kind}.AP50"]
-                assert 0 < ap < ap50 < 100
+FPN = builtin_published().of_task("coco_mask_rcnn_fpn")
 
 
 def test_an_unknown_task_has_no_rows():
-    assert published_rows("pascal_context") == []
+    assert builtin_published().of_task("pascal_context") == []
 
 
 def test_a_row_matches_by_method_data_and_epochs():
-    rows = published_rows("coco_mask_rcnn_fpn")
-    row = matching_row(rows, method="mls", info=COCO_400)
+    row = matching_row(FPN, method="mls", info=COCO_400)
     assert row is not None
-    assert row.metrics["bbox.AP"] == 40.1
+    assert (row.table, row.metrics["bbox.AP"]) == ("1", 40.1)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +31,93 @@ def test_a_row_matches_by_method_data_and_epochs():
     ],
 )
 def test_no_row_matches_other_pretraining(method, info):
-    assert matching_row(published_rows("coco_mask_rcnn_fpn"), method=method, info=info) is None
+    assert matching_row(FPN, method=method, info=info) is None
+
+
+def test_pretrained_weights_do_not_match_a_row_without_data():
+    assert matching_row(builtin_published().rows, method="random", info=COCO_400) is None
 
 
 def test_random_initialisation_matches_without_pretraining():
-    row = matching_row(published_rows("coco_mask_rcnn_c4"), method="random", info={})
+    rows = builtin_published().of_task("coco_mask_rcnn_c4")
+    row = matching_row(rows, method="random", info={})
     assert row is not None
     assert row.metrics["segm.AP"] == 29.3
+
+
+@pytest.mark.parametrize(
+    ("config", "table", "box"),
+    [
+        ({"K": 20, "LOSS": "bce", "LAMBDA": 0.5}, "1", 40.1),
+        ({"K": 20.0, "WARMUP": 0}, "1", 40.1),
+        ({"K": 20, "LOSS": "none"}, "6", 38.8),
+        ({"K": 20, "LOSS": "knn"}, "6", 39.1),
+        ({"DICTIONARIES": "g"}, "7", 39.5),
+        ({"K": 5}, "8", 40.0),
+    ],
+)
+def test_an_ablation_matches_its_own_row(config, table, box):
+    info = {**COCO_400, "config": yaml.safe_dump({"MLS": config})}
+    row = matching_row(FPN, method="mls", info=info)
+    assert row is not None
+    assert (row.table, row.metrics["bbox.AP"]) == (table, box)
+
+
+@pytest.mark.parametrize(
+    "config", [{"MLS": {"K": 7}}, {"MLS": {"LAMBDA": 1.0}}, {"MOCO": {"DICTIONARY_SIZE": 1024}}]
+)
+def test_a_recipe_that_the_paper_has_no_number_for_matches_nothing(config):
+    info = {**COCO_400, "config": yaml.safe_dump(config)}
+    assert matching_row(FPN, method="mls", info=info) is None
+
+
+def test_a_result_beside_the_paper_by_hand(make_paper_result):
+    metrics = {"bbox": {"AP": 40.35, "AP50": 60.0, "APs": 1.0}, "segm": {"AP": math.nan}}
+    assert beside_published(make_paper_result(metrics=metrics)) == [
+        "metric     ours  published  difference",
+        "box AP    40.35       40.1       +0.25",
+        "box AP50  60.00       60.2       -0.20",
+        "published: MLS (COCO, 400 epochs), Table 1 of Multi-Label Self-Supervised Learning with "
+        "Scene Images (ICCV 2023, arXiv 2308.03286)",
+    ]
+
+
+def shorter(**solver):
+    return yaml.safe_dump({"SOLVER": {"MAX_ITER": 90000, "IMS_PER_BATCH": 16, **solver}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"preset": "quick"}, "shortened schedule"),
+        ({"preset": "custom"}, "preset custom, not the published recipe"),
+        ({"config": shorter(MAX_ITER=9000)}, "9000 iterations of 16 images instead of 90000 of 16"),
+        ({"config": shorter(IMS_PER_BATCH=8)}, "90000 iterations of 8 images instead of 90000"),
+        ({"task": "lvis"}, "there are none for task lvis"),
+        ({"method": "simsiam"}, "none for simsiam on coco_mask_rcnn_fpn, only for supervised"),
+        ({"metrics": {"bbox": {}}}, "none of the published metrics was measured"),
+    ],
+)
+def test_what_is_not_comparable_says_why(make_paper_result, fields, reason):
+    (line,) = beside_published(make_paper_result(**fields))
+    assert line.startswith("not compared with published numbers: ")
+    assert reason in line
+
+
+def test_other_data_and_other_pretraining_say_why(make_paper_result):
+    base = make_paper_result()
+    (line,) = beside_published(make_paper_result(dataset={**base.dataset, "num_images": 21}))
+    assert "another dataset, 21 images instead of 118287 or 5000" in line
+    (line,) = beside_published(make_paper_result(dataset={**base.dataset, "synthetic": True}))
+    assert line.endswith("synthetic scenes")
+    for info, reason in (
+        ({**COCO_400, "epochs": 7}, "mls is published there with other pretraining (COCO, 400"),
+        ({**COCO_400, "synthetic": True}, "backbone pretrained on synthetic scenes"),
+    ):
+        (line,) = beside_published(make_paper_result(backbone={**base.backbone, "info": info}))
+        assert reason in line
+
+
+def test_half_the_gpus_are_the_same_recipe(make_paper_result):
+    config = shorter(MAX_ITER=180000, IMS_PER_BATCH=8)
+    assert len(beside_published(make_paper_result(config=config))) > 1

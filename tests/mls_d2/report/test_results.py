@@ -45,7 +45,10 @@ def test_a_refused_result_leaves_the_old_file_and_nothing_else(tmp_path, make_re
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema", 99, "schema 99, this version reads 1"),
+        ("schema", 99, "schema 99, this version reads 1 to 2; it was written by a newer mls_d2"),
+        ("schema", 0, "schema 0, this version reads 1 to 2; run that evaluation again"),
+        ("schema", True, "schema True, this version reads 1 to 2"),
+        ("device", {"kind": "cpu", "name": "x"}, "field 'device.count' is missing"),
         ("schema", None, "schema None"),
         ("seed", "0", "field 'seed' is str, expected int"),
         ("seed", True, "field 'seed' is bool, expected int"),
@@ -93,7 +96,7 @@ def test_collecting_skips_and_names_every_bad_file(tmp_path, make_result):
         "list": b"[]",
         "nested": b"[" * 100_000,
         "binary": b"\xff\xfe\x00",
-        "old": text.replace('"schema": 1', '"schema": 0').encode(),
+        "old": text.replace('"schema": 2', '"schema": 0').encode(),
     }
     for name, content in bad.items():
         (tmp_path / "a" / name).mkdir(parents=True)

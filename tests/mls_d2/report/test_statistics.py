@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from mls_d2.report.statistics import difference, summarize
+from mls_d2.report.statistics import PAIRED_TEST, WELCH_TEST, difference, summarize
 
 
 def test_mean_and_sample_deviation_by_hand():
@@ -52,3 +54,53 @@ def test_the_difference_to_itself_is_zero():
 
 def test_no_runs_on_one_side_give_no_difference():
     assert math.isnan(difference([(0, 1.0)], []).mean)
+
+
+def seeded(values, first=0):
+    return [(seed, float(value)) for seed, value in enumerate(values, start=first)]
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_p_of_paired_runs_is_that_of_scipy(n):
+    rng = np.random.default_rng(n)
+    ours, theirs = rng.normal(15.3, 1.0, n), rng.normal(15, 0.3, n)
+    found = difference(seeded(ours), seeded(theirs)[::-1])
+    assert found.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, rel=1e-9)
+    assert found.test == PAIRED_TEST
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (3, 7), (12, 4)])
+def test_p_of_other_seeds_is_welchs_of_scipy(n, m):
+    rng = np.random.default_rng(n * m)
+    ours, theirs = rng.normal(15.3, 1.0, n), rng.normal(15, 0.1, m)
+    found = difference(seeded(ours), seeded(theirs, first=100))
+    assert found.p == pytest.approx(stats.ttest_ind(ours, theirs, equal_var=False).pvalue, rel=1e-9)
+    assert (found.test, found.n) == (WELCH_TEST, min(n, m))
+
+
+def test_p_by_hand():
+    # differences 1, 2, 3: mean 2, std 1, t = 2 sqrt(3), 2 degrees of freedom, where
+    # p = 1 - t / sqrt(t^2 + 2) = 1 - sqrt(12 / 14)
+    found = difference([(0, 1.0), (1, 2.0), (2, 3.0)], [(0, 0.0), (1, 0.0), (2, 0.0)])
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+    assert (found.significant, found.verdict) == (False, "not significant")
+
+
+def test_the_sign_of_the_difference_does_not_change_p():
+    one, other = seeded([1.0, 2.0, 4.0]), seeded([0.0, 0.5, 1.0])
+    assert difference(one, other).p == difference(other, one).p
+
+
+def test_few_runs_are_not_tested():
+    found = difference(seeded([5.0, 6.0]), seeded([1.0, 2.5]))
+    assert math.isnan(found.p)
+    assert (found.verdict, found.test, found.significant) == ("n too small (2)", "", False)
+    unpaired = difference(seeded([5.0, 6.0, 7.0, 8.0]), seeded([1.0, 2.5], first=9))
+    assert (unpaired.verdict, unpaired.test) == ("n too small (2)", "")
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_runs_without_spread_are_not_tested(first):
+    found = difference(seeded([5.0, 5.0, 5.0 + 1e-13]), seeded([1.0, 1.0, 1.0], first=first))
+    assert (found.verdict, found.significant) == ("no spread to test", False)
+    assert found.mean == pytest.approx(4.0)

@@ -1,15 +1,17 @@
 from pathlib import Path
 
-from mls_d2.report.document import Picture, Report, Section
+from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import group_results
+from mls_d2.report.options import Options
 from mls_d2.report.results import LocatedResult
+from mls_d2.report.sections import make_section
 from mls_d2.report.summary import MAX_LINES, terminal_summary
 
 
 def summary_of(*results, problems=()):
     located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
     groups, _ = group_results(located)
-    sections = [Section(group, Picture("c.png", ""), ()) for group in groups]
+    sections = [make_section(group, Options(), curves=Picture("c.svg", "")) for group in groups]
     return terminal_summary(Report(sections, None, problems), "out/report.md").splitlines()
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mls_d2.data.images import EncodedImage, open_image
-from pretrain.views.crops import Crop, TwoCrops, cut, reduction
+from pretrain.views.crops import Crop, LocalCrops, TwoCrops, cut, reduction
 
 
 def encoded(image: np.ndarray, kind: str = "PNG", **options) -> EncodedImage:
@@ -40,7 +40,7 @@ def test_the_geometry_says_where_the_view_was_cut():
     image = encoded(ramp(60, 90))
     crops = TwoCrops(16, (0.2, 1.0), 0.5)
     for seed in range(50):
-        views, geometry = crops(image, np.random.default_rng(seed))
+        views, geometry, _ = crops(image, np.random.default_rng(seed))
         for view, (x, y, width, height, flipped) in zip(views, geometry, strict=True):
             columns = view[..., 0].mean(axis=0)
             left, right = columns[[0, -1]][:: -1 if flipped else 1]
@@ -108,7 +108,7 @@ def test_views_of_reduced_decoding_show_the_same(size, factors):
     whole, reduced = (TwoCrops(size, (0.2, 1.0), 0.5, reduced=flag) for flag in (False, True))
     used = set()
     for seed in range(40):
-        (views, geometry), (small, same) = (
+        (views, geometry, _), (small, same, _) = (
             crops(image, np.random.default_rng(seed)) for crops in (whole, reduced)
         )
         np.testing.assert_array_equal(geometry, same)
@@ -151,3 +151,41 @@ def test_the_same_seed_gives_the_same_views():
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
     assert math.isfinite(one[1].sum())
+
+
+def test_local_crops_leave_the_two_as_they_are_and_are_as_large_as_asked():
+    image = encoded(ramp(120, 200))
+    local = LocalCrops(count=3, size=8, scale=(0.05, 0.14))
+    crops = TwoCrops(16, (0.2, 1.0), 0.5, local=local)
+    areas = []
+    for seed in range(100):
+        views, geometry, none = TwoCrops(16, (0.2, 1.0), 0.5)(image, np.random.default_rng(seed))
+        same, boxes, small = crops(image, np.random.default_rng(seed))
+        np.testing.assert_array_equal(views, same)
+        np.testing.assert_array_equal(geometry, boxes)
+        assert none.shape == (0, 96, 96, 3)
+        assert small.shape == (3, 8, 8, 3)
+        for view in small:  # The ramp tells the columns and rows of source pixels that it shows.
+            columns, rows = view[..., 0].mean(axis=0), view[..., 1].mean(axis=1)
+            areas.append(abs(columns[0] - columns[-1]) * abs(rows[0] - rows[-1]) * (8 / 7) ** 2)
+    shares = np.array(areas) / (120 * 200)
+    assert shares.min() == pytest.approx(0.05, abs=0.01)
+    assert shares.max() == pytest.approx(0.14, abs=0.01)
+
+
+def test_a_local_crop_keeps_the_image_from_being_decoded_too_small():
+    image = encoded(photo(480, 640), "JPEG", quality=92)
+    decoded = []
+
+    class Watched:
+        height, width = image.height, image.width
+
+        def decode(self, factor):
+            decoded.append(factor)
+            return image.decode(factor)
+
+    for local in (LocalCrops(), LocalCrops(2, 56, (0.02, 0.02)), LocalCrops(2, 16, (0.02, 0.02))):
+        crops = TwoCrops(56, (0.9, 1.0), 0.5, reduced=True, local=local)
+        crops(Watched(), np.random.default_rng(0))
+    # A local crop of 2 % is about 78 pixels wide and high.
+    assert decoded == [8, 1, 4]

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""How long a report of many results takes: the whole call that tools/report.py makes.
+
+The results are made up, with the size of real ones: a whole config, all of COCO's metrics by
+category, a hundred lines of metrics.json and a picture for each run. Imports are not in the time,
+the first use of everything is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mls_d2.config import get_cfg
+from mls_d2.engine.environment import collect_versions
+from mls_d2.errors import run_tool
+from mls_d2.report.build import PICTURE_FILE, write_report
+from mls_d2.report.curves import METRICS_FILE
+from mls_d2.report.results import RESULTS_FILE, Result, write_result
+
+SEEDS = 5
+METHODS = 10
+
+
+def make_results(root: Path, count: int) -> None:
+    """Write ``count`` runs below ``root``: ten methods with five seeds a task."""
+    rng = random.Random(0)  # noqa: S311 - not for secrets
+    noise = np.random.default_rng(0).integers(0, 256, (128, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / PICTURE_FILE)
+    picture = (root / PICTURE_FILE).read_bytes()
+    (root / PICTURE_FILE).unlink()
+    config, versions = get_cfg().dump(), collect_versions()
+    for number in range(count):
+        cell, seed = divmod(number, SEEDS)
+        task, method = divmod(cell, METHODS)
+        result = _result(f"task{task}", method, seed, rng, config=config, versions=versions)
+        folder = root / f"task{task}" / f"{result.method}-{seed}"
+        write_result(folder / RESULTS_FILE, result)
+        (folder / PICTURE_FILE).write_bytes(picture)
+        names = ("total_loss", "loss_cls", "loss_mask", "lr", "data_time", "time")
+        lines = [
+            json.dumps({"iteration": i, **{name: rng.random() + 3 / (1 + i) for name in names}})
+            for i in range(0, 2000, 20)
+        ]
+        (folder / METRICS_FILE).write_text("\n".join(lines) + "\n")
+
+
+def _result(
+    task: str,
+    method: int,
+    seed: int,
+    rng: random.Random,
+    *,
+    config: str,
+    versions: Mapping[str, object],
+) -> Result:
+    name = f"method{method}" if method else "random"
+    ap = 10 + method + rng.random()
+    info = {"dataset": ["coco_2017_train"], "epochs": 400.0, "config": config}
+    metrics = {"AP": ap, "AP50": 1.6 * ap, "AP75": 0.9 * ap, "APs": 1.0, "APm": 2.0, "APl": 3.0}
+    metrics |= {f"AP-category{i}": rng.random() for i in range(80)}
+    return Result(
+        method=name,
+        backbone={
+            "file": f"output/{name}/backbone.pth" if method else "random",
+            "sha256": f"{method:064d}" if method else "",
+            "info": info if method else {},
+        },
+        task=task,
+        preset="quick",
+        metrics={"bbox": metrics, "segm": metrics},
+        seed=seed,
+        dataset={
+            "name": "coco_2017_train, coco_2017_val",
+            "root": "datasets",
+            "num_images": 118287,
+            "synthetic": True,
+            "fingerprint": "0" * 64,
+        },
+        device={"kind": "cuda", "name": "a GPU", "count": 8},
+        config=config,
+        versions=dict(versions),
+        wall_time_s=3600 * rng.random(),
+        peak_memory_mb=9000.0,
+        images_per_s=60 + rng.random(),
+        finished=f"2026-01-01T00:00:{seed:02d}+00:00",
+        command="tools/train_net.py",
+    )
+
+
+def main() -> int:
+    """Make results, write the report and print how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=int, default=500, help="how many (default 500)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_results(root, args.results)
+        wall, cpu = time.perf_counter(), time.process_time()
+        report = write_report([root], root / "report")
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        written = sum(path.stat().st_size for path in (root / "report").iterdir()) / 2**20
+    print(
+        f"{len(report.runs)} results, {len(report.sections)} tables: {wall:.2f} s, of which "
+        f"{cpu:.2f} s on the CPU; {written:.0f} MiB written"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

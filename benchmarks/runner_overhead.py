@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""What the runner itself costs a cell: the tools are stubs that write one file and end.
+
+The times are of the whole of ``run_benchmark``: planning, records, links, summary and the start of
+the stubs. A second run finds everything finished.
+
+Example:
+    python benchmarks/runner_overhead.py --cells 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mls_d2.benchmark.cells import Tools
+from mls_d2.benchmark.run import Options, run_benchmark
+from mls_d2.benchmark.suite import Suite, build_suite
+from mls_d2.errors import run_tool
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB = """
+import sys
+name, words = sys.argv[1], sys.argv[2:]
+if name:
+    open(words[words.index("OUTPUT_DIR") + 1] + "/" + name, "w").write("{}")
+"""
+
+
+def main() -> None:
+    """Time a first and a second run and print seconds a cell."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cells", type=int, default=100, help="about so many (default 100)")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time (default 1)")
+    args = parser.parse_args()
+    files = ("backbone.pth", "", "results.json", "")
+    tools = Tools(*((sys.executable, "-S", "-c", STUB, name) for name in files))
+    seeds = list(range(max(1, (args.cells - 2) // 3)))
+    content = {"methods": ["random", "mocov2", "mls"], "tasks": ["coco"], "seeds": seeds}
+    suite = build_suite(content, ROOT)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DETECTRON2_DATASETS"] = folder
+        options = Options(Path(folder) / "out", jobs=args.jobs)
+        cells = 2 + 3 * len(seeds)
+        print(f"{cells} cells, {args.jobs} at a time; seconds a cell")
+        for name in ("first run", "all finished"):
+            print(f"  {name:14s}{seconds_of(suite, options, tools) / cells:8.3f}")
+
+
+def seconds_of(suite: Suite, options: Options, tools: Tools) -> float:
+    """Run the suite without its output and return how long it took."""
+    start = time.perf_counter()
+    silent = io.StringIO()
+    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        code = run_benchmark(suite, options, tools)
+    if code:
+        raise SystemExit(silent.getvalue())
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,1 @@
+"""Methods × tasks × seeds: planned, run, resumed and summed up; nothing finished is run again."""

@@ -99,7 +99,7 @@ endif
 help: ## list targets and variables
 	@echo "Targets:"
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
+	  | awk -F'|' '{ printf "  %-16s %s\n", $$1, $$2 }'
 	@echo "Variables (now):"
 	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
 	@echo "    METHOD=$(METHOD)     one of: $(KNOWN_METHODS); for evaluations also: random"
@@ -135,7 +135,7 @@ demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, 
 	@$(MAKE) --no-print-directory data
 	@$(MAKE) --no-print-directory pretrain
 	@$(MAKE) --no-print-directory $(if $(filter quick,$(PRESET)),-j2) demo-method demo-random
-	@$(MAKE) --no-print-directory report
+	@$(MAKE) --no-print-directory report ARGS=
 
 # The quick ones run side by side, each on half of the cores: together that takes two thirds of the
 # time. Their lines are told apart by what comes first; the reader of the lines outlives Ctrl-C.
@@ -207,7 +207,7 @@ convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… 
 	$(RUN) tools/convert.py "$(SRC)" $(if $(DST),"$(DST)") $(ARGS)
 
 report: setup ## tables and plots of every result of this PRESET
-	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report
+	$(RUN) tools/report.py $(RESULTS) --out $(RESULTS)/report $(ARGS)
 
 # What the command line says stands in place of the suite's own; other values of these are not for it.
 given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")

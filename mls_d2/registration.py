@@ -7,6 +7,7 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
+from mls_d2.data.cityscapes import COLORS
 from mls_d2.data.classification import register_classification
 from mls_d2.data.images import list_images
 from mls_d2.modeling.classifier import ImageClassifier
@@ -26,6 +27,10 @@ def register_all() -> None:
     if UNLABELED not in DatasetCatalog.list():
         DatasetCatalog.register(UNLABELED, _load_unlabeled)
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
+    for split in ("train", "val", "test"):
+        metadata = MetadataCatalog.get(f"cityscapes_fine_sem_seg_{split}")
+        if not metadata.get("stuff_colors"):  # Detectron2 has the names alone.
+            metadata.stuff_colors = COLORS.tolist()
     register_classification()
     components = (
         (BACKBONE_REGISTRY, build_dilated_resnet_backbone),

@@ -48,7 +48,7 @@ def with_usable_boxes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def _objects(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [item for item in record["annotations"] if not item.get("iscrowd", 0)]
+    return [item for item in record.get("annotations", ()) if not item.get("iscrowd", 0)]
 
 
 def _is_usable(item: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

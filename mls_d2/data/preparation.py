@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from mls_d2.data.cityscapes import prepare_cityscapes
 from mls_d2.data.classification import DATASETS
 from mls_d2.data.datasets import check_dataset, datasets_root, image_files
 from mls_d2.data.images import BrokenImageError, read_image
@@ -72,6 +73,7 @@ SOURCES: dict[str, Source] = {
         page="https://www.cityscapes-dataset.com/downloads/ (needs an account)",
         archives="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, both unpacked into "
         "cityscapes/",
+        prepare=prepare_cityscapes,
     ),
 } | {
     key: Source(

@@ -62,7 +62,8 @@ def run_demo(
     for path in tqdm(paths, desc="images", unit="img", disable=len(paths) == 1):
         try:
             image = read_image(path)
-            item = mapper({"file_name": path})
+            height, width = image.shape[:2]
+            item = mapper({"file_name": path, "height": height, "width": width})
         except (BrokenImageError, UnreadableImageError) as error:
             problems.append(str(error))
             continue

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mls_d2.data.classification import load_classification
 from mls_d2.data.classification_loader import build_test_loader
-from mls_d2.evaluation.linear_svm import fit_linear_svms
 from mls_d2.modeling.classifier import ImageClassifier, targets_of
 from mls_d2.modeling.fitted_heads import NearestNeighbours, UnitLinear
 
@@ -32,6 +31,9 @@ def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
     features, targets = inference_on_dataset(model, loader, _Collector(node.NUM_CLASSES))
     # Every process fits the same head to the same features.
     if node.HEAD == "svm":
+        # Every other run is spared the seconds that scikit-learn takes to import.
+        from mls_d2.evaluation.linear_svm import fit_linear_svms
+
         names = load_classification(cfg.DATASETS.TRAIN[0]).names
         unit = F.normalize(features, dim=1).double().numpy()
         weight, bias = fit_linear_svms(unit, targets.numpy(), node.SVM_COSTS, names=names)

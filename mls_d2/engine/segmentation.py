@@ -66,8 +66,11 @@ class Segmentation(Task):
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader of whole images."""
-        mapper = SegmentationMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset, mapper=mapper)
+        return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
+
+    def test_mapper(self, cfg: CfgNode) -> SegmentationMapper:
+        """Return what scales a whole image."""
+        return SegmentationMapper(cfg, is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return what counts pixels."""
@@ -92,5 +95,4 @@ class Segmentation(Task):
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Draw image, ground truth and prediction."""
         records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
-        mapper = SegmentationMapper(cfg, is_train=False)
-        write_segmentations(path, model, mapper, records, COLORS)
+        write_segmentations(path, model, self.test_mapper(cfg), records, COLORS)

@@ -46,7 +46,7 @@ _PRETRAINING_PANELS = (
     # Not loss_ml, which is weighted by lambda and zero while InfoNCE trains alone.
     ("multi_label_loss", "multi-label loss (nats per entry)"),
     ("nce_accuracy", "InfoNCE accuracy (share, 0 to 1)"),
-    ("feature_std", "feature standard deviation (unit vectors)"),
+    ("feature_std", "feature std (unit vectors)"),
 )
 _MAX_LABEL = 48
 _TITLE_WIDTH = 110

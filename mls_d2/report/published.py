@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mls_d2.errors import UserError
-from mls_d2.report.groups import metric_label
-from mls_d2.report.published_file import Protocol, Published, PublishedRow, builtin_published
+from mls_d2.report.published_file import Protocol, Published, PublishedRow
 from mls_d2.report.recipes import Recipe, pretraining_recipe, transfer_recipe
 from mls_d2.report.results import Result, pretraining_datasets
-
-
-def beside_published(result: Result, published: Published | None = None) -> list[str]:
-    """Return lines that set the metrics of one result beside published ones.
-
-    Args:
-        result: of one finished evaluation.
-        published: where to look; the paper's numbers by default.
-
-    Returns:
-        A header, ``metric  ours  published  difference`` for each metric that is published, and
-        where that stands; or a single line that says why nothing is comparable.
-    """
-    published = published or builtin_published()
-    row = published_beside(result, published)
-    if row is None:
-        reason = why_not_compared(result, published)
-        return [f"not compared with published numbers: {reason}"]
-    lines = []
-    for metric, reference in row.metrics.items():
-        task, _, name = metric.partition(".")
-        ours = result.metrics.get(task, {}).get(name, math.nan)
-        if math.isfinite(ours):
-            numbers = (f"{ours:.2f}", f"{reference:.1f}", f"{ours - reference:+.2f}")
-            lines.append((metric_label(metric), *numbers))
-    if not lines:
-        return [
-            "not compared with published numbers: none of the published metrics was measured "
-            f"({', '.join(row.metrics)})"
-        ]
-    return [*_aligned(lines), f"published: {row.label} ({row.pretraining}), {row.reference}"]
 
 
 def published_beside(result: Result, published: Published) -> PublishedRow | None:
@@ -144,15 +111,6 @@ def shortened(result: Result, protocol: Protocol) -> str:
         f"shortened schedule, {iterations} iterations of {batch} images instead of "
         f"{protocol.iterations} of {protocol.batch}"
     )
-
-
-def _aligned(lines: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    header = ("metric", "ours", "published", "difference")
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    return [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
-        for name, *numbers in (header, *lines)
-    ]
 
 
 def _short_of(protocol: Protocol, result: Result) -> list[str]:

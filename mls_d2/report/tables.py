@@ -55,7 +55,7 @@ def results_table(group: Group, options: Options = _DEFAULTS) -> Table:
     """
     baseline = baseline_of(group, options)
     beside = not not_comparable(group, options)
-    columns = [*text_columns("method", "pretraining"), Column("n")]
+    columns = [*text_columns("method"), Column("n")]
     for metric in group.metrics:
         label = metric_label(metric)
         columns.append(Column(label))
@@ -65,15 +65,14 @@ def results_table(group: Group, options: Options = _DEFAULTS) -> Table:
     best = {metric: best_row(group, metric) for metric in group.metrics}
     rows = []
     for row in group.rows:
-        count = len(row.runs)
-        cells = [Cell(row.label), Cell(pretraining_text(row.first)), Cell(str(count), count)]
+        cells = [Cell(row.label), Cell(str(len(row.runs)), len(row.runs))]
         for metric in group.metrics:
             cells.append(summary_cell(summary_of(row, metric), best=best[metric] is row))
             if metric in group.headline:
                 cells += [difference_cell(row, baseline, metric)] if baseline else []
                 cells += _published_cells(row, metric, options) if beside else []
-        rows.append(cells)
-    return Table(columns, rows)
+        rows.append([*cells, Cell(pretraining_text(row.first))])
+    return Table([*columns, *text_columns("pretraining")], rows)
 
 
 def best_row(group: Group, metric: str) -> Row | None:

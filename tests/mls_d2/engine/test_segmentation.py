@@ -11,10 +11,13 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
+from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config import load_cfg
+from mls_d2.data.cityscapes import COLORS
 from mls_d2.data.segmentation import read_labels
+from mls_d2.engine.demo import run_demo
 from mls_d2.engine.environment import seed_everything
 from mls_d2.engine.segmentation import Segmentation
 from mls_d2.engine.segmentation_checks import check_batch
@@ -279,3 +282,23 @@ def test_predictions_of_a_perfect_model_are_perfect(make_cfg, tiny_cityscapes):
 
     metrics = task_of(cfg).evaluate(cfg, Oracle())["sem_seg"]
     assert (metrics["mIoU"], metrics["mAcc"], metrics["aAcc"]) == (100, 100, 100)
+
+
+def test_the_demo_draws_classes_at_the_size_of_the_image(make_cfg, tmp_path, tiny_cityscapes):
+    cfg = make_cfg("pspnet_R_50_quick")
+    run_transfer(cfg)
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    image = np.zeros((50, 70, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "black.png")
+    MetadataCatalog.get(tiny_cityscapes[1]).stuff_colors = COLORS.tolist()
+    (drawn,), _ = run_demo(cfg, [str(tmp_path / "black.png")], str(tmp_path / "o"), min_score=0.5)
+    pixels = np.asarray(Image.open(drawn))
+    assert pixels.shape == image.shape
+    shades = (COLORS * 0.6).round().astype(int).tolist()
+    assert all(color in shades for color in np.unique(pixels.reshape(-1, 3), axis=0).tolist())
+
+
+def test_builtin_datasets_have_the_colours_of_cityscapes():
+    register_all()
+    road = MetadataCatalog.get("cityscapes_fine_sem_seg_val")
+    assert dict(zip(road.stuff_classes, road.stuff_colors, strict=True))["road"] == [128, 64, 128]

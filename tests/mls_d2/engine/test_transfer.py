@@ -96,6 +96,7 @@ def test_a_run_writes_what_belongs_to_it(make_cfg, drawn):
     assert {"AP", "AP50", "AP-blue", "AP-green"} <= set(result.metrics["bbox"])
     assert result.dataset["num_images"] == 8
     assert result.wall_time_s > 0
+    assert (result.device["kind"], result.device["count"]) == ("cpu", torch.get_num_threads())
     assert result.images_per_s > 0
     assert 100 < result.peak_memory_mb < 100_000
     there = set(os.listdir(cfg.OUTPUT_DIR))

@@ -1,6 +1,8 @@
 """Spot values are read off the tables of arXiv 2308.03286."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -160,3 +162,14 @@ def test_an_unreadable_file_is_an_error(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match="own.yaml"):
         load_published([path])
+
+
+def test_the_example_in_the_documentation_is_valid(tmp_path):
+    page = Path(__file__).parents[3] / "docs" / "report.md"
+    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "own.yaml").write_text(example)
+    rows = load_published([tmp_path / "own.yaml"]).rows[-2:]
+    assert [(row.label, row.config, dict(row.metrics)) for row in rows] == [
+        ("MLS", {"MLS.K": 20}, {"bbox.AP": 40.1}),
+        ("k = 5", {"MLS.K": 5}, {"bbox.AP": 40.0, "segm.AP": 36.1}),
+    ]

@@ -122,7 +122,7 @@ def test_mixed_rows_take_no_differences_and_mark_no_best(make_result):
     results += [make_result("mls", seed, ap=50.0 + seed, max_iter=600) for seed in range(3)]
     group = group_of(*results, mix=True)
     table = results_table(group)
-    assert names(table) == ["method", "pretraining", "n", "box AP", "box AP50", "mask AP"]
+    assert names(table) == ["method", "n", "box AP", "box AP50", "mask AP", "pretraining"]
     assert not any(cell.best for row in table.rows for cell in row)
     assert significance_table(group) is None
 

@@ -187,8 +187,10 @@ def attend(features: Tensor, placed: Tensor) -> Tensor:
     Returns:
         ``(N, C, H, W)``: sums of features, weighted by the softmax over all giving positions.
     """
-    weights = placed.flatten(2).softmax(1).to(features.dtype)
-    return (features.flatten(2) @ weights).view_as(features)
+    logits = placed.flatten(2)
+    # "distribute" is a transposed view, of which a softmax over this axis would make a copy.
+    weights = logits.softmax(1) if logits.is_contiguous() else logits.mT.softmax(2).mT
+    return (features.flatten(2) @ weights.to(features.dtype)).view_as(features)
 
 
 def reachable(

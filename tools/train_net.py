@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune a detector from a pretrained backbone, and evaluate it."""
+"""Fine-tune a detector, a segmentation network or a classifier from a backbone, and evaluate it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main() -> int:
     """Parse the command line and run."""
     parser = tool_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS, a whole detector"
+        "--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS, a whole model"
     )
     return launch(run, parser.parse_args())
 

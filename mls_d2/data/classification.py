@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.data import classification_readers as readers
-from mls_d2.data.datasets import datasets_root
+from mls_d2.data.datasets import datasets_root, explain_missing
 from mls_d2.errors import UserError
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -225,13 +223,6 @@ def _records(name: str) -> list[dict]:
 
 
 def _explain(name: str, absent: Sequence[str], total: int, what: str) -> str:
-    root, data = datasets_root(), find(name)[2]
-    value = os.getenv("DETECTRON2_DATASETS")
-    told = f"DETECTRON2_DATASETS={value}" if value else "DETECTRON2_DATASETS is not set"
-    if not os.path.isdir(root):
-        return f"dataset '{name}': no folder '{root}' ({told}); set it to the datasets' folder"
-    shown = "\n  ".join(absent[:_SHOWN]) + ("\n  …" if len(absent) > _SHOWN else "")
-    return (
-        f"dataset '{name}' ({data.title}) is incomplete: {len(absent)} of {total} {what} are "
-        f"missing ({told}):\n  {shown}\nget it from {data.page}: {data.archives}"
-    )
+    data = find(name)[2]
+    message = explain_missing(name, absent, total, what)
+    return f"{message}\nget {data.title} from {data.page}: {data.archives}"

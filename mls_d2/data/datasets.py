@@ -45,7 +45,7 @@ def check_dataset(name: str) -> None:
     parts = _parts(name)
     absent = [path for path in parts if not os.path.exists(path)]
     if absent:
-        raise UserError(_explain(name, absent, len(parts), "files and folders"))
+        raise UserError(explain_missing(name, absent, len(parts), "files and folders"))
     empty = [path for path in parts if os.path.isdir(path) and not os.listdir(path)]
     if empty:
         raise UserError(f"dataset '{name}': the folder '{empty[0]}' is empty")
@@ -174,7 +174,7 @@ def _check_files(name: str, root: str, files: Sequence[str], what: str) -> None:
     there = _files_below(root, files)
     lacking = [os.path.join(root, item) for item in files if item not in there]
     if lacking:
-        raise UserError(_explain(name, lacking, len(files), what))
+        raise UserError(explain_missing(name, lacking, len(files), what))
 
 
 def _files_below(root: str, names: Iterable[str]) -> set[str]:
@@ -188,7 +188,8 @@ def _files_below(root: str, names: Iterable[str]) -> set[str]:
     return present
 
 
-def _explain(name: str, absent: Sequence[str], total: int, what: str) -> str:
+def explain_missing(name: str, absent: Sequence[str], total: int, what: str) -> str:
+    """Return a message that says which of ``total`` files of a dataset are missing, and where."""
     root = datasets_root()
     value = os.getenv("DETECTRON2_DATASETS")
     told = f"DETECTRON2_DATASETS={value}" if value else "DETECTRON2_DATASETS is not set"

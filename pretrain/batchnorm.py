@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MODES = ("shuffled", "local", "sync")
 
 
-class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
+class SplitBatchNorm(nn.BatchNorm2d):
     """BatchNorm that normalises each of G equal parts of the batch by its own statistics.
 
     Part i is what process i of G would hold, so one process trains as G of them do. The running

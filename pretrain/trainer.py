@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -124,12 +125,15 @@ class PretrainTrainer(TrainerBase):
         return found
 
     def _log(self, scalars: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
-        # One transfer to the host for all values.
-        values = torch.stack([value.float() for value in scalars.values()]).cpu().unbind()
-        reduced = comm.reduce_dict(dict(zip(scalars, values, strict=True)) | measured)
+        device = next(iter(scalars.values())).device
+        # NCCL reduces what is on the GPU.
+        found = {k: v.to(device, torch.float32) for k, v in (scalars | measured).items()}
+        reduced = comm.reduce_dict(found)
         if comm.is_main_process():
-            # What no image of the batch lets one measure is NaN, which is not JSON.
-            known = {k: float(v) for k, v in reduced.items() if v.isfinite()}
+            # One transfer to the host for all values. What no image of the batch lets one measure
+            # is NaN, which is not JSON.
+            values = torch.stack(list(reduced.values())).tolist()
+            known = {k: v for k, v in zip(reduced, values, strict=True) if math.isfinite(v)}
             self.storage.put_scalars(smoothing_hint=False, **known)
 
     def _autocast(self) -> contextlib.AbstractContextManager:

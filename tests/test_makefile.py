@@ -198,6 +198,19 @@ def test_seeds_are_those_asked_for_or_as_many_as_the_paper_had(
     assert all(folder.endswith(f"/mls-seed{seed}") for _, folder, seed in runs)
 
 
+def test_cityscapes_runs_on_no_more_gpus_than_its_recipe_is_for(tmp_path: Path) -> None:
+    environment = {"DETECTRON2_DATASETS": str(tmp_path)}
+    for target, given, used in (
+        ("eval-cityscapes", 8, 4),
+        ("eval-cityscapes", 2, 2),
+        ("eval-voc", 8, 8),
+    ):
+        output = make(target, "PRESET=paper", f"NUM_GPUS={given}", **environment).stdout
+        runs = [line for line in tool_lines(output) if "train_net.py" in line]
+        assert runs
+        assert all(f"--num-gpus {used} " in line for line in runs)
+
+
 def test_what_was_run_is_compared_with_the_paper(tmp_path: Path) -> None:
     output = make("eval-voc", "SEEDS=0,1", "OUT=o", "METHOD=random").stdout
     assert tool_lines(output)[-1].endswith(

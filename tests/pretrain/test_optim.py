@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mls_d2.config import get_cfg
+from pretrain.batchnorm import split_batchnorm
 from pretrain.optim import LARS, build_optimizer
 
 LR, MOMENTUM, DECAY, TRUST = 0.3, 0.9, 0.02, 1e-3
@@ -104,3 +105,15 @@ def test_norms_and_biases_have_their_own_weight_decay(name: str, kind: type):
         "1.weight": 1e-5,
         "1.bias": 0.0,
     }
+
+
+def test_split_batchnorms_have_the_weight_decay_of_norms():
+    cfg = get_cfg()
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 1e-4, 1e-5
+    split = split_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), 2)
+    decay = {
+        id(p): g["weight_decay"]
+        for g in build_optimizer(cfg, split).param_groups
+        for p in g["params"]
+    }
+    assert [decay[id(p)] for p in split.parameters()] == [1e-4, 1e-4, 1e-5, 1e-5]

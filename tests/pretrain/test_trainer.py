@@ -40,6 +40,19 @@ def test_what_could_not_be_measured_is_not_logged():
     assert logger.storage.latest() == {"known": (1.5, 0)}
 
 
+def test_what_processes_reduce_stays_on_their_device(monkeypatch):
+    reduced = {}
+
+    def reduce(scalars):
+        reduced.update({name: value.device.type for name, value in scalars.items()})
+        return {name: torch.zeros(()) for name in scalars}
+
+    monkeypatch.setattr(trainer_module.comm, "reduce_dict", reduce)
+    logger = SimpleNamespace(storage=EventStorage())
+    PretrainTrainer._log(logger, {"a": torch.zeros((), device="meta")}, {"b": torch.zeros(())})
+    assert reduced == {"a": "meta", "b": "meta"}
+
+
 def augment(seed: int = 0, rank: int = 0, world_size: int = 1):
     cfg = get_cfg()
     cfg.SEED = seed

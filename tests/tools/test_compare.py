@@ -25,6 +25,7 @@ def test_seeds_are_averaged_and_scenes_have_no_published_number(tmp_path):
             metrics={"bbox": {"AP": value}},
             seed=seed,
             dataset=dataset,
+            device={"kind": "cpu", "name": "", "count": 1},
             config="SOLVER: {MAX_ITER: 3}",
             versions={},
             wall_time_s=1.0,

@@ -19,6 +19,9 @@ from mls_d2.data.cityscapes import IGNORED
 from mls_d2.data.segmentation import read_labels
 from mls_d2.engine.files import atomic_write
 
+# Height of the title above each row of a grid.
+_TITLE_PX = 24
+
 
 def write_detections(
     path: str,
@@ -126,7 +129,8 @@ def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Seque
     """
     widths = [column[0].shape[1] for column in columns]
     height = columns[0][0].shape[0]
-    figure = Figure(figsize=(sum(widths) / 100, len(titles) * height / 100), dpi=100)
+    row_height = height + _TITLE_PX
+    figure = Figure(figsize=(sum(widths) / 100, len(titles) * row_height / 100), dpi=100)
     axes = figure.subplots(
         len(titles), len(columns), squeeze=False, gridspec_kw={"width_ratios": widths}
     )
@@ -135,6 +139,7 @@ def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Seque
             axes[row, column].imshow(images[row])
             axes[row, column].set_axis_off()
         axes[row, 0].set_title(title, loc="left", fontsize=10)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 0.97, wspace=0.01, hspace=0.06)
+    top = 1 - _TITLE_PX / (len(titles) * row_height)
+    figure.subplots_adjust(0.005, 0, 0.995, top, wspace=0.01, hspace=_TITLE_PX / height)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")

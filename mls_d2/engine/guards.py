@@ -54,6 +54,11 @@ class NonFiniteLossError(UserError):
     """A loss term became NaN or infinite."""
 
 
+def decides(key: str) -> bool:
+    """Whether a key changes what a run computes."""
+    return not any(key == n or key.startswith(f"{n}.") for n in RESUMABLE_CHANGES)
+
+
 def check_finite(losses: Mapping[str, Tensor], iteration: int) -> None:
     """Raise if a loss is NaN or infinite; waits for the device that holds the losses.
 

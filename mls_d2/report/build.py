@@ -46,7 +46,7 @@ def write_report(folders: Sequence[Path], out: Path, options: Options | None = N
 
     Raises:
         UserError: if a folder does not exist, no usable result is found, the baseline is not among
-            the results, or ``out`` cannot be written.
+            the results or is several rows of one table, or ``out`` cannot be written.
     """
     options = options or Options()
     results, problems = collect_results(folders)
@@ -89,6 +89,14 @@ def _check_baseline(groups: Sequence[Group], options: Options) -> None:
             f"baseline '{options.baseline}' is not among the results; "
             f"{nearest(options.baseline, known)}"
         )
+    for group in groups:
+        rows = group.of_method(options.baseline)
+        if len(rows) > 1 and not group.mixed and group.row(options.baseline) is None:
+            labels = ", ".join(f"'{row.label}'" for row in rows)
+            raise UserError(
+                f"baseline '{options.baseline}' is {len(rows)} rows of {group.task}; give the "
+                f"label of one of them: {labels}"
+            )
 
 
 def _nothing_to_report(folders: Sequence[Path], problems: Sequence[str]) -> UserError:
@@ -124,7 +132,7 @@ def _plot_pretraining(
     if not found:
         return None
     plot = plot_pretraining(_labelled(found), title="Pretraining", stem=out / "pretraining")
-    return Picture(plot.name, "Losses, InfoNCE accuracy and feature spread in pretraining")
+    return Picture(plot.name, "Losses, similarity and feature spread in pretraining")
 
 
 def _labelled(found: Mapping[Path, Curves]) -> dict[str, Curves]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mls_d2.report.results import RESULTS_FILE, LocatedResult
+from mls_d2.report.results import RESULTS_FILE, LocatedResult, files_below
 
 METRICS_FILE = "metrics.json"
 """The file name that the writers of both phases use."""
@@ -84,24 +84,26 @@ def pretraining_folders(
 ) -> dict[Path, Mapping[str, Curve]]:
     """Find the pretraining runs that belong to a report, with their curves.
 
-    They are the folders of the results' backbone files, and every folder below ``folders`` that
-    has a ``metrics.json`` and no result; only those that logged ``loss_nce`` count.
+    They are every folder below ``folders`` that has a ``metrics.json`` and no result, and the
+    folders of the results' backbone files; only those that logged ``feature_std`` count, which
+    every method does and no fine-tuning.
 
     Returns:
         Folder to its curves, in the order of the paths.
     """
     candidates: dict[Path, Path] = {}
+    # First, as links below them have names that say more than the folder that a run wrote to.
+    for folder in folders:
+        for path in files_below(folder, METRICS_FILE):
+            if not (path.parent / RESULTS_FILE).exists():
+                candidates.setdefault(path.parent.resolve(), path.parent)
     for located in results:
         if not located.result.backbone["sha256"]:
             continue
         folder = Path(located.result.backbone["file"]).parent
         candidates.setdefault(folder.resolve(), folder)
-    for folder in folders:
-        for path in folder.rglob(METRICS_FILE):
-            if not (path.parent / RESULTS_FILE).exists():
-                candidates.setdefault(path.parent.resolve(), path.parent)
     found = {folder: read_curves(folder / METRICS_FILE) for folder in sorted(candidates.values())}
-    return {folder: curves for folder, curves in found.items() if "loss_nce" in curves}
+    return {folder: curves for folder, curves in found.items() if "feature_std" in curves}
 
 
 def _records(lines: Sequence[str]) -> list[dict[str, Any] | None]:

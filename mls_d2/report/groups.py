@@ -98,10 +98,14 @@ class Group:
         return [name for name in metrics if name.partition(".")[2] in _HEADLINE] or metrics[:1]
 
     def row(self, name: str) -> Row | None:
-        """Return the row of that label, or else the first of that method; None if there is none."""
-        labelled = (row for row in self.rows if row.label == name)
-        of_method = (row for row in self.rows if row.first.method == name)
-        return next(labelled, next(of_method, None))
+        """Return the row of that label, or else the only one of that method; None without one."""
+        labelled = [row for row in self.rows if row.label == name]
+        found = labelled or self.of_method(name)
+        return found[0] if len(found) == 1 else None
+
+    def of_method(self, method: str) -> list[Row]:
+        """Return the rows of ``method``: several where its pretraining differs."""
+        return [row for row in self.rows if row.first.method == method]
 
 
 def metric_label(metric: str) -> str:

@@ -42,10 +42,12 @@ _STYLE: Any = {
     "text.parse_math": False,
 }
 _PRETRAINING_PANELS = (
+    ("total_loss", "total loss (sum of all terms)"),
     ("loss_nce", "InfoNCE loss (nats)"),
     # Not loss_ml, which is weighted by lambda and zero while InfoNCE trains alone.
     ("multi_label_loss", "multi-label loss (nats per entry)"),
     ("nce_accuracy", "InfoNCE accuracy (share, 0 to 1)"),
+    ("positive_similarity", "mean cosine of positives (-1 to 1)"),
     ("feature_std", "feature std (unit vectors)"),
 )
 _MAX_LABEL = 48
@@ -81,10 +83,10 @@ def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, stem:
 
 
 def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> Path:
-    """Plot losses, InfoNCE accuracy and feature spread of pretraining runs.
+    """Plot losses, InfoNCE accuracy, similarity and feature spread of pretraining runs.
 
     Args:
-        runs: label of a run to its curves.
+        runs: label of a run to its curves; what none of them has gets no panel.
         title: printed above.
         stem: the file to write, without ending.
 
@@ -92,9 +94,17 @@ def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> P
         The file written, an SVG.
     """
     styles = [_style(index) for index in range(len(runs))]
+    shown = [
+        (metric, label)
+        for metric, label in _PRETRAINING_PANELS
+        if any(metric in curves for curves in runs.values())
+    ]
+    lines = math.ceil(len(shown) / 2)
     with mpl.rc_context(_STYLE):
-        figure, panels = _figure(7, (2, 2), title, list(runs), styles)
-        for axes, (metric, label) in zip(panels.flat, _PRETRAINING_PANELS, strict=True):
+        figure, panels = _figure(3.5 * lines, (lines, 2), title, list(runs), styles)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, (metric, label) in zip(panels.flat, shown, strict=False):
             for curves, style in zip(runs.values(), styles, strict=True):
                 _draw_curves(axes, [curves[metric]] if metric in curves else [], style)
             _label_curve_panel(axes, label)

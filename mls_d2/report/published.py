@@ -49,6 +49,8 @@ def why_not_compared(result: Result, published: Published) -> str:
     if not rows:
         return f"there are none for task {result.task}"
     same = list(dict.fromkeys(row.pretraining for row in rows if row.method == result.method))
+    if same and result.backbone["sha256"] and not pretraining_datasets(result.backbone["info"]):
+        return "its file does not say what it was pretrained on"
     if same:
         return f"{result.method} is published there with other pretraining ({'; '.join(same)})"
     methods = ", ".join(dict.fromkeys(row.method for row in rows))

@@ -8,28 +8,15 @@ from typing import Any
 
 import yaml
 
+from mls_d2.engine.guards import decides
 from mls_d2.errors import UserError
 
 Recipe = Mapping[str, str]
 """Dotted config key to value as text."""
 
 _TRANSFER_SECTIONS = ("DATASETS", "INPUT", "MODEL", "SOLVER", "TEST")
-# Where a run happens, what it starts from, how often it reports.
-_NEVER_COMPARED = frozenset(
-    {
-        "CUDNN_BENCHMARK",
-        "MODEL.DEVICE",
-        "MODEL.WEIGHTS",
-        "OUTPUT_DIR",
-        "PRETRAIN.KEEP_CHECKPOINTS",
-        "PRETRAIN.LOG_PERIOD",
-        "PRETRAIN.MAX_BROKEN_SHARE",
-        "SEED",
-        "SOLVER.CHECKPOINT_PERIOD",
-        "TEST.EVAL_PERIOD",
-        "VIS_PERIOD",
-    }
-)
+# Beside what decides nothing: how kernels are chosen, what a run starts from, and its seed.
+_NEVER_COMPARED = frozenset({"CUDNN_BENCHMARK", "MODEL.WEIGHTS", "SEED"})
 # The input that a backbone was trained with belongs to the backbone, not to the transfer recipe.
 _OF_THE_BACKBONE = frozenset({"INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"})
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -85,7 +72,9 @@ def _leaves(config: str) -> dict[str, str]:
         raise UserError(f"its config is not readable YAML: {reason}") from error
     if not isinstance(tree, dict):
         raise UserError(f"its config is not a YAML mapping but {type(tree).__name__}")
-    return {key: value for key, value in _walk(tree, "") if key not in _NEVER_COMPARED}
+    return {
+        key: value for key, value in _walk(tree, "") if decides(key) and key not in _NEVER_COMPARED
+    }
 
 
 def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

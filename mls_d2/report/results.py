@@ -10,7 +10,7 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -191,7 +191,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 def collect_results(
     folders: Iterable[str | os.PathLike[str]],
 ) -> tuple[list[LocatedResult], list[str]]:
-    """Read every ``results.json`` below ``folders``.
+    """Read every ``results.json`` below ``folders``, also behind links.
 
     Args:
         folders: folders to search through, or result files.
@@ -207,7 +207,7 @@ def collect_results(
     for folder in map(Path, folders):
         if not folder.exists():
             raise UserError(f"no such results folder: {folder}; give the folder of finished runs")
-        for path in folder.rglob(RESULTS_FILE) if folder.is_dir() else [folder]:
+        for path in files_below(folder, RESULTS_FILE) if folder.is_dir() else [folder]:
             paths.setdefault(path.resolve(), path)
     results: list[LocatedResult] = []
     problems: list[str] = []
@@ -217,6 +217,20 @@ def collect_results(
         except UserError as error:
             problems.append(str(error))
     return results, problems
+
+
+def files_below(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the files called ``name`` below ``folder``, also behind links; each folder once."""
+    seen: set[str] = set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner.sort()
+        if name in names:
+            yield Path(here, name)
 
 
 def pretraining_datasets(info: Mapping[str, Any]) -> list[str]:

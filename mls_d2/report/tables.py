@@ -60,7 +60,7 @@ def results_table(group: Group, options: Options = _DEFAULTS) -> Table:
         label = metric_label(metric)
         columns.append(Column(label))
         if metric in group.headline:
-            columns += [Column(f"{label} − {options.baseline}")] if baseline else []
+            columns += [Column(f"{label} − {baseline.label}")] if baseline else []
             columns += [Column(f"published {label}"), Column(f"{label} − published")] * beside
     best = {metric: best_row(group, metric) for metric in group.metrics}
     rows = []
@@ -97,7 +97,7 @@ def significance_table(group: Group, options: Options = _DEFAULTS) -> Table | No
     baseline = baseline_of(group, options)
     if baseline is None or len(group.rows) < 2:
         return None
-    columns = [*text_columns("method", "metric"), Column(f"difference to {options.baseline}")]
+    columns = [*text_columns("method", "metric"), Column(f"difference to {baseline.label}")]
     columns += [Column("n"), *text_columns("test"), Column("p"), *text_columns("verdict")]
     rows = []
     for row in group.rows:

@@ -18,7 +18,7 @@ def runs(tmp_path, make_result, save_run):
         Image.new("RGB", (8, 4), (10 + seed, 0, 0)).save(path.with_name("predictions.png"))
     pretraining = tmp_path / "runs" / "mls"
     pretraining.mkdir()
-    (pretraining / "metrics.json").write_text('{"iteration": 1, "loss_nce": 6.0}\n')
+    (pretraining / "metrics.json").write_text('{"iteration": 1, "feature_std": 0.5}\n')
     return tmp_path / "runs"
 
 
@@ -110,6 +110,17 @@ def test_an_unknown_baseline_names_the_nearest_and_writes_nothing(runs, tmp_path
     assert not (tmp_path / "out").exists()
     write_report([runs], tmp_path / "out", Options(baseline="mls"))
     assert "Differences to mls" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_baseline_that_is_several_rows_lists_their_labels(runs, tmp_path, make_result, save_run):
+    save_run("coco/other", make_result("mls", pretraining={"MLS": {"K": 20}}))
+    labels = r"'mls \(MLS.K = 20\)', 'mls \(MLS.K = 5\)'"
+    with pytest.raises(UserError, match=f"'mls' is 2 rows of coco_mask_rcnn_fpn; .*: {labels}"):
+        write_report([runs], tmp_path / "out", Options(baseline="mls"))
+    assert not (tmp_path / "out").exists()
+    # Nothing is taken differences of in a mixed table.
+    save_run("coco/longer", make_result("mls", 7, max_iter=600))
+    write_report([runs], tmp_path / "out", Options(baseline="mls", mix=True))
 
 
 def test_the_default_baseline_may_be_absent(tmp_path, make_result, save_run):

@@ -74,7 +74,7 @@ def test_pretraining_runs_are_found_below_the_folders_and_beside_backbones(
 ):
     for folder in ("given/mls", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "metrics.json").write_text('{"iteration": 1, "loss_nce": 6.0}\n')
+        (tmp_path / folder / "metrics.json").write_text('{"iteration": 1, "feature_std": 0.5}\n')
     (tmp_path / "given/other").mkdir()
     (tmp_path / "given/other/metrics.json").write_text('{"iteration": 1, "total_loss": 6.0}\n')
     save_run("coco", make_result())
@@ -84,3 +84,16 @@ def test_pretraining_runs_are_found_below_the_folders_and_beside_backbones(
         [tmp_path / "given", tmp_path / "runs"], [LocatedResult(Path("r"), result)]
     )
     assert list(found) == [tmp_path / "elsewhere", tmp_path / "given/mls"]
+
+
+def test_a_pretraining_run_behind_a_link_is_called_as_the_link(tmp_path, make_result):
+    cell = tmp_path / "cells" / "0123456789abcdef"
+    cell.mkdir(parents=True)
+    (cell / "metrics.json").write_text('{"iteration": 1, "feature_std": 0.5}\n')
+    link = tmp_path / "suite" / "pretrain" / "mls-seed0"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(cell)
+    file = str(cell / "backbone.pth")
+    result = make_result(backbone={**make_result().backbone, "file": file})
+    for folder in (link, tmp_path / "suite"):
+        assert list(pretraining_folders([folder], [LocatedResult(Path("r"), result)])) == [link]

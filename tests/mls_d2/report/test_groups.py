@@ -10,6 +10,10 @@ def locate(results):
     return [LocatedResult(Path(f"{number}"), result) for number, result in enumerate(results)]
 
 
+def group_labels(group):
+    return [row.label for row in group.rows]
+
+
 def test_seeds_of_one_method_make_one_row_and_random_comes_first(make_result):
     results = [make_result("mls", 1, ap=16.0), make_result("mls", 0), make_result("random", 0)]
     (group,), problems = group_results(locate(results))
@@ -130,8 +134,14 @@ def test_a_row_is_found_by_label_before_method(make_result):
     results = [make_result(pretraining={"MLS": {"K": k}}) for k in (5, 20)]
     (group,), _ = group_results(locate(results))
     assert group.row("mls (MLS.K = 5)") is group.rows[1]
-    assert group.row("mls") is group.rows[0]
+    assert group.row("mls") is None
     assert group.row("none") is None
+    (single,), _ = group_results(locate([*results[:1], make_result("mocov2")]))
+    assert group_labels(single) == ["mls", "mocov2"]
+    assert single.row("mocov2") is single.rows[1]
+    # A label may be a method that another row shares.
+    plain = dataclasses.replace(group.rows[0], label="mls")
+    assert dataclasses.replace(group, rows=(group.rows[1], plain)).row("mls") is plain
 
 
 def test_a_result_with_an_unreadable_config_is_left_out(make_result):

@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 import yaml
 
 from mls_d2.report.published import matching_row, published_beside, why_not_compared
-from mls_d2.report.published_file import builtin_published
+from mls_d2.report.published_file import Published, builtin_published
 
 COCO_400 = {"dataset": ["coco_2017_train"], "epochs": 400.0}
 FPN = builtin_published().of_task("coco_mask_rcnn_fpn")
@@ -105,6 +107,32 @@ def test_other_data_and_other_pretraining_say_why(make_paper_result):
         ({**COCO_400, "synthetic": True}, "backbone pretrained on synthetic scenes"),
     ):
         assert reason in reason_of(make_paper_result(backbone={**base.backbone, "info": info}))
+
+
+def test_a_shortened_classification_is_not_compared(make_paper_result):
+    base = make_paper_result("mls", task="cub200_finetune")
+    fields = {"task": "cub200_finetune", "dataset": {**base.dataset, "num_images": 5994}}
+    whole = make_paper_result(config=shorter(MAX_ITER=11239, IMS_PER_BATCH=64), **fields)
+    row = published_beside(whole, builtin_published())
+    assert row is not None
+    assert row.metrics["classification.top1"] == 71.7
+    short = make_paper_result(config=shorter(MAX_ITER=1124, IMS_PER_BATCH=64), **fields)
+    assert "1124 iterations of 64 images instead of 11239 of 64" in reason_of(short)
+    fields["dataset"] = {**base.dataset, "num_images": 600}
+    few = make_paper_result(config=shorter(MAX_ITER=11239, IMS_PER_BATCH=64), **fields)
+    assert "another dataset, 600 images instead of 5994" in reason_of(few)
+
+
+def test_a_file_that_does_not_say_its_data_is_the_reason_where_it_is(make_paper_result):
+    silent = "its file does not say what it was pretrained on"
+    backbone = {**make_paper_result().backbone, "info": {"method": "supervised"}}
+    assert reason_of(make_paper_result("supervised", backbone=backbone)) == silent
+    # Data would change nothing for a method without numbers, and random weights have none.
+    assert "none for simsiam" in reason_of(make_paper_result("simsiam", backbone=backbone))
+    rows = [dataclasses.replace(FPN[0], method="random")]
+    other = Published(tuple(rows), {})
+    reason = why_not_compared(make_paper_result("random"), other)
+    assert reason.startswith("random is published there with other pretraining (ImageNet")
 
 
 def test_half_the_gpus_are_the_same_recipe(make_paper_result):

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mls_d2.config import load_cfg
+from mls_d2.data.classification import DATASETS, find
+from mls_d2.engine.tasks import task_of
 from mls_d2.errors import UserError
 from mls_d2.report.published_file import builtin_published, load_published
+
+ROOT = Path(__file__).parents[3]
 
 # The sum of every column of every table, added up by hand from the paper's tables, would not tell
 # which number is wrong; so these are the first, the last and the odd numbers of each.
@@ -91,6 +96,33 @@ def test_repeated_rows_of_the_ablations_agree_with_table_1():
         assert {metric: main.metrics[metric] for metric in row.metrics} == row.metrics
 
 
+def published_configs():
+    """Return the configs of published length by task; where there are several, the shortest."""
+    configs = {}
+    for path in sorted((ROOT / "transfer_configs").glob("*/*.yaml")):
+        cfg = load_cfg(str(path))
+        if cfg.PRESET != "paper" or path.name == "base.yaml":
+            continue
+        task = task_of(cfg).name(cfg)
+        if task not in configs or cfg.SOLVER.MAX_ITER < configs[task].SOLVER.MAX_ITER:
+            configs[task] = cfg
+    return configs
+
+
+def test_every_task_of_the_tables_has_the_length_and_the_images_of_its_config():
+    published, configs = builtin_published(), published_configs()
+    tasks = {row.task for row in published.rows}
+    assert set(published.protocols) == tasks
+    for task in tasks:
+        cfg, protocol = configs[task], published.protocols[task]
+        lengths = (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH)
+        assert (protocol.iterations, protocol.batch) == lengths, task
+        if cfg.DATASETS.TRAIN[0].rpartition("_")[0] in DATASETS:
+            (train,), (test,) = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+            splits = [(find(name)[2], find(name)[1]) for name in (train, test)]
+            assert protocol.images == tuple(data.splits[split] for data, split in splits), task
+
+
 def own_file(**changes):
     table = {
         "table": "A",
@@ -165,7 +197,7 @@ def test_an_unreadable_file_is_an_error(tmp_path, content):
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path):
-    page = Path(__file__).parents[3] / "docs" / "report.md"
+    page = ROOT / "docs" / "report.md"
     (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
     (tmp_path / "own.yaml").write_text(example)
     rows = load_published([tmp_path / "own.yaml"]).rows[-2:]

@@ -22,8 +22,19 @@ def test_a_transfer_recipe_is_what_decides_the_result():
 
 
 def test_a_pretraining_recipe_keeps_the_method_and_drops_seed_and_place():
-    config = {"MLS": {"K": 20}, "SEED": 3, "OUTPUT_DIR": "x", "DATALOADER": {"NUM_WORKERS": 2}}
+    places = {"SEED": 3, "OUTPUT_DIR": "x", "VERSION": 2, "CUDNN_BENCHMARK": True}
+    config = {"MLS": {"K": 20}, "DATALOADER": {"NUM_WORKERS": 2}, **places}
     assert pretraining_recipe(yaml.safe_dump(config)) == {"MLS.K": "20"}
+
+
+def test_what_only_watches_a_pretraining_is_not_its_recipe():
+    watching = {
+        "EPOCHS": 400,
+        "ONLINE_EVAL": {"PERIOD": 1.0},
+        "LABEL_QUALITY": True,
+        "PERMANENT_PERIOD": 50,
+    }
+    assert pretraining_recipe(yaml.safe_dump({"PRETRAIN": watching})) == {"PRETRAIN.EPOCHS": "400"}
 
 
 def test_keys_differ_by_value_or_presence():

@@ -116,6 +116,20 @@ def test_a_file_found_twice_counts_once(tmp_path, make_result):
     assert len(results) == 1
 
 
+def test_results_behind_links_are_found_once_by_the_link_even_where_links_go_in_circles(
+    tmp_path, make_result
+):
+    write_result(tmp_path / "cells" / "0123" / "results.json", make_result())
+    for name in ("coco/mls-seed0", "voc/again"):
+        (tmp_path / "suite" / name).parent.mkdir(parents=True)
+        os.symlink(tmp_path / "cells" / "0123", tmp_path / "suite" / name)
+    os.symlink(tmp_path / "suite", tmp_path / "suite" / "coco" / "round")
+    os.symlink(tmp_path / "nowhere", tmp_path / "suite" / "broken")
+    results, problems = collect_results([tmp_path / "suite"])
+    assert [item.path for item in results] == [tmp_path / "suite/coco/mls-seed0/results.json"]
+    assert problems == []
+
+
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no such results folder"):
         collect_results([tmp_path / "nowhere"])

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -59,7 +60,18 @@ def test_another_baseline_by_method_and_by_row(make_result):
     group = group_of(*results, make_result("random", ap=1.0))
     table = results_table(group, Options(baseline="mls (MLS.K = 5)"))
     assert column(table, "box AP − mls (MLS.K = 5)") == ["-4.00", "+15.00", "–"]
-    assert column(results_table(group, Options(baseline="mls")), "box AP − mls")[1] == "–"
+    verdicts = significance_table(group, Options(baseline="mls (MLS.K = 5)"))
+    assert names(verdicts)[2] == "difference to mls (MLS.K = 5)"
+
+
+def test_a_baseline_by_method_heads_the_columns_with_its_row(make_result):
+    group = group_of(*runs_of(make_result, mls=[15.0], mocov2=[12.0]))
+    named = dataclasses.replace(group.rows[0], label="mls (short)")
+    group = dataclasses.replace(group, rows=(named, group.rows[1]))
+    table = results_table(group, Options(baseline="mls"))
+    assert column(table, "box AP − mls (short)") == ["–", "-3.00"]
+    verdicts = significance_table(group, Options(baseline="mls"))
+    assert names(verdicts)[2] == "difference to mls (short)"
 
 
 def test_published_numbers_stand_only_beside_comparable_results(make_result, make_paper_result):

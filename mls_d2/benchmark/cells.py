@@ -18,7 +18,7 @@ from mls_d2.config import all_keys, load_cfg
 from mls_d2.data.datasets import datasets_root
 from mls_d2.data.scenes import read_marker
 from mls_d2.engine.files import sha256_of
-from mls_d2.engine.guards import RESUMABLE_CHANGES
+from mls_d2.engine.guards import decides
 from mls_d2.report.results import RESULTS_FILE
 
 PRETRAIN, CONVERT, TRANSFER = "pretrain", "convert", "transfer"
@@ -169,11 +169,10 @@ def _trained(
 def _decisive(config: str, opts: tuple[str, ...]) -> tuple[Mapping[str, str], int]:
     """Return the keys of a config that decide the result, and the number of its workers."""
     cfg = load_cfg(config, opts)
-    left_out = (*RESUMABLE_CHANGES, "MODEL.WEIGHTS", "SEED")
     decisive = {
         key: str(functools.reduce(lambda node, part: node[part], key.split("."), cfg))
         for key in all_keys(cfg)
-        if key not in left_out
+        if decides(key) and key not in ("MODEL.WEIGHTS", "SEED")
     }
     return decisive, int(cfg.DATALOADER.NUM_WORKERS)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Settings that do not change what a run computes.
+# Settings, and sections of them, that do not change what a run computes; see `decides`.
 RESUMABLE_CHANGES = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",
@@ -52,6 +52,11 @@ _RELAY_S = 1.0
 
 class NonFiniteLossError(UserError):
     """A loss term became NaN or infinite."""
+
+
+def decides(key: str) -> bool:
+    """Whether a config key, such as ``"SOLVER.BASE_LR"``, changes what a run computes."""
+    return not _is_under(key, RESUMABLE_CHANGES)
 
 
 def check_finite(losses: Mapping[str, Tensor], iteration: int) -> None:
@@ -288,8 +293,12 @@ def config_changes(
     return [
         f"{key}: was {before!r}, is {now!r}"
         for key, before, now in differences
-        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
+        if not _is_under(key, ignore)
     ]
+
+
+def _is_under(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _differences(one_yaml: str, other_yaml: str) -> list[tuple[str, Any, Any]]:

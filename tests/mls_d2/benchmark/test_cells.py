@@ -74,6 +74,20 @@ def test_what_does_not_decide_the_result_changes_nothing(bench, same):
     assert keys(bench, methods=["random"]) == keys(bench, methods=["random"], **same)
 
 
+def test_what_a_pretraining_only_watches_changes_nothing(bench):
+    def pretraining(**opts):
+        row = {"name": "mls", "method": "mls", "opts": opts}
+        return keys(bench, methods=[row])["pretrain/mls-seed0"]
+
+    watched = {
+        "PRETRAIN.ONLINE_EVAL.PERIOD": 1.0,
+        "PRETRAIN.LABEL_QUALITY": True,
+        "PRETRAIN.PERMANENT_PERIOD": 2.0,
+    }
+    assert pretraining(**watched) == pretraining()
+    assert pretraining(**{"PRETRAIN.EPOCHS": 3.0}) != pretraining()
+
+
 def test_seed_weights_gpus_and_data_decide(bench, monkeypatch, tmp_path):
     (cell,) = plan_cells(bench.suite(methods=["random"]), gpus=False)
     assert cell.key("a") != cell.key("b")

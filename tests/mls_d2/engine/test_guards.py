@@ -18,6 +18,7 @@ from mls_d2.engine.guards import (
     check_finite,
     check_same_config,
     config_changes,
+    decides,
     train_guarded,
 )
 from mls_d2.errors import Preempted, UserError
@@ -143,6 +144,23 @@ def test_config_changes_names_keys_with_both_values():
     assert config_changes(saved, cfg, ignore=("SOLVER",)) == [
         "OUTPUT_DIR: was './output', is 'elsewhere'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("SOLVER.BASE_LR", True),
+        ("PRETRAIN.EPOCHS", True),
+        ("PRETRAIN.LABEL_QUALITY", False),
+        ("PRETRAIN.ONLINE_EVAL", False),
+        ("PRETRAIN.ONLINE_EVAL.PERIOD", False),
+        # Only the beginning of its name is one of those.
+        ("PRETRAIN.ONLINE_EVALUATOR", True),
+        ("VERSION", False),
+    ],
+)
+def test_a_key_decides_unless_it_or_its_section_is_known_not_to(key, expected):
+    assert decides(key) is expected
 
 
 def test_config_changes_sees_keys_that_one_side_lacks():

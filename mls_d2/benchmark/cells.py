@@ -130,12 +130,18 @@ def _source_seed(row: Row, suite: Suite, seed: int) -> int:
 def _source(row: Row, seed: int, num_gpus: int) -> Cell | None:
     """Return the cell that makes the row's weights; None for random ones."""
     if row.checkpoint is not None:
-        sha256 = sha256_of(str(row.checkpoint))
-        content = {"stage": CONVERT, "checkpoint": sha256, "method": row.name, "format": _FORMAT}
-        words = (str(row.checkpoint.resolve()),)
-        return Cell(
-            f"convert/{row.name}", CONVERT, content, CONVERT, (*words, "--method", row.name)
-        )
+        content = {
+            "stage": CONVERT,
+            "checkpoint": sha256_of(str(row.checkpoint)),
+            "method": row.name,
+            "dataset": row.dataset,
+            "epochs": row.epochs,
+            "format": _FORMAT,
+        }
+        words = [str(row.checkpoint.resolve()), "--method", row.name]
+        words += ["--dataset", *row.dataset] if row.dataset else []
+        words += ["--epochs", f"{row.epochs:g}"] if row.epochs else []
+        return Cell(f"convert/{row.name}", CONVERT, content, CONVERT, tuple(words))
     if row.config is None:
         return None
     return _trained(f"pretrain/{row.name}-seed{seed}", PRETRAIN, row, seed, num_gpus, None)

@@ -138,6 +138,13 @@ def test_a_checkpoint_is_known_by_its_bytes_and_its_rows_name(bench, tmp_path):
     assert keys(bench, checkpoints={"renamed": one})["convert/renamed"] != of[0]
 
 
+def test_what_a_row_says_of_its_checkpoint_is_part_of_it(bench, tmp_path):
+    (tmp_path / "one.pth").write_text("a")
+    said = ({}, {"dataset": "imagenet"}, {"dataset": "imagenet", "epochs": 90}, {"epochs": 90})
+    rows = [{"name": "given", "checkpoint": str(tmp_path / "one.pth"), **more} for more in said]
+    assert len({keys(bench, methods=[row])["convert/given"] for row in rows}) == 4
+
+
 def test_a_config_with_an_unknown_key_is_refused_before_anything_runs(bench):
     with pytest.raises(UserError, match="did you mean 'SOLVER.BASE_LR'"):
         keys(bench, **task(**{"SOLVER.BASE_LRR": 1}))

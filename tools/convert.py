@@ -8,6 +8,7 @@ Examples:
     python tools/convert.py downloads/ converted/
     python tools/convert.py backbone.pth for-timm.safetensors --to timm
     python tools/convert.py flipped.pth --set INPUT.FORMAT BGR
+    python tools/convert.py soco.pth --method soco --dataset coco_2017_train --epochs 400
 
 What the file is from is recognised by the structure of its names; nothing in it is run.
 docs/checkpoints.md lists what is known.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import tempfile
@@ -53,6 +55,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--source", default="auto", metavar="NAME", help="what it is from")
     parser.add_argument("--encoder", metavar="PREFIX", help="encoder to take, whatever is usual")
     parser.add_argument("--method", metavar="NAME", help="what results and reports call it")
+    parser.add_argument(
+        "--dataset", nargs="+", metavar="NAME", help="what it was pretrained on, for reports"
+    )
+    parser.add_argument(
+        "--epochs", type=float, metavar="N", help="how long it was pretrained, for reports"
+    )
     parser.add_argument("--to", choices=TARGETS, default="detectron2", help="names to write")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=[], help="what to take beside the backbone"
@@ -147,11 +155,16 @@ def convert(src: str, dst: str, args: argparse.Namespace) -> Backbone:
         parts=tuple(args.parts),
         trained_on={key: parse_value(key, value) for key, value in args.set},
     )
-    if args.method:
-        backbone.info["method"] = args.method
+    backbone.info.update(said_of_pretraining(args))
     if not is_ready(src, dst, backbone, args):
         write_converted(dst, backbone, to=args.to)
     return backbone
+
+
+def said_of_pretraining(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the user says of the pretraining, named as pretraining names it in its files."""
+    given = {"method": args.method, "dataset": args.dataset, "epochs": args.epochs}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -164,7 +177,7 @@ def parse_value(key: str, text: str) -> Any:
 
 def is_ready(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> bool:
     """Whether the conversion would only copy SRC."""
-    same = src.endswith(".pkl") == dst.endswith(".pkl") and not args.method
+    same = src.endswith(".pkl") == dst.endswith(".pkl") and not said_of_pretraining(args)
     return args.to == "detectron2" and backbone.in_detectron2_format and same
 
 
@@ -284,6 +297,8 @@ def main() -> int:
         return 0
     if args.src is None:
         raise UserError("say what to convert: tools/convert.py SRC [DST]; --help lists the options")
+    if args.epochs is not None and not 0 < args.epochs < math.inf:
+        raise UserError(f"--epochs must be a number above 0, got {args.epochs:g}")
     if args.inspect and args.dst is not None:
         raise UserError("--inspect writes nothing; leave DST away")
     if os.path.isdir(args.src):

@@ -18,7 +18,7 @@ from mls_d2.config import all_keys, load_cfg
 from mls_d2.data.datasets import datasets_root
 from mls_d2.data.scenes import read_marker
 from mls_d2.engine.files import sha256_of
-from mls_d2.engine.guards import RESUMABLE_CHANGES
+from mls_d2.engine.resumable import decides
 from mls_d2.report.results import RESULTS_FILE
 
 PRETRAIN, CONVERT, TRANSFER = "pretrain", "convert", "transfer"
@@ -130,12 +130,18 @@ def _source_seed(row: Row, suite: Suite, seed: int) -> int:
 def _source(row: Row, seed: int, num_gpus: int) -> Cell | None:
     """Return the cell that makes the row's weights; None for random ones."""
     if row.checkpoint is not None:
-        sha256 = sha256_of(str(row.checkpoint))
-        content = {"stage": CONVERT, "checkpoint": sha256, "method": row.name, "format": _FORMAT}
-        words = (str(row.checkpoint.resolve()),)
-        return Cell(
-            f"convert/{row.name}", CONVERT, content, CONVERT, (*words, "--method", row.name)
-        )
+        content = {
+            "stage": CONVERT,
+            "checkpoint": sha256_of(str(row.checkpoint)),
+            "method": row.name,
+            "dataset": row.dataset,
+            "epochs": row.epochs,
+            "format": _FORMAT,
+        }
+        words = [str(row.checkpoint.resolve()), "--method", row.name]
+        words += ["--dataset", *row.dataset] if row.dataset else []
+        words += ["--epochs", f"{row.epochs:g}"] if row.epochs else []
+        return Cell(f"convert/{row.name}", CONVERT, content, CONVERT, tuple(words))
     if row.config is None:
         return None
     return _trained(f"pretrain/{row.name}-seed{seed}", PRETRAIN, row, seed, num_gpus, None)
@@ -169,11 +175,10 @@ def _trained(
 def _decisive(config: str, opts: tuple[str, ...]) -> tuple[Mapping[str, str], int]:
     """Return the keys of a config that decide the result, and the number of its workers."""
     cfg = load_cfg(config, opts)
-    left_out = (*RESUMABLE_CHANGES, "MODEL.WEIGHTS", "SEED")
     decisive = {
         key: str(functools.reduce(lambda node, part: node[part], key.split("."), cfg))
         for key in all_keys(cfg)
-        if key not in left_out
+        if decides(key) and key not in ("MODEL.WEIGHTS", "SEED")
     }
     return decisive, int(cfg.DATALOADER.NUM_WORKERS)
 

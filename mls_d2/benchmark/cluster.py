@@ -78,11 +78,19 @@ class SlurmCell:
 
 @dataclass(frozen=True, eq=False)
 class _Queued:
-    """A job in the queue, or running."""
+    """A job in the queue, or running.
+
+    Attributes:
+        cell: what it runs.
+        job: submitit's.
+        store: where the cell is.
+        fresh: whether this run queued it, and not an earlier one.
+    """
 
     cell: Cell
     job: Any
     store: Store
+    fresh: bool
 
     def is_running(self) -> bool:
         """Whether its tool has started; the scheduler tells later."""
@@ -165,11 +173,12 @@ class SlurmRun:
         return outcomes
 
     def _queue(self, cell: Cell, after: _Queued | None) -> _Queued:
-        own = f"{cell.name} {cell.key('')}"
-        if own in self._numbers:
+        own = f"{cell.name} {_identity(cell)}"
+        # Behind a new job, an old one waits for another that has ended without success.
+        if own in self._numbers and (after is None or not after.fresh):
             job = self._job_class(self._executor.folder, self._numbers[own])
             if not job.done(force_check=True):
-                return _Queued(cell, job, self._store)
+                return _Queued(cell, job, self._store, fresh=False)
         extra = {}
         if after is not None and self._options.cluster == "slurm":
             # After any end: what cannot run then says so, instead of waiting for ever.
@@ -190,7 +199,12 @@ class SlurmRun:
         job = self._executor.submit(SlurmCell(cell, self._store.out, self._tools))
         self._numbers[own] = job.job_id
         write_json(str(self._numbers_file), self._numbers)
-        return _Queued(cell, job, self._store)
+        return _Queued(cell, job, self._store, fresh=True)
+
+
+def _identity(cell: Cell) -> str:
+    """Return the digest of a cell and of those that it needs, whose weights are not there yet."""
+    return cell.key(_identity(cell.needs) if cell.needs else "")
 
 
 def _run_cell(cell: Cell, store: Store, tools: Tools, guard: InterruptGuard) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ EXIT_FAILED_CELLS = 3
 SUMMARY_FILE = "summary.txt"
 STATE_FILE = "cells.json"
 REPORT_FOLDER = "report"
+LOCK_FILE = "suite.lock"
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,13 @@ def run_benchmark(suite: Suite, options: Options, tools: Tools) -> int:
     with atomic_write(str(folder / SUMMARY_FILE), "w") as file:
         file.write(f"{summary}\n")
     write_json(str(folder / STATE_FILE), state_of(cells, outcomes))
-    links = link_cells(folder, cells, outcomes)
-    if stop.first == signal.SIGINT:
-        raise KeyboardInterrupt
-    if stop.first:
-        raise Preempted(stop.first)
-    code = _report(links, folder / REPORT_FOLDER, tools, options.update)
+    with locked(folder):
+        links = link_cells(folder, cells, outcomes)
+        if stop.first == signal.SIGINT:
+            raise KeyboardInterrupt
+        if stop.first:
+            raise Preempted(stop.first)
+        code = _report(links, folder / REPORT_FOLDER, tools, options.update)
     done = all(outcome.done for outcome in outcomes.values())
     waiting = options.slurm is not None and not options.slurm.wait
     return code if done or waiting else EXIT_FAILED_CELLS
@@ -125,6 +128,22 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the links and the report of a suite, once no other run does.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder / LOCK_FILE).open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"cannot lock '{folder}': {error.strerror}") from None
+        yield
+
+
 def link_cells(
     folder: Path, cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]
 ) -> dict[Cell, Path]:
@@ -134,24 +153,25 @@ def link_cells(
         The links of the finished cells.
 
     Raises:
-        UserError: a link cannot be made.
+        UserError: a link cannot be made or removed.
     """
-    for old in folder.glob("*/*"):
-        if old.is_symlink():
-            old.unlink()
     links = {}
-    for cell in cells:
-        target = outcomes[cell].folder
-        if target is None or not target.is_dir():
-            continue
-        link = folder / cell.name
-        try:
+    try:
+        for old in folder.glob("*/*"):
+            if old.is_symlink():
+                old.unlink(missing_ok=True)
+        for cell in cells:
+            target = outcomes[cell].folder
+            if target is None or not target.is_dir():
+                continue
+            link = folder / cell.name
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(os.path.relpath(target, link.parent))
-        except OSError as error:
-            raise UserError(f"cannot make the link '{link}': {error.strerror}") from None
-        if outcomes[cell].done:
-            links[cell] = link
+            if outcomes[cell].done:
+                links[cell] = link
+    except OSError as error:
+        reason = f"'{error.filename2 or error.filename}': {error.strerror}"
+        raise UserError(f"cannot renew the links in '{folder}': {reason}") from None
     return links
 
 

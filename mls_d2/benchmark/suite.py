@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mls_d2.errors import UserError, nearest
 
 FOLLOW = "follow"
 _KEYS = ("name", "preset", "methods", "tasks", "seeds", "pretrain_seed", "num_gpus")
-_ROW_KEYS = ("name", "method", "config", "checkpoint", "needs", "opts")
+_ROW_KEYS = ("name", "method", "config", "checkpoint", "needs", "opts", "dataset", "epochs")
 _TASK_KEYS = ("name", "task", "config", "opts", "num_gpus", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -31,6 +32,8 @@ class Row:
         checkpoint: a file to convert; None where there is none. With neither: random weights.
         opts: ``KEY VALUE`` words for the pretraining.
         needs: what file the user has to give as ``checkpoint``; empty where none is missing.
+        dataset: names of what the file was pretrained on; empty where nothing is known.
+        epochs: of its pretraining; None where nothing is known.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Row:
     checkpoint: Path | None = None
     opts: tuple[str, ...] = ()
     needs: str = ""
+    dataset: tuple[str, ...] = ()
+    epochs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,16 +193,56 @@ def _row(item: object, catalog: Catalog) -> Row:
             f"method {item!r} must have one of method, config, checkpoint or needs, "
             f"and has {', '.join(sources) or 'none'}"
         )
-    value = item[sources[0]]
-    name = _checked_name(item.get("name", value if "method" in item else None), f"{item!r}")
-    opts = _opts(item.get("opts", {}), f"method '{name}'")
-    if "needs" in item:
+    row = _named_row(item, sources[0], catalog)
+    opts = _opts(item.get("opts", {}), f"method '{row.name}'")
+    if opts and row.config is None:
+        raise UserError(
+            f"opts of method '{row.name}' change nothing, for it is not pretrained here; "
+            "give them to the task"
+        )
+    origin = _origin(item, row.name)
+    if origin and not (row.checkpoint or row.needs):
+        raise UserError(
+            f"{' and '.join(origin)} of method '{row.name}' belong to a checkpoint; what is "
+            "pretrained here says it itself"
+        )
+    return dataclasses.replace(row, opts=opts, **origin)
+
+
+def _named_row(item: Mapping[str, Any], source: str, catalog: Catalog) -> Row:
+    value = item[source]
+    name = _checked_name(item.get("name", value if source == "method" else None), f"{item!r}")
+    if source == "needs":
         return Row(name, needs=str(value))
-    if "checkpoint" in item:
+    if source == "checkpoint":
         return Row(name, checkpoint=_existing(value, f"checkpoint of '{name}'"))
-    if "config" in item:
-        return Row(name, config=_existing(value, f"config of '{name}'"), opts=opts)
-    return Row(name) if value == RANDOM else Row(name, catalog.find_method(str(value)), opts=opts)
+    if source == "config":
+        return Row(name, config=_existing(value, f"config of '{name}'"))
+    return Row(name) if value == RANDOM else Row(name, catalog.find_method(str(value)))
+
+
+def _origin(item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what a row says of its file's pretraining, as fields of :class:`Row`."""
+    found: dict[str, Any] = {}
+    if "dataset" in item:
+        given = item["dataset"]
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list) or not names or not all(map(_is_text, names)):
+            raise UserError(
+                f"dataset of method '{name}' must be a name or a list of them, got {given!r}"
+            )
+        found["dataset"] = tuple(names)
+    if "epochs" in item:
+        given = item["epochs"]
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not number or not 0 < given < math.inf:
+            raise UserError(f"epochs of method '{name}' must be a number above 0, got {given!r}")
+        found["epochs"] = float(given)
+    return found
+
+
+def _is_text(given: object) -> bool:
+    return isinstance(given, str) and bool(given)
 
 
 def _fill_in(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> list[Row]:

@@ -19,29 +19,12 @@ import yaml
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from mls_d2.engine.resumable import RESUMABLE_CHANGES, is_under
 from mls_d2.errors import Preempted, UserError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# Settings that do not change what a run computes.
-RESUMABLE_CHANGES = (
-    "OUTPUT_DIR",
-    "MODEL.DEVICE",
-    "DATALOADER.NUM_WORKERS",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "PRETRAIN.KEEP_CHECKPOINTS",
-    "PRETRAIN.PERMANENT_PERIOD",
-    "PRETRAIN.LOG_PERIOD",
-    "PRETRAIN.MAX_BROKEN_SHARE",
-    "PRETRAIN.LABEL_QUALITY",
-    "PRETRAIN.ONLINE_EVAL",
-    "TEST.EVAL_PERIOD",
-    "VIS_PERIOD",
-    "VERSION",
-)
-
 
 # From people, and from schedulers: the end (Slurm, Kubernetes), `sbatch --signal`, and submitit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -52,11 +35,6 @@ _RELAY_S = 1.0
 
 class NonFiniteLossError(UserError):
     """A loss term became NaN or infinite."""
-
-
-def decides(key: str) -> bool:
-    """Whether a key changes what a run computes."""
-    return not any(key == n or key.startswith(f"{n}.") for n in RESUMABLE_CHANGES)
 
 
 def check_finite(losses: Mapping[str, Tensor], iteration: int) -> None:
@@ -293,7 +271,7 @@ def config_changes(
     return [
         f"{key}: was {before!r}, is {now!r}"
         for key, before, now in differences
-        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
+        if not is_under(key, ignore)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mls_d2.engine.guards import decides
+from mls_d2.engine.resumable import decides
 from mls_d2.errors import UserError
 
 Recipe = Mapping[str, str]

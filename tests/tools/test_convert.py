@@ -63,6 +63,20 @@ def test_it_says_what_it_took_and_left_and_what_config_goes_with_it(
     assert read_backbone(str(tmp_path / "out.pth")).info["method"] == "supervised"
 
 
+def test_what_the_user_says_of_the_pretraining_is_written_as_pretraining_writes_it(
+    run, moco: Path, tmp_path: Path
+):
+    out, ours = tmp_path / "out.pth", tmp_path / "ours.pth"
+    said = ("--dataset", "imagenet", "--epochs", "200", "--no-verify")
+    assert run(moco, out, *said).returncode == 0
+    info = read_backbone(str(out)).info
+    assert (info["dataset"], info["epochs"], info["method"]) == (["imagenet"], 200.0, "moco")
+    # A file that needs no conversion is written for it, and without it keeps what it says.
+    assert run(out, ours, "--no-verify", "--dataset", "coco_2017_train", "mine").returncode == 0
+    info = read_backbone(str(ours)).info
+    assert (info["dataset"], info["epochs"]) == (["coco_2017_train", "mine"], 200.0)
+
+
 PREFIXES = {"torchvision": "", "timm": "", "mmseg": "backbone.", "mmdet": "backbone."}
 
 
@@ -182,6 +196,8 @@ def test_the_sources_are_listed(run):
         (["out.pth", "--parts", "fpn"], "there is no fpn in it"),
         (["out.pth", "--set", "INPUT.FORMAT", "GBR"], "expected RGB or BGR"),
         (["out.pth", "--set", "INPUT.FORMAT", "[a"], "no value of a config"),
+        (["out.pth", "--epochs", "0"], "--epochs must be a number above 0, got 0"),
+        (["out.pth", "--epochs", "nan"], "--epochs must be a number above 0, got nan"),
         (["out.none/x.pth"], "cannot write to"),
     ],
 )

@@ -74,6 +74,20 @@ def test_what_does_not_decide_the_result_changes_nothing(bench, same):
     assert keys(bench, methods=["random"]) == keys(bench, methods=["random"], **same)
 
 
+def test_what_a_pretraining_only_watches_changes_nothing(bench):
+    def pretraining(**opts):
+        row = {"name": "mls", "method": "mls", "opts": opts}
+        return keys(bench, methods=[row])["pretrain/mls-seed0"]
+
+    watched = {
+        "PRETRAIN.ONLINE_EVAL.PERIOD": 1.0,
+        "PRETRAIN.LABEL_QUALITY": True,
+        "PRETRAIN.PERMANENT_PERIOD": 2.0,
+    }
+    assert pretraining(**watched) == pretraining()
+    assert pretraining(**{"PRETRAIN.EPOCHS": 3.0}) != pretraining()
+
+
 def test_seed_weights_gpus_and_data_decide(bench, monkeypatch, tmp_path):
     (cell,) = plan_cells(bench.suite(methods=["random"]), gpus=False)
     assert cell.key("a") != cell.key("b")
@@ -122,6 +136,13 @@ def test_a_checkpoint_is_known_by_its_bytes_and_its_rows_name(bench, tmp_path):
     of = [keys(bench, checkpoints={"given": path})["convert/given"] for path in (one, copy, other)]
     assert of[0] == of[1] != of[2]
     assert keys(bench, checkpoints={"renamed": one})["convert/renamed"] != of[0]
+
+
+def test_what_a_row_says_of_its_checkpoint_is_part_of_it(bench, tmp_path):
+    (tmp_path / "one.pth").write_text("a")
+    said = ({}, {"dataset": "imagenet"}, {"dataset": "imagenet", "epochs": 90}, {"epochs": 90})
+    rows = [{"name": "given", "checkpoint": str(tmp_path / "one.pth"), **more} for more in said]
+    assert len({keys(bench, methods=[row])["convert/given"] for row in rows}) == 4
 
 
 def test_a_config_with_an_unknown_key_is_refused_before_anything_runs(bench):

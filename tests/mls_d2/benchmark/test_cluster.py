@@ -22,13 +22,15 @@ number = 100 + len(list(here.glob("*.sh")))
 shutil.copy(sys.argv[1], here / f"{number}.sh")
 print(f"Submitted batch job {number}")
 """
-# Every job of this imitation of Slurm is still waiting.
+# Every job of this imitation of Slurm is still waiting, but for those that a file says failed.
 FAKE_SACCT = """#!{python}
-import sys
+import pathlib, sys
+here = pathlib.Path(__file__).parent
 print("JobID|State|NodeList")
 for word in sys.argv:
     if word.isdigit():
-        print(f"{word}|PENDING|None assigned")
+        state = "FAILED" if (here / f"{word}.failed").exists() else "PENDING"
+        print(f"{word}|{state}|None assigned")
 """
 
 
@@ -78,6 +80,31 @@ def test_jobs_wait_for_the_one_that_they_need_and_are_queued_once(bench, fake_sl
         assert waits == (name in ("coco/mls-seed0", "voc/mls-seed0"))
     make(bench, cluster="slurm", wait=False, **content).run(StopSignals())
     assert len(list(fake_slurm.glob("*.sh"))) == 5
+
+
+def queue(bench, fake_slurm, **opts):
+    """Queue a pretraining and its transfer; return both scripts by the number, as now wanted."""
+    row = {"name": "mls", "method": "mls", "opts": opts}
+    run = make(bench, cluster="slurm", wait=False, methods=[row])
+    outcomes = run.run(StopSignals())
+    numbers = [outcome.message.split()[1] for outcome in outcomes.values()]
+    return {number: (fake_slurm / f"{number}.sh").read_text() for number in numbers}
+
+
+def test_a_waiting_job_of_another_backbone_is_not_taken_for_this_ones(bench, fake_slurm):
+    assert list(queue(bench, fake_slurm, **{"MLS.K": 5})) == ["100", "101"]
+    seven = queue(bench, fake_slurm, **{"MLS.K": 7})
+    assert list(seven) == ["102", "103"]
+    assert "--dependency=afterany:102" in seven["103"]
+    assert list(queue(bench, fake_slurm, **{"MLS.K": 5})) == ["100", "101"]
+
+
+def test_what_waits_for_a_job_that_failed_is_queued_again_behind_the_new_one(bench, fake_slurm):
+    assert list(queue(bench, fake_slurm)) == ["100", "101"]
+    (fake_slurm / "100.failed").touch()
+    again = queue(bench, fake_slurm)
+    assert list(again) == ["102", "103"]
+    assert "--dependency=afterany:102" in again["103"]
 
 
 def test_without_slurm_the_user_is_told(bench, monkeypatch):

@@ -63,3 +63,14 @@ def test_converted_weights_bring_the_config_that_they_need(bench, tmp_path):
     assert cfg.MODEL.PIXEL_MEAN == [103.5, 116.3, 123.7]
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is True
     assert cfg.MODEL.RESNETS.WIDTH_PER_GROUP == 16
+
+
+def test_a_conversion_is_told_what_the_row_says_of_its_file(bench, tmp_path):
+    given = tmp_path / "given.pth"
+    given.touch()
+    row = {"name": "soco", "needs": "SoCo", "dataset": ["coco_2017_train", "extra"], "epochs": 400}
+    suite = bench.suite(methods=[row], checkpoints={"soco": given})
+    convert, _ = plan_cells(suite, gpus=False)
+    words = command(convert, Store(bench.out).place(convert), bench.tools)
+    said = ["--method", "soco", "--dataset", "coco_2017_train", "extra", "--epochs", "400"]
+    assert words[-8:] == ["--force", *said]

@@ -1,17 +1,19 @@
 """A whole benchmark: plan, run, summary, links, report and exit code."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from mls_d2.benchmark import run as module
-from mls_d2.benchmark.run import EXIT_FAILED_CELLS, Options, check_data, run_benchmark
+from mls_d2.benchmark.run import EXIT_FAILED_CELLS, Options, check_data, locked, run_benchmark
 from mls_d2.data.scenes.marker import SceneParams, write_marker
 from mls_d2.errors import UserError
 
@@ -59,6 +61,65 @@ def test_a_report_is_of_its_suite_alone(bench):
     report = bench.calls()[-1].words
     assert [Path(word).name for word in report[1 : report.index("--out")]] == ["random-seed0"]
     assert [path.name for path in (bench.out / "small").glob("*/*")] == ["random-seed0"]
+
+
+def is_locked(folder):
+    with (folder / "suite.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_links_and_report_are_made_under_one_lock(bench, monkeypatch):
+    held = []
+
+    def noting(function):
+        def call(*arguments):
+            held.append((function.__name__, is_locked(bench.out / "small")))
+            return function(*arguments)
+
+        return call
+
+    for name in ("link_cells", "_report"):
+        monkeypatch.setattr(module, name, noting(getattr(module, name)))
+    assert run(bench, methods=["random"]) == 0
+    assert held == [("link_cells", True), ("_report", True)]
+    assert not is_locked(bench.out / "small")
+
+
+def test_a_second_run_waits_for_the_links_and_report_of_the_first(tmp_path):
+    ended = []
+
+    def second():
+        with locked(tmp_path):
+            ended.append("second")
+
+    thread = threading.Thread(target=second)
+    with locked(tmp_path):
+        thread.start()
+        thread.join(timeout=0.3)
+        ended.append("first")
+    thread.join()
+    assert ended == ["first", "second"]
+
+
+def test_links_that_are_gone_or_in_the_way_are_no_traceback(bench, monkeypatch):
+    assert run(bench, methods=["random"]) == 0
+    is_symlink = Path.is_symlink
+
+    def taken_away(path):
+        found = is_symlink(path)
+        if found:
+            os.unlink(path)
+        return found
+
+    monkeypatch.setattr(Path, "is_symlink", taken_away)
+    assert run(bench, methods=["random"]) == 0
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    with pytest.raises(UserError, match="cannot renew the links in .*random-seed0': File exists"):
+        run(bench, methods=["random"])
 
 
 def test_a_failure_shows_in_summary_and_exit_code_and_the_rest_is_reported(bench, capfd):

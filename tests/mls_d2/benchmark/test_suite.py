@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 
 from mls_d2.benchmark.suite import build_suite, parse_seeds, read_suite
+from mls_d2.config import load_cfg
+from mls_d2.engine.scaling import scale_to_processes
+from mls_d2.engine.tasks import task_of
 from mls_d2.errors import UserError
+from mls_d2.report.published import matching_row
+from mls_d2.report.published_file import builtin_published
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+PAPER = sorted(REPOSITORY.glob("suites/paper_*.yaml"))
 
 
 def test_names_stand_for_the_configs_of_the_preset(bench):
@@ -43,16 +49,19 @@ def test_rows_and_tasks_may_be_spelt_out(bench, tmp_path):
 
 
 def test_a_row_that_needs_a_file_waits_for_it(bench, tmp_path):
-    methods = ["random", {"name": "supervised", "needs": "a ResNet-50"}]
+    said = {"dataset": "imagenet", "epochs": 90}
+    methods = ["random", {"name": "supervised", "needs": "a ResNet-50", **said}]
     suite = bench.suite(methods=methods)
-    assert [row.name for row in suite.left_out] == ["supervised"]
+    assert [(row.name, row.dataset, row.epochs) for row in suite.left_out] == [
+        ("supervised", ("imagenet",), 90.0)
+    ]
     file = tmp_path / "r50.pth"
     file.touch()
     suite = bench.suite(methods=methods, checkpoints={"supervised": file, "other": file})
-    assert [(row.name, row.checkpoint) for row in suite.rows] == [
-        ("random", None),
-        ("supervised", file),
-        ("other", file),
+    assert [(row.name, row.checkpoint, row.dataset, row.epochs) for row in suite.rows] == [
+        ("random", None, (), None),
+        ("supervised", file, ("imagenet",), 90.0),
+        ("other", file, (), None),
     ]
     assert suite.left_out == ()
 
@@ -74,6 +83,21 @@ def test_a_row_that_needs_a_file_waits_for_it(bench, tmp_path):
         ({"methods": [{"name": "a/b", "method": "mls"}]}, "it becomes a folder"),
         ({"methods": [{"name": "a", "checkpoint": "no.pth"}]}, "there is no file 'no.pth'"),
         ({"methods": [{"name": "a", "config": "no.yaml"}]}, "there is no file 'no.yaml'"),
+        ({"methods": [{"name": "a", "method": "random", "opts": {"A": 1}}]}, "'a' change nothing"),
+        ({"methods": [{"name": "a", "needs": "b", "opts": {"A": 1}}]}, "give them to the task"),
+        (
+            {"methods": [{"name": "a", "checkpoint": __file__, "opts": {"A": 1}}]},
+            "opts of method 'a' change nothing",
+        ),
+        ({"methods": [{"method": "mls", "epochs": 4}]}, "epochs of method 'mls' belong to a check"),
+        (
+            {"methods": [{"method": "random", "dataset": "a", "epochs": 4}]},
+            "dataset and epochs of method 'random' belong to a checkpoint",
+        ),
+        ({"methods": [{"name": "a", "needs": "b", "epochs": 0}]}, "above 0, got 0"),
+        ({"methods": [{"name": "a", "needs": "b", "epochs": "4"}]}, "above 0, got '4'"),
+        ({"methods": [{"name": "a", "needs": "b", "dataset": [1]}]}, r"list of them, got \[1\]"),
+        ({"methods": [{"name": "a", "needs": "b", "dataset": []}]}, r"list of them, got \[\]"),
         ({"tasks": [{"name": "a", "opts": {}}]}, "must have either task"),
         ({"tasks": [{"task": "coco", "opts": ["A", 1]}]}, "must be a mapping of config keys"),
         ({"tasks": [{"task": "coco", "taks": 1}]}, "did you mean 'task', 'tasks'|'task'"),
@@ -124,3 +148,35 @@ def test_every_suite_of_the_repository_can_be_built(path):
     suite = build_suite(read_suite(path), REPOSITORY)
     assert suite.preset == ("quick" if path.stem == "quick" else "paper")
     assert suite.rows
+
+
+def paper_suite(path):
+    return build_suite(read_suite(path), REPOSITORY)
+
+
+def configs(suite):
+    """Return the config of every task and pretraining of a suite, and the GPUs it is given."""
+    of_tasks = [(task.config, task.opts, task.num_gpus or suite.num_gpus) for task in suite.tasks]
+    return of_tasks + [(row.config, row.opts, suite.num_gpus) for row in suite.rows if row.config]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_papers_tables_run_on_the_gpus_that_their_configs_are_made_for(path):
+    for config, opts, num_gpus in configs(paper_suite(path)):
+        cfg = load_cfg(str(config), opts)
+        assert scale_to_processes(cfg, num_gpus) == cfg, config.name
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_file_for_a_row_of_the_papers_tables_stands_beside_its_published_number(path):
+    suite, published = paper_suite(path), builtin_published()
+    for row in suite.left_out:
+        info = {"dataset": list(row.dataset), "epochs": row.epochs}
+        for task in suite.tasks:
+            cfg = load_cfg(str(task.config), task.opts)
+            rows = published.of_task(task_of(cfg).name(cfg))
+            found = matching_row(rows, method=row.name, info=info)
+            assert found is not None, (row.name, task.name)
+            assert path.stem == f"paper_table{found.table}"
+            # It says how long where the paper does.
+            assert found.epochs in (None, row.epochs)

@@ -18,7 +18,6 @@ from mls_d2.engine.guards import (
     check_finite,
     check_same_config,
     config_changes,
-    decides,
     train_guarded,
 )
 from mls_d2.errors import Preempted, UserError
@@ -150,20 +149,6 @@ def test_config_changes_sees_keys_that_one_side_lacks():
     cfg = get_cfg()
     saved = cfg.dump().replace("PRESET: custom\n", "")
     assert config_changes(saved, cfg) == ["PRESET: was '(unset)', is 'custom'"]
-
-
-@pytest.mark.parametrize(
-    ("key", "decisive"),
-    [
-        ("SOLVER.BASE_LR", True),
-        ("SOLVER.CHECKPOINT_PERIOD", False),
-        ("PRETRAIN.ONLINE_EVAL.PERIOD", False),
-        ("PRETRAIN.ONLINE_EVALUATION", True),
-        ("VERSION", False),
-    ],
-)
-def test_a_key_decides_unless_it_or_its_section_does_not(key, decisive):
-    assert decides(key) is decisive
 
 
 def test_a_damaged_saved_config_is_a_user_error():

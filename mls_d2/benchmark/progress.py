@@ -16,7 +16,8 @@ from mls_d2.benchmark.store import FAILED, FINISHED
 
 _BAR_S = 1.0
 _LINE_S = 30.0
-_STEP = re.compile(r"\b(\d+/\d+)\b")
+# Not the date that a line of the log begins with.
+_STEP = re.compile(r"(?<![\[\d/])(\d+/\d+)\b")
 
 
 class Active(Protocol):

@@ -21,7 +21,14 @@ def test_lines_say_what_starts_and_ends_and_how_far_it_is(bench):
     )
     stream = io.StringIO()
     progress = Progress([pretrain, coco, voc], {coco.family: 60.0, voc.family: 30.0}, 1, stream)
-    progress({}, [Running(pretrain, "[07:01] mls_d2: 20/1488  loss 3.2  ETA 0:05:00")])
+    progress(
+        {},
+        [
+            Running(
+                pretrain, "[11/24 07:01:02 mls_d2.engine.progress]: 20/1488  loss 3.2  ETA 0:05:00"
+            )
+        ],
+    )
     assert stream.getvalue().splitlines() == [
         "pretrain/mls-seed0 starts",
         "0 of 3 done; pretrain/mls-seed0 20/1488; about 0:01:30 and 1 of unknown length to go",

@@ -13,7 +13,9 @@ from mls_d2.errors import UserError
 Recipe = Mapping[str, str]
 """Dotted config key to value as text."""
 
-_TRANSFER_SECTIONS = ("DATASETS", "INPUT", "MODEL", "SOLVER", "TEST")
+_TRANSFER_SECTIONS = (
+    "CLASSIFICATION", "DATALOADER", "DATASETS", "INPUT", "MODEL", "SOLVER", "TEST",
+)  # fmt: skip
 # Where a run happens, what it starts from, how often it reports.
 _NEVER_COMPARED = frozenset(
     {

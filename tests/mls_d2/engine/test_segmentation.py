@@ -16,6 +16,7 @@ from PIL import Image
 from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config import load_cfg
 from mls_d2.data.cityscapes import COLORS
+from mls_d2.data.detection_mapper import UnreadableImageError
 from mls_d2.data.segmentation import read_labels
 from mls_d2.engine.demo import run_demo
 from mls_d2.engine.environment import seed_everything
@@ -170,6 +171,33 @@ def test_a_trained_model_is_evaluated_again_to_the_same_metrics(make_cfg, tmp_pa
     run_evaluation(make_cfg("pspnet_R_50_quick", *other))
     after = read_result(tmp_path / "other" / "results.json").metrics
     assert after["sem_seg"] == pytest.approx(before["sem_seg"], nan_ok=True)
+
+
+@pytest.fixture
+def one_damaged(tiny_cityscapes, tmp_path):
+    """The names of the training set with one image cut short, and of its other images."""
+    records = DatasetCatalog.get(tiny_cityscapes[0])
+    assert len(records) > 1
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(records[0]["file_name"]).read_bytes()[:500])
+    records[0]["file_name"] = str(broken)
+    name = "cityscapes_tiny_damaged"
+    DatasetCatalog.register(name, lambda: records)
+    yield name, {record["file_name"] for record in records[1:]}
+    DatasetCatalog.remove(name)
+
+
+def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(
+    make_cfg, one_damaged, caplog
+):
+    name, others = one_damaged
+    cfg = make_cfg("pspnet_R_50_quick", "DATASETS.TRAIN", f"('{name}',)")
+    batches = iter(Segmentation().train_loader(cfg))
+    assert {item["file_name"] for _ in range(8) for item in next(batches)} == others
+    assert "broken.png" in caplog.text
+    assert "left out of training" in caplog.text
+    with pytest.raises(UnreadableImageError, match=r"broken\.png' cannot be used"):
+        list(Segmentation().test_loader(cfg, name))
 
 
 @pytest.mark.parametrize("config", ["pspnet_R_50_quick", "psanet_R_50_quick"])

@@ -330,6 +330,17 @@ def test_periodic_evaluation_is_logged_but_not_twice_at_the_end(make_cfg, write_
     assert [line["iteration"] for line in lines] == [0, 1, 2]
 
 
+def test_every_evaluation_is_of_the_model_that_the_main_process_saves(make_cfg, monkeypatch):
+    order = []
+    cfg = make_cfg("TEST.EVAL_PERIOD", 1)
+    task = type(task_of(cfg))
+    evaluate = task.evaluate
+    monkeypatch.setattr(transfer_trainer, "share_statistics", lambda _: order.append("share"))
+    monkeypatch.setattr(task, "evaluate", lambda *args: order.append("evaluate") or evaluate(*args))
+    run_transfer(cfg)
+    assert order == ["share", "evaluate", "share", "evaluate"]
+
+
 @pytest.mark.parametrize(
     ("opts", "problem"),
     [

@@ -1,5 +1,6 @@
 """A head is fitted to the very features and labels of the training set."""
 
+import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
@@ -99,3 +100,20 @@ def test_more_neighbours_than_images_are_all_of_them(model, data):
     assert model.head.k == 30
     torch.testing.assert_close(model.head.known.norm(dim=1), torch.ones(30))
     assert F.normalize(model.head.known, dim=1).allclose(model.head.known)
+
+
+def test_every_process_gets_what_all_have_collected_in_the_datasets_order(data, monkeypatch):
+    rows = torch.arange(90.0).reshape(30, 3)
+    outputs = [{"scores": row} for row in rows]
+    whole, first, second = (probes._Collector(3, difficult=True) for _ in range(3))
+    for collector in (whole, first, second):
+        collector.reset()
+    for collector, start, stop in ((whole, 0, 30), (first, 0, 9), (first, 9, 20), (second, 20, 30)):
+        collector.process(data[start:stop], outputs[start:stop])
+    features, targets = whole.evaluate()
+    parts = [(part._features, part._targets) for part in (first, second)]
+    monkeypatch.setattr(comm, "all_gather", lambda own: parts)
+    for collector in (first, second):
+        assert torch.equal(collector.evaluate()[0], features)
+        assert torch.equal(collector.evaluate()[1], targets)
+    assert torch.equal(features, rows)

@@ -16,7 +16,8 @@ examples (QUICK is transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml):
   tools/train_net.py --config-file QUICK MODEL.WEIGHTS output/quick/mls/backbone.pth
   tools/train_net.py --config-file QUICK MODEL.WEIGHTS random OUTPUT_DIR output/random SEED 1
   tools/train_net.py --config-file QUICK --resume MODEL.WEIGHTS output/quick/mls/backbone.pth
-  tools/train_net.py --config-file QUICK --eval-only MODEL.WEIGHTS output/random/model_final.pth
+  tools/train_net.py --config-file QUICK --eval-only MODEL.WEIGHTS output/random/model_final.pth \
+    OUTPUT_DIR output/random-again
 
 It writes OUTPUT_DIR/results.json, which tools/report.py reads, and OUTPUT_DIR/predictions.png.
 MODEL.WEIGHTS is a backbone file, or "random" to start from random weights.
@@ -37,7 +38,9 @@ def main() -> int:
     """Parse the command line and run."""
     parser = tool_parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS, a whole model"
+        "--eval-only",
+        action="store_true",
+        help="only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR without a run",
     )
     return launch(run, parser.parse_args())
 

@@ -32,10 +32,6 @@ _UNREADABLE = (
 class UnreadableImageError(UserError):
     """An image that is damaged, or is not the one that the annotations are for."""
 
-    def __init__(self, message: str) -> None:
-        # A loader's worker wraps the message into its traceback when it passes the error on.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
 
 class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from mls_d2.data.distortion import photometric_distortion
-from mls_d2.data.images import BrokenImageError, read_image
+from mls_d2.data.images import read_image
 from mls_d2.errors import UserError
 
 _TRIES = 10
@@ -84,12 +84,10 @@ class SegmentationMapper:
             size of a crop.
 
         Raises:
-            UserError: a file that cannot be read, labels out of range, or of another size.
+            BrokenImageError: the image cannot be read.
+            UserError: labels that cannot be read, are out of range, or of another size.
         """
-        try:
-            image = read_image(record["file_name"])
-        except BrokenImageError as error:
-            raise UserError(f"{error}; get the file again") from None
+        image = read_image(record["file_name"])
         if not self._is_train:
             size = fitting_size(image.shape[:2], self._base_size)
             return {**record, "image": _to_tensor(_resize(image, size, cv2.INTER_LINEAR))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+import detectron2.utils.comm as comm
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
@@ -13,11 +14,14 @@ from torch import nn
 from mls_d2.data.classification import find, load_classification
 from mls_d2.data.classification_loader import build_test_loader, build_train_loader, test_mapper
 from mls_d2.engine.probes import fit_head
+from mls_d2.engine.scaling import images_normalised_together
 from mls_d2.engine.task import Task
 from mls_d2.errors import UserError
 from mls_d2.evaluation.classification import ClassificationEvaluator
 from mls_d2.evaluation.classification_pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
+
+_STRIDE = 32  # of the last stage: smaller crops are a single position there.
 
 
 class Classification(Task):
@@ -51,6 +55,8 @@ class Classification(Task):
                 f"{cfg.MODEL.CLASSIFIER.HEAD}: 'svm' and 'knn' are fitted without iterations, "
                 "others need some"
             )
+        if cfg.DATASETS.TRAIN and not fitted:
+            check_batch(cfg, comm.get_world_size())
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return endless batches, cropped and flipped at random."""
@@ -90,6 +96,31 @@ class Classification(Task):
         data = load_classification(cfg.DATASETS.TEST[0])
         mapper, colours = self.test_mapper(cfg), cfg.INPUT.FORMAT
         write_classifications(path, model, data.records, mapper, data.names, colours)
+
+
+def check_batch(cfg: CfgNode, world_size: int) -> None:
+    """Refuse batches of one image where a BatchNorm that is trained has a single value an image.
+
+    Args:
+        cfg: before it is scaled to the number of processes.
+        world_size: number of processes.
+
+    Raises:
+        UserError: names the norm and how many images it sees.
+    """
+    head, norm = cfg.MODEL.CLASSIFIER.HEAD, cfg.MODEL.RESNETS.NORM
+    norms = {f"MODEL.CLASSIFIER.HEAD {head}": "SyncBN"} if head == "bn_linear" else {}
+    one_value = cfg.CLASSIFICATION.CROP_SIZE <= _STRIDE and "BN" in norm and norm != "FrozenBN"
+    if one_value and not cfg.MODEL.CLASSIFIER.FREEZE_BACKBONE:
+        norms[f"MODEL.RESNETS.NORM {norm}"] = norm
+    for key, kind in norms.items():
+        if images_normalised_together(cfg, kind, world_size) == 1:
+            raise UserError(
+                f"{key} sees one image at a time (SOLVER.IMS_PER_BATCH "
+                f"{cfg.SOLVER.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE "
+                f"{cfg.SOLVER.REFERENCE_WORLD_SIZE}, {world_size} processes), one value a channel, "
+                "which has no spread to normalise; give it two or more images"
+            )
 
 
 def watch_frozen(module: nn.Module) -> Callable[[], None]:

@@ -41,12 +41,13 @@ def run_demo(
         The files written, and one message for each image that could not be read.
 
     Raises:
-        UserError: bad config or weights, no images, a folder that cannot be written to, or a model
-            whose output cannot be drawn.
+        UserError: bad config or weights, no images, a folder that cannot be written to or that
+            images are taken from, or a model whose output cannot be drawn.
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"the smallest score must be in [0, 1], got {min_score}")
     paths = list(_expand(inputs))
+    _check_apart(folder, inputs, paths)
     check_writable(folder)
     register_all()
     cfg = cfg.clone()
@@ -75,6 +76,25 @@ def run_demo(
             file.write(cv2.imencode(".png", drawn[:, :, ::-1])[1].tobytes())
         written.append(target)
     return written, problems
+
+
+def _check_apart(folder: str, inputs: Iterable[str], paths: Iterable[str]) -> None:
+    """Refuse to draw over what is read, or where the next run would read it."""
+    real = os.path.realpath(folder)
+    for path in filter(os.path.isdir, inputs):
+        if os.path.commonpath([os.path.realpath(path), real]) == os.path.realpath(path):
+            raise UserError(
+                f"the output folder '{folder}' lies in the input folder '{path}': drawings would "
+                "be taken for inputs; give another folder"
+            )
+    for path in paths:
+        # Where it is a link, neither the link nor what it leads to.
+        folders = os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))
+        if real in folders:
+            raise UserError(
+                f"the output folder '{folder}' holds the input '{path}', which a drawing might "
+                "replace; give another folder"
+            )
 
 
 def _expand(inputs: Iterable[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, hooks
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
 from mls_d2.engine.checkpointer import AtomicCheckpointer, is_due
 from mls_d2.engine.guards import FiniteLossGuard, InterruptGuard
@@ -198,8 +199,21 @@ class PreciseBN(hooks.PreciseBN):
     def update_stats(self) -> None:
         """Estimate the statistics, then take those of the main process everywhere."""
         super().update_stats()
-        if self._disabled or comm.get_world_size() == 1:
-            return
-        for module in get_bn_modules(self._model):
-            dist.broadcast(module.running_mean, 0)
-            dist.broadcast(module.running_var, 0)
+        if not self._disabled:
+            share_statistics(self._model)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Take the running statistics of the main process everywhere (collective).
+
+    Where a norm is not synchronised, each process has those of its own images, and only the main
+    process's are saved: what is measured has to be that model.
+
+    Args:
+        model: in training mode, wrapped or not.
+    """
+    if comm.get_world_size() == 1:
+        return
+    for module in get_bn_modules(model):
+        dist.broadcast(module.running_mean, 0)
+        dist.broadcast(module.running_var, 0)

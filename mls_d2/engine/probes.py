@@ -28,7 +28,9 @@ def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
     node = cfg.MODEL.CLASSIFIER
     model.head = nn.Identity()  # The scores are the features themselves.
     loader = build_test_loader(cfg, cfg.DATASETS.TRAIN)
-    features, targets = inference_on_dataset(model, loader, _Collector(node.NUM_CLASSES))
+    # The SVM's protocol takes what only difficult objects show for a negative.
+    collector = _Collector(node.NUM_CLASSES, difficult=node.HEAD != "svm")
+    features, targets = inference_on_dataset(model, loader, collector)
     # Every process fits the same head to the same features.
     if node.HEAD == "svm":
         # Every other run is spared the seconds that scikit-learn takes to import.
@@ -47,8 +49,8 @@ def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
 class _Collector(DatasetEvaluator):
     """Gathers features and labels, in the order of the dataset, on every process."""
 
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
+    def __init__(self, num_classes: int, *, difficult: bool) -> None:
+        self._num_classes, self._difficult = num_classes, difficult
 
     def reset(self) -> None:
         self._features: list[Tensor] = []
@@ -56,7 +58,7 @@ class _Collector(DatasetEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         self._features.append(torch.stack([output["scores"].float().cpu() for output in outputs]))
-        self._targets.append(targets_of(inputs, self._num_classes))
+        self._targets.append(targets_of(inputs, self._num_classes, difficult=self._difficult))
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
         parts = comm.all_gather((self._features, self._targets))

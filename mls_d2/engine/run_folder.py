@@ -64,6 +64,22 @@ def run_state(
     return RunState.RESUME
 
 
+def check_no_run(folder: str, final_file: str) -> None:
+    """Make sure that a folder holds neither a run nor what an evaluation wrote.
+
+    Args:
+        folder: the ``OUTPUT_DIR`` of an evaluation alone.
+        final_file: see :func:`run_state`.
+
+    Raises:
+        UserError: it holds either.
+    """
+    if list_checkpoints(folder) or os.path.isfile(os.path.join(folder, final_file)):
+        raise UserError(
+            f"'{folder}' holds a run or its results; give --eval-only an OUTPUT_DIR of its own"
+        )
+
+
 def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
     """Make sure that a run goes on with the inputs with which it began.
 

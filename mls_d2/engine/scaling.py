@@ -24,3 +24,15 @@ def scale_to_processes(cfg: CfgNode, world_size: int) -> CfgNode:
             f"processes; take a multiple of {processes}"
         )
     return DefaultTrainer.auto_scale_workers(cfg, world_size)
+
+
+def images_normalised_together(cfg: CfgNode, norm: str, world_size: int) -> int:
+    """Return the number of images from which a BatchNorm takes its statistics in training.
+
+    Args:
+        cfg: before it is scaled to the number of processes.
+        norm: Detectron2's name of the norm.
+        world_size: number of processes.
+    """
+    images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size)
+    return images * world_size if "Sync" in norm else images

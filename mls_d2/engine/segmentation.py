@@ -19,6 +19,7 @@ from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from torch import nn
 
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes
+from mls_d2.data.detection_mapper import TolerantMapper
 from mls_d2.data.segmentation import SegmentationMapper
 from mls_d2.engine.poly_schedule import PolyParamScheduler
 from mls_d2.engine.segmentation_checks import check_batch, check_classes, check_values
@@ -58,7 +59,7 @@ class Segmentation(Task):
         """Return Detectron2's loader of augmented crops."""
         return build_detection_train_loader(
             get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False),
-            mapper=SegmentationMapper(cfg, is_train=True),
+            mapper=TolerantMapper(SegmentationMapper(cfg, is_train=True), is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -68,9 +69,9 @@ class Segmentation(Task):
         """Return Detectron2's loader of whole images."""
         return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
 
-    def test_mapper(self, cfg: CfgNode) -> SegmentationMapper:
+    def test_mapper(self, cfg: CfgNode) -> TolerantMapper:
         """Return what scales a whole image."""
-        return SegmentationMapper(cfg, is_train=False)
+        return TolerantMapper(SegmentationMapper(cfg, is_train=False), is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return what counts pixels."""

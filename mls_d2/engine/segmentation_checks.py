@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from mls_d2.engine.scaling import images_normalised_together
 from mls_d2.errors import UserError, nearest
 from mls_d2.modeling.encoder_decoder import HEADS
 
@@ -82,9 +83,7 @@ def check_batch(cfg: CfgNode, world_size: int) -> None:
         UserError: PSPNet's average over a whole image has a norm over one value.
     """
     solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
-    images = solver.IMS_PER_BATCH // (solver.REFERENCE_WORLD_SIZE or world_size)
-    if head.NORM == "SyncBN":
-        images *= world_size
+    images = images_normalised_together(cfg, head.NORM, world_size)
     if head.NAME == "PSPHead" and 1 in head.POOL_SCALES and "BN" in head.NORM and images < 2:
         raise UserError(
             f"{head.NORM} sees one image at a time (SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}, "

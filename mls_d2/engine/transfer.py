@@ -29,7 +29,7 @@ from mls_d2.engine.environment import (
     setup_logging,
 )
 from mls_d2.engine.guards import InterruptGuard, check_same_config
-from mls_d2.engine.run_folder import RunState, run_state
+from mls_d2.engine.run_folder import RunState, check_no_run, run_state
 from mls_d2.engine.scaling import scale_to_processes
 from mls_d2.engine.tasks import task_of
 from mls_d2.engine.transfer_trainer import Training, train
@@ -46,7 +46,7 @@ _UNREGISTERED = re.compile(r"No object named '(.*?)' found in '(.*?)' registry")
 def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     """Fine-tune a model from initial weights, evaluate it and write the results.
 
-    Writes ``metrics.json``, checkpoints, ``predictions.png`` and, last, ``results.json``.
+    Writes ``metrics.json``, checkpoints and, last but for ``predictions.png``, ``results.json``.
     Where that is there already, from the same config and weights, nothing is done.
 
     Args:
@@ -79,17 +79,21 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
 
 
 def run_evaluation(cfg: CfgNode) -> None:
-    """Evaluate a trained detector and log its metrics.
-
-    ``results.json`` is written where there is none; that of a training run is left as it is.
+    """Evaluate a trained model, log its metrics and write them to ``results.json``.
 
     Args:
         cfg: a Detectron2 config; ``MODEL.WEIGHTS`` is a checkpoint of the whole model.
 
     Raises:
-        UserError: bad config, data or weights.
+        UserError: bad config, data or weights, or an ``OUTPUT_DIR`` that holds a run.
     """
     cfg = _prepare(cfg, training=False)
+    check_no_run(cfg.OUTPUT_DIR, RESULTS_FILE)
+    if cfg.PRESET == "paper":
+        # Whatever loads may be half trained, or by another recipe: no checkpoint proves its own.
+        cfg.PRESET = "custom"
+        logger.warning("PRESET is custom, not paper: who evaluates does not know the training")
+    comm.synchronize()
     setup_logging(cfg.OUTPUT_DIR)
     seed_everything(cfg)
     model = _build_model(cfg)
@@ -162,19 +166,24 @@ def _build_model(cfg: CfgNode) -> nn.Module:
 
 def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: Training) -> None:
     start = time.perf_counter()
-    task = task_of(cfg)
-    metrics = task.evaluate(cfg, model)
+    metrics = task_of(cfg).evaluate(cfg, model)
     seconds = training.seconds + time.perf_counter() - start
     if comm.is_main_process():
-        task.write_picture(os.path.join(cfg.OUTPUT_DIR, PICTURE_FILE), model, cfg)
         path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
-        if os.path.exists(path):
-            logger.info("%s is left as it is", path)
-        else:
-            training = dataclasses.replace(training, seconds=seconds)
-            write_result(path, _result(cfg, metrics, weights, training))
-            logger.info("wrote %s", path)
+        training = dataclasses.replace(training, seconds=seconds)
+        write_result(path, _result(cfg, metrics, weights, training))
+        logger.info("wrote %s", path)
+        _write_picture(cfg, model)
     comm.synchronize()
+
+
+def _write_picture(cfg: CfgNode, model: nn.Module) -> None:
+    path = os.path.join(cfg.OUTPUT_DIR, PICTURE_FILE)
+    try:
+        task_of(cfg).write_picture(path, model, cfg)
+    except Exception as error:
+        # The result is there; no picture is worth a run that fails.
+        logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
 
 
 def _result(

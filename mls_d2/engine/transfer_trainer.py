@@ -26,6 +26,7 @@ from mls_d2.engine.hooks import (
     StopOnInterrupt,
     Throughput,
     peak_memory_mb,
+    share_statistics,
 )
 from mls_d2.engine.progress import METRICS_FILE, build_writers
 from mls_d2.engine.tasks import task_of
@@ -118,6 +119,7 @@ def train(
         )
         train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard, relief=relief)
         watch.remove()
+        share_statistics(model)
     return Training(throughput.seconds, throughput.images_per_s, throughput.peak_mb)
 
 
@@ -177,6 +179,7 @@ class PeriodicEvaluation(HookBase):
         """Evaluate if it is time, and log ``<task>/<metric>``."""
         done = self.trainer.iter + 1
         if done % self._cfg.TEST.EVAL_PERIOD == 0 and done < self.trainer.max_iter:
+            share_statistics(self._model)
             metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
             for task, values in metrics.items():
                 # What cannot be measured is NaN, which is not JSON.

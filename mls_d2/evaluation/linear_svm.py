@@ -32,9 +32,9 @@ def fit_linear_svms(
         Weights ``(C, d)`` and biases ``(C,)``, float64. A class that no image, or every image,
         shows has weights of 0.
 
-    Source: the VOC07 protocol of Goyal et al., arXiv 1905.01235, with the settings of DenseCL's and
-    ORL's tools: squared hinge, positives of weight 2, the C of {1, 10, 100} with the best average
-    precision over three folds, at most 2,000 iterations.
+    Source: the VOC07 protocol of Goyal et al., arXiv 1905.01235, with the machine of DenseCL's and
+    ORL's tools: squared hinge, positives of weight 2, at most 2,000 iterations, the C with the best
+    average precision over three folds.
     """
     weights = np.zeros((targets.shape[1], features.shape[1]))
     biases = np.zeros(targets.shape[1])

@@ -69,7 +69,7 @@ def write_detections(
 def write_segmentations(
     path: str,
     model: nn.Module,
-    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    mapper: Callable[[dict[str, Any]], Any],
     records: Sequence[dict[str, Any]],
     colors: np.ndarray,
     *,

@@ -117,11 +117,13 @@ class ImageClassifier(nn.Module):
         return {"loss_cls": loss}
 
 
-def targets_of(inputs: Sequence[dict[str, Any]], num_classes: int) -> Tensor:
-    """Return ``(N, C)`` bool: the classes that inputs show, difficult objects included."""
+def targets_of(
+    inputs: Sequence[dict[str, Any]], num_classes: int, *, difficult: bool = True
+) -> Tensor:
+    """Return ``(N, C)`` bool: the classes that inputs show, with or without difficult objects."""
     targets = torch.zeros(len(inputs), num_classes, dtype=torch.bool)
     for row, item in zip(targets, inputs, strict=True):
-        row[[*item["classes"], *item["difficult"]]] = True
+        row[[*item["classes"], *(item["difficult"] if difficult else ())]] = True
     return targets
 
 

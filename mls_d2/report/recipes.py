@@ -14,7 +14,15 @@ from mls_d2.errors import UserError
 Recipe = Mapping[str, str]
 """Dotted config key to value as text."""
 
-_TRANSFER_SECTIONS = ("DATASETS", "INPUT", "MODEL", "SOLVER", "TEST")
+_TRANSFER_SECTIONS = (
+    "CLASSIFICATION",
+    "DATALOADER",
+    "DATASETS",
+    "INPUT",
+    "MODEL",
+    "SOLVER",
+    "TEST",
+)
 # Beside what decides nothing: how kernels are chosen, what a run starts from, and its seed.
 _NEVER_COMPARED = frozenset({"CUDNN_BENCHMARK", "MODEL.WEIGHTS", "SEED"})
 # The input that a backbone was trained with belongs to the backbone, not to the transfer recipe.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mls_d2.data import segmentation
+from mls_d2.data.images import BrokenImageError
 from mls_d2.data.segmentation import SegmentationMapper, choose_crop, fitting_size, read_labels
 from mls_d2.errors import UserError
 
@@ -102,10 +103,6 @@ def test_a_crop_is_chosen_that_no_class_fills():
     # Only the rightmost of the crops has two classes of at most three quarters.
     labels = np.zeros((4, 40), np.uint8)
     labels[:, 36:] = 1
-    for _ in range(20):
-        _, columns = choose_crop(labels, (4, 12), 0.75, 255)
-        share = (labels[:, columns] == 0).mean()
-        assert share < 0.75 or columns.start < 28
     # With ten tries out of 29 positions it is found more often than by chance.
     found = [choose_crop(labels, (4, 12), 0.75, 255)[1].start == 28 for _ in range(500)]
     assert np.mean(found) == pytest.approx(1 - (28 / 29) ** 10, abs=0.07)
@@ -158,5 +155,6 @@ def test_files_that_cannot_be_read_are_named(record, tmp_path):
         read_labels(str(tmp_path / "none.png"), 19, 255)
     with open(record["file_name"], "r+b") as file:
         file.truncate(60)
-    with pytest.raises(UserError, match="image.png"):
+    # A tolerant mapper takes this one for an image to be left out.
+    with pytest.raises(BrokenImageError, match="image.png"):
         mapper()(record)

@@ -14,7 +14,7 @@ from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config import load_cfg
 from mls_d2.data.classification import DATASETS, load_classification
 from mls_d2.engine import classification, transfer_trainer
-from mls_d2.engine.classification import Classification, watch_frozen
+from mls_d2.engine.classification import Classification, check_batch, watch_frozen
 from mls_d2.engine.tasks import task_of
 from mls_d2.engine.transfer import run_evaluation, run_transfer
 from mls_d2.errors import UserError
@@ -297,6 +297,39 @@ def test_what_does_not_go_together_is_refused(narrow_cfg, name, opts, problem):
     cfg = narrow_cfg(name, *opts)
     with pytest.raises(UserError, match=problem):
         task_of(cfg).check(cfg)
+
+
+ONE_EACH = ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.REFERENCE_WORLD_SIZE", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "problem", "shared"),
+    [
+        ("voc2007_linear", "BN", "CLASSIFIER.HEAD bn_linear sees one image at a time", True),
+        ("voc2007_finetune", "BN", "RESNETS.NORM BN sees one image", False),
+        ("voc2007_finetune", "SyncBN", "RESNETS.NORM SyncBN sees one image", True),
+    ],
+)
+def test_one_image_is_refused_where_a_norm_sees_one_value_of_it(
+    scenes, narrow_cfg, name, norm, problem, shared
+):
+    cfg = narrow_cfg(name, *ONE_EACH, "MODEL.RESNETS.NORM", norm)
+    with pytest.raises(UserError, match=f"{problem}.*1 processes"):
+        run_transfer(cfg)
+    if shared:
+        check_batch(cfg, world_size=2)
+    else:
+        with pytest.raises(UserError, match=f"{problem}.*2 processes"):
+            check_batch(cfg, world_size=2)
+
+
+@pytest.mark.parametrize(
+    "opts", [("CLASSIFICATION.CROP_SIZE", 33), ("MODEL.RESNETS.NORM", "FrozenBN")]
+)
+def test_one_image_is_enough_where_a_norm_sees_more_or_trains_nothing(scenes, narrow_cfg, opts):
+    cfg = narrow_cfg("voc2007_finetune", *ONE_EACH, *opts)
+    run_transfer(cfg)
+    assert os.path.exists(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
 
 
 def test_memory_is_saved_by_smaller_crops_and_people_see_the_test_crop(narrow_cfg, scenes):

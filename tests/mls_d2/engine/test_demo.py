@@ -50,3 +50,26 @@ def test_bad_arguments_are_refused(trained, tmp_path):
     trained.MODEL.WEIGHTS = "none.pth"
     with pytest.raises(UserError, match=r"none\.pth"):
         run_demo(trained, ["a.jpg"], out, min_score=0.5)
+
+
+def test_no_drawing_replaces_an_input_or_becomes_one(make_cfg, tmp_path):
+    images, linked = tmp_path / "in", tmp_path / "linked"
+    images.mkdir()
+    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(images / "a.png")
+    before = (images / "a.png").read_bytes()
+    linked.mkdir()
+    (linked / "a.png").symlink_to(images / "a.png")
+    (tmp_path / "other").symlink_to(images)
+    for inputs, folder, problem in (
+        ([images], images, "lies in the input folder"),
+        ([images], images / "drawn", "lies in the input folder"),
+        ([images], tmp_path / "other" / "drawn", "lies in the input folder"),
+        ([images / "a.png"], images, "holds the input"),
+        ([images / "a.png"], tmp_path / "other", "holds the input"),
+        ([linked], images, "holds the input"),
+        ([linked / "a.png"], linked, "holds the input"),
+    ):
+        with pytest.raises(UserError, match=f"{problem}.*give another folder"):
+            run_demo(make_cfg(), [str(path) for path in inputs], str(folder), min_score=0.5)
+    assert (images / "a.png").read_bytes() == before
+    assert [path.name for path in images.iterdir()] == ["a.png"]

@@ -11,6 +11,9 @@ CONFIGS = Path(__file__).resolve().parents[3] / "transfer_configs"
 PAPER = str(CONFIGS / "voc" / "faster_rcnn_R_50_C4_24k.yaml")
 QUICK = str(CONFIGS / "voc" / "faster_rcnn_R_50_C4_quick.yaml")
 
+COCO = str(CONFIGS / "coco" / "mask_rcnn_R_50_FPN_1x.yaml")
+BIRDS = str(CONFIGS / "classification" / "cub200_finetune.yaml")
+
 
 def preset_with(*opts, file=PAPER):
     cfg = load_cfg(file, opts)
@@ -33,17 +36,19 @@ def test_what_does_not_change_the_recipe_leaves_it_the_papers(opts):
 
 
 @pytest.mark.parametrize(
-    "opts",
+    ("file", "opts"),
     [
-        ("SOLVER.MAX_ITER", "100"),
-        ("SOLVER.BASE_LR", "0.1", "PRESET", "paper"),
-        ("DATASETS.TEST", "('voc_2007_val',)"),
-        ("MODEL.BACKBONE.FREEZE_AT", "2"),
-        ("TEST.PRECISE_BN.ENABLED", "False"),
+        (PAPER, ("SOLVER.MAX_ITER", "100")),
+        (PAPER, ("SOLVER.BASE_LR", "0.1", "PRESET", "paper")),
+        (PAPER, ("DATASETS.TEST", "('voc_2007_val',)")),
+        (PAPER, ("MODEL.BACKBONE.FREEZE_AT", "2")),
+        (PAPER, ("TEST.PRECISE_BN.ENABLED", "False")),
+        (COCO, ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")),
+        (BIRDS, ("CLASSIFICATION.CROP_SIZE", "448")),
     ],
 )
-def test_what_changes_it_makes_it_a_recipe_of_ones_own(opts, caplog):
-    assert preset_with(*opts) == "custom"
+def test_what_changes_it_makes_it_a_recipe_of_ones_own(file, opts, caplog):
+    assert preset_with(*opts, file=file) == "custom"
     assert f"{opts[0]} differ from the recipe" in caplog.text
 
 

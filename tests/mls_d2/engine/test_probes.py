@@ -1,5 +1,6 @@
 """A head is fitted to the very features and labels of the training set."""
 
+import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
@@ -63,17 +64,16 @@ def make_cfg(head):
     return cfg
 
 
-def features_by_hand(items):
+def features_by_hand(items, *, difficult):
     rows = np.array([item["image"].mean(dim=(1, 2)).numpy() / 255 for item in items])
-    targets = np.array(
-        [[c in item["classes"] + item["difficult"] for c in range(3)] for item in items]
-    )
+    shown = [item["classes"] + (item["difficult"] if difficult else []) for item in items]
+    targets = np.array([[c in classes for c in range(3)] for classes in shown])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), targets
 
 
-def test_the_svm_is_that_of_the_normalised_features_with_difficult_ones_shown(model, data):
+def test_the_svm_is_that_of_the_normalised_features_with_difficult_ones_not_shown(model, data):
     fit_head(make_cfg("svm"), model)
-    features, targets = features_by_hand(data)
+    features, targets = features_by_hand(data, difficult=False)
     weight, bias = fit_linear_svms(features.astype(float), targets, (1.0, 10.0, 100.0), names=NAMES)
     scores = torch.stack([output["scores"] for output in model.eval()(data)])
     expected = features @ weight.T + bias
@@ -83,7 +83,7 @@ def test_the_svm_is_that_of_the_normalised_features_with_difficult_ones_shown(mo
 
 def test_neighbours_vote_with_the_training_labels(model, data):
     fit_head(make_cfg("knn"), model)
-    features, targets = features_by_hand(data)
+    features, targets = features_by_hand(data, difficult=True)
     scores = torch.stack([output["scores"] for output in model.eval()(data)]).numpy()
     for row, feature in zip(scores, features, strict=True):
         cosines = features @ feature
@@ -100,3 +100,20 @@ def test_more_neighbours_than_images_are_all_of_them(model, data):
     assert model.head.k == 30
     torch.testing.assert_close(model.head.known.norm(dim=1), torch.ones(30))
     assert F.normalize(model.head.known, dim=1).allclose(model.head.known)
+
+
+def test_every_process_gets_what_all_have_collected_in_the_datasets_order(data, monkeypatch):
+    rows = torch.arange(90.0).reshape(30, 3)
+    outputs = [{"scores": row} for row in rows]
+    whole, first, second = (probes._Collector(3, difficult=True) for _ in range(3))
+    for collector in (whole, first, second):
+        collector.reset()
+    for collector, start, stop in ((whole, 0, 30), (first, 0, 9), (first, 9, 20), (second, 20, 30)):
+        collector.process(data[start:stop], outputs[start:stop])
+    features, targets = whole.evaluate()
+    parts = [(part._features, part._targets) for part in (first, second)]
+    monkeypatch.setattr(comm, "all_gather", lambda own: parts)
+    for collector in (first, second):
+        assert torch.equal(collector.evaluate()[0], features)
+        assert torch.equal(collector.evaluate()[1], targets)
+    assert torch.equal(features, rows)

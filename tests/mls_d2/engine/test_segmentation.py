@@ -16,6 +16,7 @@ from PIL import Image
 from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config import load_cfg
 from mls_d2.data.cityscapes import COLORS
+from mls_d2.data.detection_mapper import UnreadableImageError
 from mls_d2.data.segmentation import read_labels
 from mls_d2.engine.demo import run_demo
 from mls_d2.engine.environment import seed_everything
@@ -25,6 +26,7 @@ from mls_d2.engine.tasks import task_of
 from mls_d2.engine.transfer import run_evaluation, run_transfer
 from mls_d2.errors import UserError
 from mls_d2.registration import register_all
+from mls_d2.report.recipes import differing_keys, transfer_recipe
 from mls_d2.report.results import read_result
 
 FOLDER = Path(__file__).resolve().parents[3] / "transfer_configs" / "cityscapes"
@@ -134,18 +136,29 @@ def test_the_recipes_are_those_of_the_field(config):
         assert not head.ALIGN_CORNERS
 
 
+SIZE_AND_LENGTH = {
+    "INPUT.SEGMENTATION.BASE_SIZE",
+    "INPUT.SEGMENTATION.CROP_SIZE",
+    "MODEL.AUXILIARY_HEAD.CONVS_DIM",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+    "MODEL.SEM_SEG_HEAD.PSA_MASK_SIZE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.BASE_LR",  # for the length
+    "SOLVER.MAX_ITER",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+}
+
+
 @pytest.mark.parametrize("config", QUICK)
 def test_the_quick_ones_differ_in_size_and_length_only(config):
     quick = load_cfg(str(FOLDER / f"{config}.yaml"))
     paper = load_cfg(str(FOLDER / f"{config.replace('quick', '40k')}.yaml"))
     assert quick.PRESET == "quick"
-    for key in ("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "LR_SCHEDULER_NAME", "POLY_FLOOR", "MOMENTUM"):
-        assert quick.SOLVER[key] == paper.SOLVER[key]
-    for key in ("NAME", "NORM", "DROPOUT", "POOL_SCALES", "ALIGN_CORNERS"):
-        assert quick.MODEL.SEM_SEG_HEAD[key] == paper.MODEL.SEM_SEG_HEAD[key]
-    for key in ("SCALE_RANGE", "MAX_CLASS_SHARE"):
-        assert quick.INPUT.SEGMENTATION[key] == paper.INPUT.SEGMENTATION[key]
-    assert quick.DATASETS == paper.DATASETS
+    changed = differing_keys([transfer_recipe(cfg.dump()) for cfg in (quick, paper)])
+    assert set(changed) - SIZE_AND_LENGTH == set()
 
 
 @pytest.mark.parametrize("config", [*PAPER, *QUICK])
@@ -170,6 +183,33 @@ def test_a_trained_model_is_evaluated_again_to_the_same_metrics(make_cfg, tmp_pa
     run_evaluation(make_cfg("pspnet_R_50_quick", *other))
     after = read_result(tmp_path / "other" / "results.json").metrics
     assert after["sem_seg"] == pytest.approx(before["sem_seg"], nan_ok=True)
+
+
+@pytest.fixture
+def one_damaged(tiny_cityscapes, tmp_path):
+    """The names of the training set with one image cut short, and of its other images."""
+    records = DatasetCatalog.get(tiny_cityscapes[0])
+    assert len(records) > 1
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(records[0]["file_name"]).read_bytes()[:500])
+    records[0]["file_name"] = str(broken)
+    name = "cityscapes_tiny_damaged"
+    DatasetCatalog.register(name, lambda: records)
+    yield name, {record["file_name"] for record in records[1:]}
+    DatasetCatalog.remove(name)
+
+
+def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(
+    make_cfg, one_damaged, caplog
+):
+    name, others = one_damaged
+    cfg = make_cfg("pspnet_R_50_quick", "DATASETS.TRAIN", f"('{name}',)")
+    batches = iter(Segmentation().train_loader(cfg))
+    assert {item["file_name"] for _ in range(8) for item in next(batches)} == others
+    assert "broken.png" in caplog.text
+    assert "left out of training" in caplog.text
+    with pytest.raises(UnreadableImageError, match=r"broken\.png' cannot be used"):
+        list(Segmentation().test_loader(cfg, name))
 
 
 @pytest.mark.parametrize("config", ["pspnet_R_50_quick", "psanet_R_50_quick"])

@@ -283,12 +283,62 @@ def test_evaluation_alone_gives_the_metrics_of_the_run(make_cfg, backbone, tmp_p
         run_evaluation(make_cfg("MODEL.WEIGHTS", backbone, "OUTPUT_DIR", tmp_path / "x"))
 
 
+def test_evaluation_alone_is_no_published_recipe(make_cfg, tmp_path):
+    cfg = make_cfg()
+    run_transfer(cfg)
+    half = os.path.join(cfg.OUTPUT_DIR, "model_0000000.pth")
+    for preset, expected in (("paper", "custom"), ("quick", "quick")):
+        folder = tmp_path / preset
+        run_evaluation(make_cfg("MODEL.WEIGHTS", half, "OUTPUT_DIR", folder, "PRESET", preset))
+        assert read_result(folder / "results.json").preset == expected
+
+
+def test_evaluation_alone_does_not_write_into_a_run(make_cfg, interrupt_at, drawn):
+    cfg = make_cfg("SOLVER.MAX_ITER", 3)
+    interrupt_at(0)
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(cfg)
+    half = ("MODEL.WEIGHTS", os.path.join(cfg.OUTPUT_DIR, "model_0000000.pth"))
+    with pytest.raises(UserError, match="holds a run .*--eval-only an OUTPUT_DIR of its own"):
+        run_evaluation(make_cfg(*half))
+    assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
+    interrupt_at(None)
+    run_transfer(cfg, resume=True)
+    result = Path(cfg.OUTPUT_DIR, "results.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run or its results"):
+        run_evaluation(make_cfg(*half))
+    assert Path(cfg.OUTPUT_DIR, "results.json").read_bytes() == result
+    assert len(drawn) == 1
+
+
+def test_a_picture_that_fails_costs_no_result(make_cfg, monkeypatch, capfd):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(detection, "write_detections", fail)
+    cfg = make_cfg("SOLVER.MAX_ITER", 1)
+    run_transfer(cfg)
+    assert Path(cfg.OUTPUT_DIR, "results.json").exists()
+    assert "predictions.png was not drawn: RuntimeError: no ink" in capfd.readouterr().out
+
+
 def test_periodic_evaluation_is_logged_but_not_twice_at_the_end(make_cfg, write_every_step):
     cfg = make_cfg("SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 1)
     run_transfer(cfg)
     lines = read_metrics(cfg)
     assert ["bbox/AP" in line for line in lines] == [True, True, False]
     assert [line["iteration"] for line in lines] == [0, 1, 2]
+
+
+def test_every_evaluation_is_of_the_model_that_the_main_process_saves(make_cfg, monkeypatch):
+    order = []
+    cfg = make_cfg("TEST.EVAL_PERIOD", 1)
+    task = type(task_of(cfg))
+    evaluate = task.evaluate
+    monkeypatch.setattr(transfer_trainer, "share_statistics", lambda _: order.append("share"))
+    monkeypatch.setattr(task, "evaluate", lambda *args: order.append("evaluate") or evaluate(*args))
+    run_transfer(cfg)
+    assert order == ["share", "evaluate", "share", "evaluate"]
 
 
 @pytest.mark.parametrize(

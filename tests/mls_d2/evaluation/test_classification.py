@@ -1,5 +1,6 @@
 """Accuracy and average precision of batches, with what is difficult left out."""
 
+import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
@@ -48,3 +49,22 @@ def test_precision_by_class_with_difficult_pairs_left_out():
     assert found["AP-cat"] == pytest.approx(100 * cat)
     # Eleven points of the cat: as before.
     assert found["mAP11"] == pytest.approx(50 * (1 + (6 + 5 * 2 / 3) / 11))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_scores_of_all_processes_are_compared(monkeypatch, multi_label):
+    scores = [[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.3, 0.0], [0.4, 0.9, 0.5], [0.7, 0.1, 0.2]]
+    classes = [[0], [1], [0], [0], [2]]
+    difficult = [[1], [0], [], [2], []]
+    whole, first, second = (
+        ClassificationEvaluator(("dog", "cat", "cow"), multi_label=multi_label) for _ in range(3)
+    )
+    expected = evaluate(whole, scores, classes, difficult)["classification"]
+    evaluate(second, scores[3:], classes[3:], difficult[3:])
+    alone = evaluate(first, scores[:3], classes[:3], difficult[:3])["classification"]
+    parts = second._scores, second._classes, second._difficult
+    monkeypatch.setattr(comm, "gather", lambda data, dst: [data, parts])
+    assert first.evaluate()["classification"] == expected
+    assert alone != expected
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert first.evaluate() == {}

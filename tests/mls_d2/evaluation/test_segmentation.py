@@ -4,6 +4,7 @@ import math
 
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 import cv2
+import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
@@ -112,3 +113,23 @@ def test_counts_of_an_earlier_evaluation_are_forgotten(evaluated):
         evaluator.reset()
         evaluator.process([{"sem_seg_file_name": files[0][0]}], [{"sem_seg": logits}])
     assert evaluator.evaluate()["sem_seg"]["aAcc"] == 100
+
+
+def test_pixels_of_all_processes_are_counted(evaluated, monkeypatch):
+    _, files = evaluated
+    whole, first, second = (SegmentationEvaluator("eval_sem_seg") for _ in range(3))
+    for index, (truth, *_) in enumerate(files):
+        labels = cv2.imread(truth, cv2.IMREAD_UNCHANGED)
+        # Each image is right by another share.
+        guess = np.where(np.arange(labels.shape[1]) < 20 * index, 3, labels % 19)
+        logits = torch.nn.functional.one_hot(torch.from_numpy(guess).long(), 19)
+        output = {"sem_seg": logits.permute(2, 0, 1).float()}
+        for evaluator in (whole, first if index < 3 else second):
+            evaluator.process([{"sem_seg_file_name": truth}], [output])
+    expected = whole.evaluate()["sem_seg"]
+    alone = first.evaluate()["sem_seg"]
+    monkeypatch.setattr(comm, "gather", lambda data, dst: [data, second._confusion])
+    assert first.evaluate()["sem_seg"] == pytest.approx(expected, nan_ok=True)
+    assert alone["aAcc"] > expected["aAcc"] + 1
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert first.evaluate() == {}

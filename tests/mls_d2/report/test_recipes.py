@@ -10,6 +10,8 @@ def test_a_transfer_recipe_is_what_decides_the_result():
         "MODEL": {"WEIGHTS": "a.pth", "DEVICE": "cpu", "PIXEL_MEAN": [0.0], "MASK_ON": True},
         "INPUT": {"FORMAT": "RGB", "MIN_SIZE_TRAIN": [640, 800]},
         "SOLVER": {"MAX_ITER": 300, "CHECKPOINT_PERIOD": 10},
+        "CLASSIFICATION": {"CROP_SIZE": 224},
+        "DATALOADER": {"NUM_WORKERS": 4, "FILTER_EMPTY_ANNOTATIONS": True},
         "MLS": {"K": 20},
         "SEED": 3,
         "OUTPUT_DIR": "somewhere",
@@ -18,6 +20,8 @@ def test_a_transfer_recipe_is_what_decides_the_result():
         "MODEL.MASK_ON": "True",
         "INPUT.MIN_SIZE_TRAIN": "[640, 800]",
         "SOLVER.MAX_ITER": "300",
+        "CLASSIFICATION.CROP_SIZE": "224",
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "True",
     }
 
 

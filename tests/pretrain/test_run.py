@@ -18,6 +18,7 @@ from PIL import Image
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.checkpoint.convert import load_backbone
 from mls_d2.config import load_cfg
+from mls_d2.engine.environment import command_line
 from mls_d2.errors import UserError
 from pretrain import run as run_module
 from pretrain.methods import METHODS, MomentumMethod, build_method, check_method_config
@@ -237,7 +238,7 @@ def test_what_a_run_is_made_with_is_on_disk_before_its_first_step(config, monkey
     assert {"python", "torch", "detectron2", "git_revision", "git_dirty"} <= stored[
         "versions"
     ].keys()
-    assert "pytest" in stored["command"]
+    assert stored["command"] == command_line()
     assert (stored["num_images"], stored["max_iter"]) == (9, 4)
     # Half as many processes as the config is for: half the batch and half the rate.
     assert stored["scaled"] == [

@@ -23,7 +23,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools.coco import COCO as OfficialCOCO
 from pycocotools.cocoeval import COCOeval
 
-from mls_d2.errors import UserError, run_tool
+from mls_d2.core.errors import UserError, run_tool
 
 HEIGHT, WIDTH, CATEGORIES = 480, 640, 80
 # Of COCO val2017: 36,781 objects in 5,000 images.

@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 import torch
 from torchvision.models import resnet50
 
-from mls_d2.checkpoint.convert import load_backbone, write_converted
-from mls_d2.errors import run_tool
+from mls_d2.convert.convert import load_backbone, write_converted
+from mls_d2.core.errors import run_tool
 
 
 def make_file(path: str, *, bare: bool) -> None:

@@ -20,10 +20,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-from mls_d2.engine.hooks import peak_memory_mb
-from mls_d2.engine.launch import environments, join_processes
-from mls_d2.engine.spawn import run_processes
-from mls_d2.errors import UserError, run_tool
+from mls_d2.core.errors import UserError, run_tool
+from mls_d2.run.hooks import peak_memory_mb
+from mls_d2.run.launch import environments, join_processes
+from mls_d2.run.spawn import run_processes
 from pretrain.batchnorm import gather
 from pretrain.methods.mls import MLS
 from pretrain.methods.moco import MoCo

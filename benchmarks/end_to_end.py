@@ -17,9 +17,9 @@ from collections.abc import Iterator
 import torch
 from detectron2.utils.events import EventStorage
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.environment import resolve_device
-from mls_d2.errors import UserError, run_tool
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import UserError, run_tool
+from mls_d2.run.environment import resolve_device
 from pretrain.data import DevicePrefetcher, ImageReport, ViewBatch, build_loader, image_source
 from pretrain.methods import build_method
 from pretrain.optim import build_optimizer

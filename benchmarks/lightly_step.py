@@ -24,10 +24,10 @@ from detectron2.modeling import build_backbone
 from PIL import Image
 from torch import Tensor, nn
 
-from mls_d2.config import load_cfg
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import UserError, run_tool
 from mls_d2.data.images import list_images
-from mls_d2.engine.environment import resolve_device
-from mls_d2.errors import UserError, run_tool
+from mls_d2.run.environment import resolve_device
 from pretrain.data import build_loader
 from pretrain.encoder import pooled
 from pretrain.methods import build_method

@@ -23,9 +23,9 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import run_tool
 from mls_d2.data.images import list_images, open_image
-from mls_d2.errors import run_tool
 from pretrain.packing import Packing, pack
 from pretrain.sources import FileSource, ImageSource, ShardSource
 from pretrain.trainer import augment_from_config

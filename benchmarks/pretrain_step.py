@@ -9,9 +9,9 @@ import time
 
 import torch
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.environment import resolve_device
-from mls_d2.errors import run_tool
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import run_tool
+from mls_d2.run.environment import resolve_device
 from pretrain.methods import build_method
 from pretrain.optim import build_optimizer
 from pretrain.trainer import augment_from_config

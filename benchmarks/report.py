@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mls_d2.config import get_cfg
-from mls_d2.engine.environment import collect_versions
-from mls_d2.errors import run_tool
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import run_tool
 from mls_d2.report.build import PICTURE_FILE, write_report
 from mls_d2.report.curves import METRICS_FILE
-from mls_d2.report.results import RESULTS_FILE, Result, write_result
+from mls_d2.results.schema import RESULTS_FILE, Result, write_result
+from mls_d2.run.environment import collect_versions
 
 SEEDS = 5
 METHODS = 10

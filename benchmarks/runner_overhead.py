@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from mls_d2.benchmark.cells import Tools
-from mls_d2.benchmark.run import Options, run_benchmark
-from mls_d2.benchmark.suite import Suite, build_suite
-from mls_d2.errors import run_tool
+from mls_d2.core.errors import run_tool
+from mls_d2.runner.cells import Tools
+from mls_d2.runner.run import Options, run_benchmark
+from mls_d2.runner.suite import Suite, build_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = """

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from detectron2.modeling import build_model
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.environment import resolve_device
-from mls_d2.engine.segmentation import Segmentation
-from mls_d2.errors import run_tool
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import run_tool
 from mls_d2.modeling.encoder_decoder import build_head
-from mls_d2.registration import register_all
+from mls_d2.run.environment import resolve_device
+from mls_d2.run.registration import register_all
+from mls_d2.transfer.segmentation import Segmentation
 
 FOLDER = Path(__file__).resolve().parent.parent / "transfer_configs" / "cityscapes"
 BASE, OTHER = "pspnet", "psanet"

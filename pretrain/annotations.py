@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 # An object is seen in a crop that holds this share of its box, or that its box fills so far.
 _HELD, _FILLED = 0.5, 0.3

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 

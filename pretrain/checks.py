@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils import comm
 
-from mls_d2.config import value_at
-from mls_d2.errors import UserError
+from mls_d2.config.loading import value_at
+from mls_d2.core.errors import UserError
 from pretrain.batchnorm import check_batchnorm
 from pretrain.data import DECODING
 from pretrain.methods import check_method_config

@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mls_d2.core.errors import UserError, nearest
 from mls_d2.data.images import BrokenImageError, list_images, open_image
-from mls_d2.errors import UserError, nearest
 from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
 from pretrain.views import LocalCrops, TwoCrops
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from pretrain.annotations import Annotations, load_annotations
 from pretrain.batchnorm import gather
 from pretrain.data import ViewBatch

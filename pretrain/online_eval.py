@@ -13,10 +13,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, read_image
-from mls_d2.errors import UserError
 from mls_d2.evaluation.average_precision import mean_average_precision
-from mls_d2.evaluation.nearest_neighbours import knn_scores
+from mls_d2.modeling.nearest_neighbors import knn_scores
 from pretrain.annotations import Annotations, load_annotations
 from pretrain.encoder import pooled
 from pretrain.views.crops import Crop, cut

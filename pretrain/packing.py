@@ -18,8 +18,8 @@ import simplejpeg
 from PIL import Image
 from tqdm import tqdm
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
-from mls_d2.errors import UserError
 from pretrain.sources import SHARDS_FILE, SHARDS_FORMAT, ImageSource, index_path
 
 logger = logging.getLogger(__name__)

@@ -17,29 +17,29 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.checkpoint.backbone_file import write_backbone
-from mls_d2.engine.checkpointer import AtomicCheckpointer
-from mls_d2.engine.environment import (
+from mls_d2.config.changes import config_changes
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import trim_metrics
+from mls_d2.run.checkpointer import AtomicCheckpointer
+from mls_d2.run.environment import (
     collect_versions,
     resolve_device,
     save_run_metadata,
     seed_everything,
     setup_logging,
 )
-from mls_d2.engine.files import trim_metrics
-from mls_d2.engine.guards import (
+from mls_d2.run.folder import RunState, check_inputs, run_state
+from mls_d2.run.guards import (
     FiniteLossGuard,
     InterruptGuard,
     check_same_config,
-    config_changes,
     train_guarded,
 )
-from mls_d2.engine.heartbeat import ReportProgress
-from mls_d2.engine.hooks import PeriodicCheckpointer, SeedSteps, StopOnInterrupt, Throughput
-from mls_d2.engine.progress import METRICS_FILE, build_writers
-from mls_d2.engine.run_folder import RunState, check_inputs, run_state
-from mls_d2.engine.scaling import scale_to_processes
-from mls_d2.errors import UserError
-from mls_d2.registration import register_all
+from mls_d2.run.heartbeat import ReportProgress
+from mls_d2.run.hooks import PeriodicCheckpointer, SeedSteps, StopOnInterrupt, Throughput
+from mls_d2.run.progress import METRICS_FILE, build_writers
+from mls_d2.run.registration import register_all
+from mls_d2.run.scaling import scale_to_processes
 from pretrain.batchnorm import set_up_batchnorm
 from pretrain.checks import check_config
 from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
@@ -92,7 +92,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     check_same_config(cfg)
     asked = cfg.dump()
     cfg = scale_to_processes(cfg, comm.get_world_size())
-    scaled = config_changes(asked, cfg, ignore=_UNREAD)
+    scaled = config_changes(asked, cfg.dump(), ignore=_UNREAD)
     check_config(cfg)
     resolve_device(cfg)
     target = os.path.join(cfg.OUTPUT_DIR, BACKBONE_FILE)

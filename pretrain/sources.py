@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, read_file
-from mls_d2.data.scenes import read_marker
-from mls_d2.errors import UserError
+from mls_d2.scenes import read_marker
 
 SHARDS_FILE = "shards.json"
 SHARDS_FORMAT = 1

@@ -17,7 +17,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from mls_d2.engine.guards import FiniteLossGuard
+from mls_d2.run.guards import FiniteLossGuard
 from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
 from pretrain.label_quality import LabelQuality

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,14 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def refuses() -> Callable[[str], Any]:
+    """Return a context that expects a UserError of a code: ``with refuses("unknown-key"): …``."""
+    from mls_d2.core.errors import UserError
+
+    return lambda code: pytest.raises(UserError, check=lambda error: error.code == code)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +61,7 @@ def real_coco_root() -> Path:
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny generated scenes in the layouts of COCO, VOC and Cityscapes; not to be written to."""
-    from mls_d2.data.scenes import generate
+    from mls_d2.scenes import generate
 
     root = tmp_path_factory.mktemp("scenes") / "root"
     sizes = {"train": 16, "val": 8, "unlabeled": 32, "voc": 8, "cityscapes": 4}

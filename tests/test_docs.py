@@ -5,8 +5,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from mls_d2.checkpoint.sources import published_table, sources_table
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
+from mls_d2.convert.sources import published_table, sources_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

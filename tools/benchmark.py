@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mls_d2.benchmark.cells import Tools
-from mls_d2.benchmark.cluster import SlurmOptions
-from mls_d2.benchmark.run import Options, run_benchmark
-from mls_d2.benchmark.suite import build_suite, read_suite
-from mls_d2.errors import UserError, run_tool
+from mls_d2.core.errors import UserError, run_tool
+from mls_d2.runner.cells import Tools
+from mls_d2.runner.cluster import SlurmOptions
+from mls_d2.runner.run import Options, run_benchmark
+from mls_d2.runner.suite import build_suite, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """\

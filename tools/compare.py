@@ -11,7 +11,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from mls_d2.errors import run_tool
+from mls_d2.core.errors import run_tool
 from mls_d2.report.comparison import compare
 
 

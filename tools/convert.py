@@ -28,15 +28,15 @@ from urllib.parse import urlparse
 
 import yaml
 
-from mls_d2.checkpoint import Backbone, load_backbone
 from mls_d2.checkpoint.backbone_file import sha256
-from mls_d2.checkpoint.convert import INPUT_KEYS, TARGETS, check_target, write_converted
-from mls_d2.checkpoint.download import fetch, is_url
-from mls_d2.checkpoint.inspection import inspect_file
-from mls_d2.checkpoint.parts import PARTS
-from mls_d2.checkpoint.sources import published_table, sources_table
-from mls_d2.engine.files import check_writable
-from mls_d2.errors import UserError, run_tool
+from mls_d2.convert import Backbone, load_backbone
+from mls_d2.convert.convert import INPUT_KEYS, TARGETS, check_target, write_converted
+from mls_d2.convert.download import fetch, is_url
+from mls_d2.convert.inspection import inspect_file
+from mls_d2.convert.parts import PARTS
+from mls_d2.convert.sources import published_table, sources_table
+from mls_d2.core.errors import UserError, run_tool
+from mls_d2.core.files import check_writable
 
 _SHOWN = 4
 

@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.demo import run_demo
-from mls_d2.errors import EXIT_USER_ERROR, run_tool
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import EXIT_USER_ERROR, run_tool
+from mls_d2.transfer.predict import run_demo
 
 EXAMPLES = """\
 examples (RUN is the OUTPUT_DIR of tools/train_net.py):

@@ -11,10 +11,10 @@ import argparse
 import logging
 from pathlib import Path
 
-from mls_d2.data.scenes import SceneParams, generate
-from mls_d2.data.scenes.files import write_png
-from mls_d2.data.scenes.sheet import contact_sheet
-from mls_d2.errors import run_tool
+from mls_d2.core.errors import run_tool
+from mls_d2.scenes import SceneParams, generate
+from mls_d2.scenes.files import write_png
+from mls_d2.scenes.sheet import contact_sheet
 
 
 def parse_args() -> argparse.Namespace:

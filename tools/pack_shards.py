@@ -21,8 +21,8 @@ from pathlib import Path
 # Python puts this script's folder first, where tools/pretrain.py hides the package of that name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mls_d2.errors import UserError, run_tool  # noqa: E402 - after the path above
-from mls_d2.registration import register_all  # noqa: E402
+from mls_d2.core.errors import UserError, run_tool  # noqa: E402 - after the path above
+from mls_d2.run.registration import register_all  # noqa: E402
 from pretrain.data import image_source  # noqa: E402
 from pretrain.packing import Packing, index_shards, pack  # noqa: E402
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 
+from mls_d2.core.errors import EXIT_USER_ERROR, UserError, nearest, run_tool
 from mls_d2.data.preparation import SOURCES, inspect, roots_problem, where_to_get
-from mls_d2.errors import EXIT_USER_ERROR, UserError, nearest, run_tool
-from mls_d2.registration import register_all
+from mls_d2.run.registration import register_all
 
 
 def parse_args() -> argparse.Namespace:

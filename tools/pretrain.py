@@ -10,10 +10,10 @@ from pathlib import Path
 # Python puts this script's folder first, where the script hides the package of the same name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mls_d2.config import load_cfg  # noqa: E402 - after the path above
-from mls_d2.engine.launch import launch, tool_parser  # noqa: E402
-from mls_d2.engine.slurm import add_slurm_arguments, submit  # noqa: E402
-from mls_d2.errors import run_tool  # noqa: E402
+from mls_d2.config.loading import load_cfg  # noqa: E402 - after the path above
+from mls_d2.core.errors import run_tool  # noqa: E402
+from mls_d2.run.launch import launch, tool_parser  # noqa: E402
+from mls_d2.runner.slurm import add_slurm_arguments, submit  # noqa: E402
 from pretrain.run import pretrain  # noqa: E402
 
 EXAMPLES = """\

@@ -7,7 +7,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from mls_d2.errors import run_tool
+from mls_d2.core.errors import run_tool
 from mls_d2.report.build import REPORT_FILE, write_report
 from mls_d2.report.options import DEFAULT_BASELINE, Options
 from mls_d2.report.published_file import load_published

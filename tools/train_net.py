@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import argparse
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.launch import launch, tool_parser
-from mls_d2.engine.preset import mark_changed_recipe
-from mls_d2.engine.transfer import run_evaluation, run_transfer
-from mls_d2.errors import run_tool
+from mls_d2.config.loading import load_cfg
+from mls_d2.config.preset import mark_changed_recipe
+from mls_d2.core.errors import run_tool
+from mls_d2.run.launch import launch, tool_parser
+from mls_d2.transfer.run import run_evaluation, run_transfer
 
 EXAMPLES = """\
 examples (QUICK is transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mls_d2.checkpoint.reading import check_exists, read_object
-from mls_d2.engine.files import atomic_write, sha256_of
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import atomic_write, sha256_of
 
 AUTHOR = "mls_d2"
 # The backbone without a prefix, so that it fits every model; other parts with their full names.

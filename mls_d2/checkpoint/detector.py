@@ -8,7 +8,7 @@ from torch import nn
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256
 from mls_d2.checkpoint.initial_weights import WeightsReport
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.checkpoint.backbone_file import BackboneFile, read_backbone, sha256
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 
 class ForbiddenGlobalError(UserError):

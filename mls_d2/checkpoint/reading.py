@@ -17,7 +17,7 @@ import torch
 
 from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
 from mls_d2.checkpoint.stub_pickle import StubUnpickler
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
 
 LARGEST_BYTES = 16 << 30
 LARGEST_MEMBER = 4 << 30

@@ -1,1 +1,1 @@
-"""Datasets: reading images, registration, layout checks and generated scenes."""
+"""Datasets: reading images and annotations, registration, layout checks."""

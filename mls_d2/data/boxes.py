@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from cityscapesscripts.helpers.labels import trainId2label
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import atomic_write
 from mls_d2.data.segmentation import read_labels
-from mls_d2.engine.files import atomic_write
-from mls_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 

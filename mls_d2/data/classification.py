@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mls_d2.core.errors import UserError
 from mls_d2.data import classification_readers as readers
 from mls_d2.data.datasets import datasets_root, explain_missing
-from mls_d2.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torchvision.datasets as tv
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mls_d2.data.scenes import read_marker
-from mls_d2.engine.files import sha256_of
-from mls_d2.errors import UserError, nearest
-from mls_d2.report.results import Dataset
+from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import sha256_of
+from mls_d2.results.schema import Dataset
+from mls_d2.scenes import read_marker
 
 _SHOWN = 5
 

@@ -11,8 +11,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError
-from mls_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import prepare_cityscapes
 from mls_d2.data.classification import DATASETS
 from mls_d2.data.datasets import check_dataset, datasets_root, image_files
 from mls_d2.data.images import BrokenImageError, read_image
-from mls_d2.data.scenes import read_marker
-from mls_d2.errors import UserError
+from mls_d2.scenes import read_marker
 
 _SHOWN = 5
 

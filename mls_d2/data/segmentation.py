@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.distortion import photometric_distortion
 from mls_d2.data.images import read_image
-from mls_d2.errors import UserError
 
 _TRIES = 10
 

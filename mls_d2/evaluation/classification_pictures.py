@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mls_d2.engine.files import atomic_write
+from mls_d2.core.files import atomic_write
 
 _COLUMNS = 6
 _LINE = 26  # letters below an image

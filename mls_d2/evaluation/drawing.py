@@ -10,7 +10,7 @@ from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 _OPACITY = 0.6
 _MIN_HEIGHT = 480

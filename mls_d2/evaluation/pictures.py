@@ -15,9 +15,9 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
+from mls_d2.core.files import atomic_write
 from mls_d2.data.cityscapes import IGNORED
 from mls_d2.data.segmentation import read_labels
-from mls_d2.engine.files import atomic_write
 
 # Height of the title above each row of a grid.
 _TITLE_PX = 24

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 # By output stride: of res2, res3, res4 and res5 the stride and the dilation.
 _STAGES = {

@@ -12,7 +12,7 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
 from mls_d2.modeling.segmentation_heads import FCNHead, PSAHead, PSPHead
 from mls_d2.modeling.sliding_window import slide
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mls_d2.evaluation.nearest_neighbours import knn_scores
+from mls_d2.modeling.nearest_neighbors import knn_scores
 
 
 class UnitLinear(nn.Module):

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mls_d2.engine.files import atomic_write, check_writable
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import atomic_write, check_writable
 from mls_d2.report.curves import METRICS_FILE, pretraining_folders, read_curves
 from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import Group, group_results
@@ -18,9 +18,9 @@ from mls_d2.report.latex import render_latex
 from mls_d2.report.markdown import render
 from mls_d2.report.options import DEFAULT_BASELINE, Options
 from mls_d2.report.plots import LOSS, Curves, plot_group, plot_pretraining
-from mls_d2.report.results import LocatedResult, collect_results
 from mls_d2.report.sections import make_section
 from mls_d2.report.spreadsheet import results_csv
+from mls_d2.results.schema import LocatedResult, collect_results
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.report.cells import ABSENT, format_summary
 from mls_d2.report.groups import Group, Row, group_results, metric_label
 from mls_d2.report.published import published_beside, why_not_compared
 from mls_d2.report.published_file import Published, PublishedRow, builtin_published
-from mls_d2.report.results import collect_results
 from mls_d2.report.statistics import summarize
 from mls_d2.report.summary import aligned
 from mls_d2.report.tables import summary_of
+from mls_d2.results.schema import collect_results
 
 logger = logging.getLogger(__name__)
 

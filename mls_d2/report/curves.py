@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mls_d2.report.results import RESULTS_FILE, LocatedResult, files_below
+from mls_d2.results.schema import RESULTS_FILE, LocatedResult, files_below
 
 METRICS_FILE = "metrics.json"
 """The file name that the writers of both phases use."""

@@ -9,7 +9,7 @@ from mls_d2.report.cells import Table
 from mls_d2.report.groups import Group
 from mls_d2.report.options import Options
 from mls_d2.report.published import is_shortened
-from mls_d2.report.results import Dataset, LocatedResult
+from mls_d2.results.schema import Dataset, LocatedResult
 
 
 @dataclasses.dataclass(frozen=True)

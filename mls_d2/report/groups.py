@@ -8,9 +8,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from mls_d2.errors import UserError
-from mls_d2.report.recipes import Recipe, differing_keys, pretraining_recipe, transfer_recipe
-from mls_d2.report.results import LocatedResult, Result
+from mls_d2.config.recipes import Recipe, differing_keys, pretraining_recipe, transfer_recipe
+from mls_d2.core.errors import UserError
+from mls_d2.results.schema import LocatedResult, Result
 
 _MAX_LISTED = 6
 _MAX_DISAGREEING = 4

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mls_d2.engine.files import atomic_write
+from mls_d2.core.files import atomic_write
 from mls_d2.report.curves import Curve, smooth
 from mls_d2.report.groups import Group, Row, metric_label
 from mls_d2.report.statistics import summarize

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mls_d2.errors import UserError
+from mls_d2.config.recipes import Recipe, pretraining_recipe, transfer_recipe
+from mls_d2.core.errors import UserError
 from mls_d2.report.published_file import Protocol, Published, PublishedRow
-from mls_d2.report.recipes import Recipe, pretraining_recipe, transfer_recipe
-from mls_d2.report.results import Result, pretraining_datasets
+from mls_d2.results.schema import Result, pretraining_datasets
 
 
 def published_beside(result: Result, published: Published) -> PublishedRow | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from mls_d2.report.groups import Group, shown_metrics
-from mls_d2.report.results import LocatedResult
+from mls_d2.results.schema import LocatedResult
 
 
 def results_csv(groups: Sequence[Group]) -> str:

@@ -25,8 +25,8 @@ from mls_d2.report.cells import (
 )
 from mls_d2.report.groups import Group, Row, metric_label
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult, Result, pretraining_datasets
 from mls_d2.report.statistics import Summary, difference, summarize
+from mls_d2.results.schema import LocatedResult, Result, pretraining_datasets
 
 LINKED_FILES = ("results.json", "config.yaml", "log.txt", "predictions.png")
 """What a run leaves in its folder for people to read."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mls_d2.engine.files import atomic_write
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import atomic_write
 from mls_d2.report.document import Report
 from mls_d2.report.markdown import render_part
 from mls_d2.report.sections import TABLES

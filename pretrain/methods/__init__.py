@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from mls_d2.errors import UserError, nearest
+from mls_d2.core.errors import UserError, nearest
 from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.base import DictionaryMethod, Method, MomentumMethod, StepOutput
 from pretrain.methods.byol import BYOL

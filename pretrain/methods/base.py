@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from pretrain.dictionary import Dictionary, effective_rank
 from pretrain.encoder import Encoder
 from pretrain.momentum import MomentumPair

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mls_d2.config
 from mls_d2.checkpoint.backbone_file import read_backbone
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from pretrain.methods import METHODS
 from pretrain.run import pretrain
 

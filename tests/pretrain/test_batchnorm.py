@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 from pretrain import batchnorm
 from pretrain.batchnorm import BatchShuffle, check_batchnorm, set_up_batchnorm, split_batchnorm
 from pretrain.momentum import MomentumPair

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mls_d2.config import all_keys, load_cfg, value_at
-from mls_d2.errors import UserError
+from mls_d2.config.loading import all_keys, load_cfg, value_at
+from mls_d2.core.errors import UserError
 from pretrain.checks import RULES, check_config
 
 

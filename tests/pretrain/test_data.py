@@ -6,9 +6,9 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
-from mls_d2.registration import register_all
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
+from mls_d2.run.registration import register_all
 from pretrain.data import EpochBatches, ImageReport, build_loader, image_source
 from pretrain.packing import Packing, pack
 

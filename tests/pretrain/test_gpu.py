@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from mls_d2.config import load_cfg
-from mls_d2.engine.environment import resolve_device
+from mls_d2.config.loading import load_cfg
+from mls_d2.run.environment import resolve_device
 from pretrain.data import DevicePrefetcher, ImageReport, ViewBatch
 from pretrain.methods import build_method
 from pretrain.optim import build_optimizer

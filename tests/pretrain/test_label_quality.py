@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 from pretrain.annotations import Annotations
 from pretrain.data import ViewBatch
 from pretrain.label_quality import LabelQuality, build_label_quality, precision_at_k

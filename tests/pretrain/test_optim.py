@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
 from pretrain.batchnorm import split_batchnorm
 from pretrain.optim import LARS, build_optimizer
 

@@ -8,8 +8,8 @@ import pytest
 import webdataset
 from PIL import Image
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, open_image
-from mls_d2.errors import UserError
 from pretrain.packing import Packing, index_shards, pack
 from pretrain.sources import FileSource, ShardSource
 

@@ -16,10 +16,10 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
-from mls_d2.checkpoint.convert import load_backbone
-from mls_d2.config import load_cfg
-from mls_d2.engine.environment import command_line
-from mls_d2.errors import UserError
+from mls_d2.config.loading import load_cfg
+from mls_d2.convert.convert import load_backbone
+from mls_d2.core.errors import UserError
+from mls_d2.run.environment import command_line
 from pretrain import run as run_module
 from pretrain.methods import METHODS, MomentumMethod, build_method, check_method_config
 from pretrain.optim import build_optimizer

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mls_d2.config import get_cfg
-from mls_d2.engine.launch import tool_parser
-from mls_d2.engine.slurm import SlurmJob, add_slurm_arguments, submit
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
+from mls_d2.run.launch import tool_parser
+from mls_d2.runner.slurm import SlurmJob, add_slurm_arguments, submit
 
 # What tools/pretrain.py does, but for the cluster, and it waits for the job.
 PROGRAM = """
 import sys, time
-from mls_d2.config import load_cfg
-from mls_d2.engine.launch import tool_parser
-from mls_d2.engine import slurm
+from mls_d2.config.loading import load_cfg
+from mls_d2.run.launch import tool_parser
+from mls_d2.run import slurm
 from pretrain.run import pretrain
 
 def run(args):

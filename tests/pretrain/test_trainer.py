@@ -7,7 +7,8 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from mls_d2.config import get_cfg, load_cfg
+from mls_d2.config.defaults import get_cfg
+from mls_d2.config.loading import load_cfg
 from pretrain import trainer as trainer_module
 from pretrain.trainer import PretrainTrainer, ScalarMeans, augment_from_config
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mls_d2.report.results import Result, write_result
+from mls_d2.results.schema import Result, write_result
 
 TOOL = Path(__file__).parents[2] / "tools" / "compare.py"
 

@@ -8,12 +8,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
-from mls_d2.config import load_cfg
-from mls_d2.engine import detection
-from mls_d2.engine.tasks import task_of
-from mls_d2.engine.transfer import run_transfer
-from mls_d2.registration import register_all
-from mls_d2.report.results import read_result
+from mls_d2.config.loading import load_cfg
+from mls_d2.results.schema import read_result
+from mls_d2.run import detection
+from mls_d2.run.registration import register_all
+from mls_d2.transfer.run import run_transfer
+from mls_d2.transfer.tasks import task_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "transfer_configs"
 EVERY = sorted(

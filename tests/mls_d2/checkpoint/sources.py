@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mls_d2.checkpoint.architecture import Architecture, build_torchvision
-from mls_d2.checkpoint.layouts import detectron2_name
+from mls_d2.convert.architecture import Architecture, build_torchvision
+from mls_d2.convert.layouts import detectron2_name
 
 NARROW = Architecture(50, 8, 16, 1, 4)
 # FAIR's ResNeXt has 32 groups.

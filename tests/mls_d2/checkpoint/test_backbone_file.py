@@ -9,7 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 
 INFO = {"method": "mls", "epochs": 3, "pixel_mean": [1.0, 2.0, 3.0], "nested": {"a": [None, True]}}
 

@@ -8,8 +8,8 @@ from detectron2.modeling import build_backbone, build_model
 
 from mls_d2.checkpoint.backbone_file import write_backbone
 from mls_d2.checkpoint.initial_weights import backbone_tensors, load_initial_weights
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 
 
 def small_cfg(kind="fpn", *, norm="BN", depth=50, width=4):

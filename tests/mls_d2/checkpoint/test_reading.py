@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.mls_d2.convert.sources import caffe2, encoder, files, write
 
 from mls_d2.checkpoint import reading
 from mls_d2.checkpoint.backbone_file import read_backbone
-from mls_d2.checkpoint.convert import load_backbone
 from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import load_initial_weights
-from mls_d2.checkpoint.inspection import inspect_file
 from mls_d2.checkpoint.reading import read_object
-from mls_d2.config import get_cfg
-from mls_d2.engine.checkpointer import AtomicCheckpointer, CorruptCheckpointError
-from mls_d2.errors import UserError
-from tests.mls_d2.checkpoint.sources import caffe2, encoder, files, write
+from mls_d2.config.defaults import get_cfg
+from mls_d2.convert.convert import load_backbone
+from mls_d2.convert.inspection import inspect_file
+from mls_d2.core.errors import UserError
+from mls_d2.run.checkpointer import AtomicCheckpointer, CorruptCheckpointError
 
 
 class Hostile:

@@ -3,8 +3,8 @@
 import pytest
 from detectron2.structures import BoxMode
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.boxes import with_usable_boxes
-from mls_d2.errors import UserError
 
 
 def record(*boxes, mode=BoxMode.XYWH_ABS, crowd=0):

@@ -10,9 +10,9 @@ import pytest
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes, train_id_table
-from mls_d2.data.scenes.labels import CITYSCAPES_IDS
-from mls_d2.errors import UserError
+from mls_d2.scenes.labels import CITYSCAPES_IDS
 
 NAME = "some_cityscapes_sem_seg_train"
 
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(folder, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("mls_d2.engine.files.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("mls_d2.core.files.tempfile.mkstemp", refuse)
     with pytest.raises(UserError, match="cannot write to .*labelTrainIds.png': Read-only"):
         prepare_cityscapes(NAME)
 

@@ -10,6 +10,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from torchvision.datasets import Flowers102
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.classification import (
     DATASETS,
     check_classification,
@@ -18,8 +19,7 @@ from mls_d2.data.classification import (
 )
 from mls_d2.data.classification_readers import CLASS_NAMES, read_object_crops, read_voc2007
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
-from mls_d2.errors import UserError
-from mls_d2.registration import register_all
+from mls_d2.run.registration import register_all
 from tests.mls_d2.data.classification_trees import SIZES, WRITERS
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 from mls_d2.data import classification_loader
 from mls_d2.data.classification_loader import (
     ClassificationMapper,
@@ -18,7 +19,6 @@ from mls_d2.data.classification_loader import (
     train_transform,
 )
 from mls_d2.data.classification_readers import Labelled
-from mls_d2.errors import UserError
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.datasets import (
     check_dataset,
     combined_fingerprint,
     dataset_fingerprint,
     image_files,
 )
-from mls_d2.data.scenes.marker import SceneParams, write_marker
-from mls_d2.errors import UserError
+from mls_d2.scenes.marker import SceneParams, write_marker
 
 NAMES = ("a.jpg", "sub/b.jpg", "c.jpg")
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
 from mls_d2.data.detection_mapper import MAX_BROKEN, DetectionMapper, UnreadableImageError
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, list_images, open_image, read_image
-from mls_d2.errors import UserError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
+from mls_d2.core.errors import UserError
 from mls_d2.data.preparation import SOURCES, Source, inspect, roots_problem, where_to_get
-from mls_d2.data.scenes.marker import SceneParams, write_marker
-from mls_d2.errors import UserError
-from mls_d2.registration import register_all
+from mls_d2.run.registration import register_all
+from mls_d2.scenes.marker import SceneParams, write_marker
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NAMES = [f"{index}.jpg" for index in range(10)]

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from mls_d2.core.errors import UserError
 from mls_d2.data import segmentation
 from mls_d2.data.images import BrokenImageError
 from mls_d2.data.segmentation import SegmentationMapper, choose_crop, fitting_size, read_labels
-from mls_d2.errors import UserError
 
 HEIGHT, WIDTH = 24, 48
 

@@ -6,7 +6,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.evaluation.drawing import draw_output, overlay
 
 IMAGE = np.full((48, 64, 3), 100, np.uint8)

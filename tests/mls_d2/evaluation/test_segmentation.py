@@ -11,7 +11,7 @@ import torch
 from cityscapesscripts.helpers.labels import trainId2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.evaluation.segmentation import SegmentationEvaluator, confusion_matrix, metrics_of
 
 NAMES = ("a", "b", "c", "d")

@@ -12,7 +12,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES, register_pascal_voc
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.evaluation.voc import VocEvaluator
 
 SIZE = 100

@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
 from mls_d2.modeling.classifier import ImageClassifier, targets_of
-from mls_d2.registration import register_all
+from mls_d2.run.registration import register_all
 
 MEAN, STD = [100.0, 110.0, 120.0], [50.0, 55.0, 60.0]
 

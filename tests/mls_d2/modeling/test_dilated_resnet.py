@@ -5,8 +5,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 from mls_d2.modeling.dilated_resnet import build_dilated_resnet_backbone
 
 IMAGE = ShapeSpec(channels=3)

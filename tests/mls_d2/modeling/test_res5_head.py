@@ -10,9 +10,9 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, build_roi_heads
 from detectron2.structures import Boxes
 from torch import nn
 
-from mls_d2.config import get_cfg
+from mls_d2.config.defaults import get_cfg
 from mls_d2.modeling.res5_head import Res5ROIHeadsExtraNorm
-from mls_d2.registration import register_all
+from mls_d2.run.registration import register_all
 
 SHAPE = {"res4": ShapeSpec(channels=16, stride=16)}
 

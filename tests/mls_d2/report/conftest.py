@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mls_d2.report.results import Result, write_result
+from mls_d2.results.schema import Result, write_result
 
 
 def build_result(

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from PIL import Image
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.report.build import write_report
 from mls_d2.report.options import Options
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.report.comparison import compare
 
 PAPER = {"preset": "paper", "task": "voc_faster_rcnn_c4"}

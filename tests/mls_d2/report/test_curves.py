@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mls_d2.report.curves import pretraining_folders, read_curves, smooth
-from mls_d2.report.results import LocatedResult
+from mls_d2.results.schema import LocatedResult
 
 
 def test_a_resumed_run_counts_its_later_values(tmp_path):

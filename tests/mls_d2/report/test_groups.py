@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 from mls_d2.report.groups import group_results
-from mls_d2.report.results import LocatedResult
+from mls_d2.results.schema import LocatedResult
 
 
 def locate(results):

@@ -10,8 +10,8 @@ from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import group_results
 from mls_d2.report.latex import latex_escape, latex_table, render_latex
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult
 from mls_d2.report.sections import make_section
+from mls_d2.results.schema import LocatedResult
 
 NASTY = r"\input{/etc/passwd} 50% $x$ a_b #1 ~^ {} <b>& |"
 

@@ -9,8 +9,8 @@ from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import group_results
 from mls_d2.report.markdown import escape, markdown_table, render, render_part
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult
 from mls_d2.report.sections import make_section
+from mls_d2.results.schema import LocatedResult
 
 NASTY = "<img src=x onerror=alert(1)>|`rm`*b*_i_[a](http://b)\n\n# title ~~s~~ $x$ \\ &amp;"
 

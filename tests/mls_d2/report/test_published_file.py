@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mls_d2.config import load_cfg
+from mls_d2.config.loading import load_cfg
+from mls_d2.core.errors import UserError
 from mls_d2.data.classification import DATASETS, find
-from mls_d2.engine.tasks import task_of
-from mls_d2.errors import UserError
 from mls_d2.report.published_file import builtin_published, load_published
+from mls_d2.transfer.tasks import task_of
 
 ROOT = Path(__file__).parents[3]
 

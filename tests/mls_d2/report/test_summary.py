@@ -3,9 +3,9 @@ from pathlib import Path
 from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import group_results
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult
 from mls_d2.report.sections import make_section
 from mls_d2.report.summary import MAX_LINES, terminal_summary
+from mls_d2.results.schema import LocatedResult
 
 
 def summary_of(*results, problems=()):

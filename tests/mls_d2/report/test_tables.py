@@ -7,7 +7,6 @@ import pytest
 
 from mls_d2.report.groups import group_results
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult
 from mls_d2.report.tables import (
     best_row,
     cost_table,
@@ -16,6 +15,7 @@ from mls_d2.report.tables import (
     results_table,
     significance_table,
 )
+from mls_d2.results.schema import LocatedResult
 
 
 def group_of(*results, mix=False):

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from mls_d2.errors import UserError
+from mls_d2.core.errors import UserError
 from mls_d2.report.document import Picture, Report
 from mls_d2.report.groups import group_results
 from mls_d2.report.options import Options
-from mls_d2.report.results import LocatedResult
 from mls_d2.report.sections import make_section
 from mls_d2.report.update import update_document
+from mls_d2.results.schema import LocatedResult
 
 BEGIN, END = "<!-- report:begin {} -->", "<!-- report:end {} -->"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mls_d2.config import get_cfg
-from mls_d2.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError
 from pretrain.methods import METHODS, DictionaryMethod, MomentumMethod, build_method
 from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.base import keys_of_queries, spread

@@ -1,0 +1,1 @@
+"""Config keys and their defaults, loading, rules, and what makes two recipes comparable."""

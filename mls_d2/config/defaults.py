@@ -1,0 +1,262 @@
+"""Every config key that mls_d2 adds to Detectron2's, with default, unit and range."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+
+def get_cfg() -> CfgNode:
+    """Return Detectron2's default config with the keys of this project added.
+
+    Detectron2's own keys keep their meaning in pretraining: ``SOLVER.IMS_PER_BATCH`` (images, each
+    seen as two views, over all processes), ``SOLVER.BASE_LR``, ``SOLVER.MOMENTUM``,
+    ``SOLVER.WEIGHT_DECAY``, ``SOLVER.CHECKPOINT_PERIOD``, ``DATASETS.TRAIN``,
+    ``DATALOADER.NUM_WORKERS``, ``MODEL.RESNETS.*``, ``MODEL.PIXEL_MEAN/STD`` (0–255 scale),
+    ``SEED``, ``OUTPUT_DIR``.
+    """
+    cfg = get_detectron2_cfg()
+    _add_project_keys(cfg)
+    _add_pretrain_keys(cfg)
+    _add_method_keys(cfg)
+    _add_segmentation_keys(cfg)
+    _add_classification_keys(cfg)
+    return cfg
+
+
+def _add_project_keys(cfg: CfgNode) -> None:
+    # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
+    cfg.PRESET = "custom"
+    # Train from weights that say that they were trained on another colour order, pixel mean or std,
+    # or with the stride elsewhere, than this config has; False refuses them.
+    cfg.MODEL.ALLOW_INPUT_MISMATCH = False
+
+
+def _add_pretrain_keys(cfg: CfgNode) -> None:
+    cfg.PRETRAIN = node = CfgNode()
+    # One of pretrain.methods.METHODS: "mocov2", "mls", "densecl", "revisiting", "byol", "simclr",
+    # "simsiam", "barlowtwins".
+    node.METHOD = "mls"
+    # Length of pretraining in passes over the data (> 0, may be fractional).
+    node.EPOCHS = 400.0
+    # "sgd", or "lars" for batches of a thousand and more (arXiv 1708.03888); both take the SOLVER's
+    # BASE_LR, MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_NORM (norms) and WEIGHT_DECAY_BIAS (biases).
+    node.OPTIMIZER = "sgd"
+    # Linear warm-up of the learning rate from 0, in epochs (>= 0).
+    node.WARMUP_EPOCHS = 0.0
+    # Whose statistics BatchNorm takes. "shuffled": each process's own images, keys shuffled among
+    # the processes (MoCo); "local": the same without shuffling; "sync": the whole batch.
+    node.BATCH_NORM = "shuffled"
+    # Parts into which BatchNorm splits a process's images (>= 1): 8 on one big GPU is 8 processes.
+    node.BATCH_NORM_GROUPS = 1
+    # With SOLVER.AMP.ENABLED: "bfloat16", or "float16" for GPUs without it; the latter scales the
+    # gradients and waits for the device once a step.
+    node.AMP_DTYPE = "bfloat16"
+    # Compile the encoders with torch.compile: minutes at the start, faster steps on recent GPUs.
+    node.COMPILE = False
+    # Largest share of unreadable images tolerated before the run stops, in [0, 1].
+    node.MAX_BROKEN_SHARE = 0.01
+    # "full", or "reduced": JPEGs at a half, a quarter or an eighth of their size where no view is
+    # enlarged by that (docs/input.md).
+    node.DECODE = "full"
+    # Tar shards whose images are mixed (>= 1); shards are read in random order.
+    node.SHARD_WINDOW = 16
+    # Iterations between two entries in the metrics (>= 1).
+    node.LOG_PERIOD = 20
+    # How many periodic checkpoints are kept (>= 1).
+    node.KEEP_CHECKPOINTS = 2
+    # Epochs between two checkpoints that are never removed (>= 0); less than a step is none.
+    node.PERMANENT_PERIOD = 0.0
+
+    # Measure how often pseudo-labels are right, with the annotations of DATASETS.TRAIN, which train
+    # nothing (docs/monitoring.md).
+    node.LABEL_QUALITY = False
+    node.ONLINE_EVAL = online = CfgNode()
+    # Epochs between two evaluations by nearest neighbours (> 0), on labelled datasets of the
+    # catalog; 0 is never.
+    online.PERIOD = 0.0
+    online.TRAIN = "coco_2017_train"
+    online.TEST = "coco_2017_val"
+    # Images of each, evenly spaced (>= 1).
+    online.MAX_IMAGES = 2000
+
+    node.AUGMENT = augment = CfgNode()
+    # Side of the square crops, in pixels.
+    augment.CROP_SIZE = 224
+    # Area of a crop as a share of the image's, lower and upper bound in (0, 1].
+    augment.CROP_SCALE = (0.2, 1.0)
+    # Probability of a horizontal flip, in [0, 1].
+    augment.FLIP_PROB = 0.5
+    # Probability of colour jitter, and its strengths: brightness, contrast and saturation
+    # factors are drawn from [1 - s, 1 + s], the hue shift from [-s, s] of a full turn (s <= 0.5).
+    augment.JITTER_PROB = 0.8
+    augment.BRIGHTNESS = 0.4
+    augment.CONTRAST = 0.4
+    augment.SATURATION = 0.4
+    augment.HUE = 0.1
+    # Probability of conversion to grey, in [0, 1].
+    augment.GRAY_PROB = 0.2
+    # Probability of a Gaussian blur, and the bounds of its standard deviation in pixels.
+    augment.BLUR_PROB = 0.5
+    augment.BLUR_SIGMA = (0.1, 2.0)
+    # Probability that what is brighter than half is inverted (BYOL), in [0, 1].
+    augment.SOLARIZE_PROB = 0.0
+    # What is different in second views (BYOL), in [0, 1]; None: the same as in first ones.
+    augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
+    # Multi-crop: small views of each image beside the two (>= 0), which are further queries of
+    # MoCo-v2, MLS and Revisiting; their side in pixels, and bounds of their area as in CROP_SCALE.
+    augment.LOCAL_CROPS = 0
+    augment.LOCAL_SIZE = 96
+    augment.LOCAL_SCALE = (0.05, 0.14)
+
+
+def _add_method_keys(cfg: CfgNode) -> None:
+    _add_moco_keys(cfg)
+    _add_mls_keys(cfg)
+    _add_other_method_keys(cfg)
+
+
+def _add_moco_keys(cfg: CfgNode) -> None:
+    """Add what MoCo-v2 and the methods on it share, and the EMA pair of all that have one."""
+    cfg.MOCO = moco = CfgNode()
+    # Temperature tau, shared by all losses (> 0).
+    moco.TEMPERATURE = 0.2
+    # Momentum coefficient m of the EMA pair, in [0, 1).
+    moco.MOMENTUM = 0.995
+    # "constant", or "cosine": m rises along a cosine to 1 at the end (BYOL).
+    moco.MOMENTUM_SCHEDULE = "constant"
+    # Rows D of the dictionaries; a multiple of SOLVER.IMS_PER_BATCH.
+    moco.DICTIONARY_SIZE = 4096
+    # Projector: width of the hidden layer, width d_z of the embedding, and the norm after the first
+    # layer: "" (the paper) or "BN" (small networks; see docs/quick-preset.md).
+    moco.PROJECTOR_HIDDEN_DIM = 2048
+    moco.PROJECTOR_OUT_DIM = 256
+    moco.PROJECTOR_NORM = ""
+
+
+def _add_mls_keys(cfg: CfgNode) -> None:
+    cfg.MLS = mls = CfgNode()
+    # Pseudo-positives k an image, 1 <= k < MOCO.DICTIONARY_SIZE.
+    mls.K = 20
+    # Weight lambda of the multi-label loss (>= 0).
+    mls.LAMBDA = 0.5
+    # Epochs of InfoNCE alone before the multi-label loss joins (paper, section 3.3, first remedy).
+    mls.WARMUP = 0.0
+    # Whether InfoNCE stays after the warm-up; False leaves the multi-label loss alone.
+    mls.KEEP_NCE = True
+    # The loss beside InfoNCE (paper, Table 6): "none" (MoCo-v2), "knn" (Eq. 2), "bce_pos" (the
+    # positive terms of Eq. 9) or "bce" (Eq. 9: MLS).
+    mls.LOSS = "bce"
+    # Which dictionary gives labels and logits (paper, Table 7): "g", "z" or "both" (labels from g,
+    # logits from z: MLS).
+    mls.DICTIONARIES = "both"
+
+
+def _add_other_method_keys(cfg: CfgNode) -> None:
+    """Add a group for each further method; the defaults are its authors'."""
+    cfg.DENSECL = densecl = CfgNode()
+    # Weight lambda of the dense loss in [0, 1]; that of the global one is 1 - lambda.
+    densecl.LAMBDA = 0.5
+
+    cfg.REVISITING = revisiting = CfgNode()
+    # Neighbours k that are positives, 1 <= k < MOCO.DICTIONARY_SIZE; weight of their loss (>= 0).
+    revisiting.K = 20
+    revisiting.WEIGHT = 0.4
+
+    cfg.BYOL = byol = CfgNode()
+    # Widths of projector and predictor: hidden layer, output.
+    byol.HIDDEN_DIM = 4096
+    byol.OUT_DIM = 256
+
+    cfg.SIMCLR = simclr = CfgNode()
+    # Temperature tau (> 0); widths of the projector.
+    simclr.TEMPERATURE = 0.1
+    simclr.PROJECTOR_HIDDEN_DIM = 2048
+    simclr.PROJECTOR_OUT_DIM = 128
+
+    cfg.SIMSIAM = simsiam = CfgNode()
+    # Width of the projector's three layers, and of the predictor's bottleneck.
+    simsiam.PROJECTOR_DIM = 2048
+    simsiam.PREDICTOR_HIDDEN_DIM = 512
+
+    cfg.BARLOWTWINS = barlow = CfgNode()
+    # Width of the projector's three layers (>= 2): 8192 is the paper's, 2048 the small one.
+    barlow.PROJECTOR_DIM = 8192
+    # Weight lambda of the redundancy term (>= 0).
+    barlow.LAMBDA = 0.0051
+    # Factor of the whole loss (> 0): with LARS it sets the step of biases and norms alone.
+    barlow.SCALE = 0.024
+
+
+def _add_segmentation_keys(cfg: CfgNode) -> None:
+    # Of build_dilated_resnet_backbone: side of an image over side of the last features; 8, 16, 32.
+    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 8
+    # SEM_SEG_HEAD.NAME is "PSPHead" or "PSAHead" where the META_ARCHITECTURE is "EncoderDecoder";
+    # Detectron2's IN_FEATURES (one), IGNORE_VALUE, NUM_CLASSES, CONVS_DIM and NORM hold, too.
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Share of channels dropped before the classifiers, in [0, 1).
+    head.DROPOUT = 0.1
+    # Whether bilinear upsampling keeps the corners: with crops of 8n + 1 pixels.
+    head.ALIGN_CORNERS = False
+    # PSPHead: cells along each side of the pooled maps (>= 1).
+    head.POOL_SCALES = (1, 2, 3, 6)
+    # PSAHead: (height, width) of a mask in positions of the shrunk map, both odd.
+    head.PSA_MASK_SIZE = (97, 97)
+    cfg.MODEL.AUXILIARY_HEAD = auxiliary = CfgNode()
+    # One of MODEL.RESNETS.OUT_FEATURES.
+    auxiliary.IN_FEATURES = ["res4"]
+    auxiliary.CONVS_DIM = 256
+    # Weight of the auxiliary loss (>= 0).
+    auxiliary.LOSS_WEIGHT = 0.4
+
+    cfg.INPUT.SEGMENTATION = node = CfgNode()
+    # (height, width) that an image is scaled to fit in, in training times a random ratio.
+    node.BASE_SIZE = (1024, 2048)
+    # Bounds of that ratio (> 0).
+    node.SCALE_RANGE = (0.5, 2.0)
+    # (height, width) of training crops, in pixels.
+    node.CROP_SIZE = (512, 1024)
+    # Largest share of one class among a crop's labelled pixels, in (0, 1]; 1 takes any crop.
+    node.MAX_CLASS_SHARE = 0.75
+
+    # (height, width) of the windows into which test images are cut, in pixels, and (vertical,
+    # horizontal) distance between them; a window of zeros takes images whole.
+    cfg.TEST.SLIDING_WINDOW = (0, 0)
+    cfg.TEST.SLIDING_STRIDE = (513, 513)
+
+    # Of LR_SCHEDULER_NAME "WarmupPolyLR", in segmentation: the learning rate at iteration t is
+    # BASE_LR · ((1 - POLY_FLOOR) · (1 - t / MAX_ITER)^POLY_POWER + POLY_FLOOR); POLY_POWER > 0 and
+    # POLY_FLOOR in [0, 1].
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.POLY_FLOOR = 0.0
+
+
+def _add_classification_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.CLASSIFIER = node = CfgNode()
+    # Classes of the dataset (>= 2), and whether an image may show several of them.
+    node.NUM_CLASSES = 1000
+    node.MULTI_LABEL = False
+    # What follows the pooled feature. Trained by SGD: "linear", or "bn_linear" with a BatchNorm
+    # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
+    # "svm" (linear, one a class) or "knn" (weighted nearest neighbours).
+    node.HEAD = "linear"
+    # Train the head alone, on a backbone in evaluation mode: a linear probe.
+    node.FREEZE_BACKBONE = False
+    # Values of the SVM's C to choose from (> 0), by cross-validation.
+    node.SVM_COSTS = (1.0, 10.0, 100.0)
+    # Neighbours (>= 1), and the temperature of their weights (> 0).
+    node.KNN_K = 20
+    node.KNN_TEMPERATURE = 0.07
+
+    cfg.CLASSIFICATION = node = CfgNode()
+    # Side of the network's square input, in pixels (>= 32).
+    node.CROP_SIZE = 224
+    # Training: "random_resized" (area as a share of the image's from CROP_SCALE, in (0, 1]) or
+    # "random" (a square of CROP_SIZE, after the shorter side was resized to RESIZE).
+    node.TRAIN_CROP = "random_resized"
+    node.CROP_SCALE = (0.08, 1.0)
+    # Test: "center" (the central square, after the shorter side was resized to RESIZE) or "squash"
+    # (the whole image, whatever its shape).
+    node.TEST_CROP = "center"
+    # Length of the shorter side before a crop, in pixels (>= CROP_SIZE).
+    node.RESIZE = 256

@@ -1,0 +1,98 @@
+"""Loading a config: a YAML file with its bases, then KEY VALUE options."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from mls_d2.config.defaults import get_cfg
+from mls_d2.core.errors import UserError, nearest
+
+
+def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config of a YAML file with ``KEY VALUE`` overrides merged in (not frozen).
+
+    Args:
+        config_file: path of a YAML file, which may name a ``_BASE_``; None for the defaults.
+        opts: ``[KEY, VALUE, KEY, VALUE, …]`` as given on a command line.
+
+    Raises:
+        UserError: no such file, not a YAML mapping, an unknown key (names the nearest), a value of
+            the wrong type, or a key without a value.
+    """
+    cfg = get_cfg()
+    if config_file is not None:
+        if not os.path.isfile(config_file):
+            raise UserError(f"no config file '{config_file}'{_neighbours(config_file)}")
+        try:
+            loaded = CfgNode(CfgNode.load_yaml_with_base(config_file))
+        except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
+            raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
+        _refuse_unknown(loaded, cfg, origin=config_file)
+        _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
+    if len(opts) % 2:
+        raise UserError(
+            f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
+        )
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        _refuse_unknown_key(key, cfg, origin="command line")
+        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
+        _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
+    return cfg
+
+
+def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """Return the dotted names of all leaves of ``cfg``."""
+    keys: list[str] = []
+    for name, value in cfg.items():
+        path = f"{prefix}{name}"
+        keys += all_keys(value, f"{path}.") if isinstance(value, CfgNode) else [path]
+    return keys
+
+
+def _merge(origin: str, merge: Callable[[], None]) -> None:
+    try:
+        merge()
+    except (ValueError, KeyError, AssertionError, SyntaxError) as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def _as_float_if_one_is_due(word: str, default: object) -> str:
+    """Let ``KEY 3`` set a number that may be fractional, which yacs takes as another type."""
+    whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", word)
+    return f"{word}.0" if whole else word
+
+
+def value_at(cfg: CfgNode, key: str) -> object:
+    """Return the value of a dotted key that exists."""
+    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+
+
+def _refuse_unknown(loaded: CfgNode, cfg: CfgNode, *, origin: str) -> None:
+    for key in all_keys(loaded):
+        if key != "_BASE_":
+            _refuse_unknown_key(key, cfg, origin=origin)
+
+
+def _refuse_unknown_key(key: str, cfg: CfgNode, *, origin: str) -> None:
+    node = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            raise UserError(f"{origin}: unknown config key '{key}'; {nearest(key, all_keys(cfg))}")
+        node = node[part]
+
+
+def _neighbours(config_file: str) -> str:
+    folder = os.path.dirname(config_file) or "."
+    if not os.path.isdir(folder):
+        return f" (there is no folder '{folder}' either)"
+    names = [name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))]
+    return f"; {nearest(os.path.basename(config_file), names)}" if names else ""

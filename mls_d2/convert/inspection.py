@@ -1,0 +1,87 @@
+"""What is in a checkpoint, explained without converting it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mls_d2.checkpoint.backbone_file import as_tensor, sha256
+from mls_d2.checkpoint.reading import read_object
+from mls_d2.convert.architecture import architecture_of, check_coverage
+from mls_d2.convert.layouts import detectron2_name
+from mls_d2.convert.recognise import (
+    Candidate,
+    choose,
+    find_candidates,
+    tensor_maps,
+    without_copies,
+)
+from mls_d2.core.errors import UserError
+
+_SHOWN = 4
+
+
+def inspect_file(
+    path: str, *, source: str = "auto", encoder: str | None = None, stubs: bool = False
+) -> dict[str, Any]:
+    """Explain a file: what it holds, which encoders, and which of them would be taken.
+
+    Args:
+        path: of the file; nothing in it is run.
+        source: as for :func:`mls_d2.convert.convert.load_backbone`.
+        encoder: likewise.
+        stubs: likewise.
+
+    Returns:
+        Plain values: size and sha256; ``entries``, its top level; ``tensors``, each dict of tensors
+        with its number and first names; ``encoders``, each with what it is or what it lacks, and
+        the one of which it is a copy; ``taken`` and ``source``, or ``refused`` with the reason.
+
+    Raises:
+        UserError: it cannot be read at all.
+    """
+    content = read_object(path, stubs=stubs)
+    found: dict[str, Any] = {
+        "bytes": os.path.getsize(path),
+        "sha256": sha256(path),
+        "entries": _entries(content),
+        "tensors": {
+            " > ".join(where) or ".": {"count": len(names), "first": list(names)[:_SHOWN]}
+            for where, names in tensor_maps(content)
+        },
+        "encoders": {},
+    }
+    try:
+        candidates = find_candidates(content)
+        different = without_copies(candidates)
+        found["encoders"] = {
+            item.label: _explain(item) if item in different else "a copy of one above"
+            for item in candidates
+        }
+        chosen, entry = choose(candidates, source=source, encoder=encoder)
+    except UserError as error:
+        return found | {"refused": str(error)}
+    return found | {"taken": chosen.label, "source": entry.name, "source_title": entry.title}
+
+
+def _entries(content: Any) -> dict[str, str]:
+    if not isinstance(content, Mapping):
+        return {".": type(content).__name__}
+    return {
+        str(key): type(value).__name__ for key, value in content.items() if as_tensor(value) is None
+    }
+
+
+def _explain(item: Candidate) -> str:
+    """Say what network an encoder is, or what is wrong with it."""
+    named, left = item.tensors()
+    try:
+        item.check_nothing_more(left)
+        sizes = architecture_of(named)
+        check_coverage({detectron2_name(name): value for name, value in named.items()}, sizes)
+    except UserError as error:
+        return f"{item.layout.name} names; {error}"
+    widths = f"stem {sizes.stem_out_channels}, res2 {sizes.res2_out_channels}"
+    groups = f"{sizes.num_groups}×{sizes.width_per_group}"
+    return f"{item.layout.name} names; ResNet-{sizes.depth} ({widths}, groups {groups}), whole"

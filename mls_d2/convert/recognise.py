@@ -1,0 +1,318 @@
+"""Finding the encoder in a checkpoint: by the structure of its names, never by the file's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mls_d2.checkpoint.backbone_file import as_tensor
+from mls_d2.convert.haiku import haiku_encoders, is_haiku
+from mls_d2.convert.layouts import LAYOUTS, Layout
+from mls_d2.convert.sources import SOURCES, Source
+from mls_d2.core.errors import UserError, nearest
+
+_WRAPPERS = ("module", "_orig_mod")
+_DEEPEST = 5
+_MAIN_ENTRIES = ("state_dict", "model", "model_state_dict")
+# VISSL's checkpoints of sharded (FSDP) runs: each file holds a slice of the tensors.
+_SHARDED = "shard_list"
+# What is under the names of a network: other networks than Detectron2's ResNet.
+_FOREIGN = (
+    (r"(.*\.)?(cls_token|patch_embed\..*|pos_embed)", "a Vision Transformer"),
+    (r"(.*\.)?(downsample_layers|stages\.\d\.\d+\.dwconv|stages\.\d\.\d+\.depthwise_conv)\b.*",
+     "a ConvNeXt"),
+    (r"(.*\.)?(layer1\.0\.conv2\.(convs?|fc|attn)|net\.2\.main_conv)\b.*",
+     "a network of Selective Kernel units"),
+    (r"(.*\.)?(conv1|stem)\.0\.weight", "a ResNet with a deep stem (three 3×3 convolutions)"),
+)  # fmt: skip
+_ADDITIONS = (
+    (r".*\.(se|attn|att)\b.*", "squeeze-and-excitation or attention"),
+    (r".*downsample\.[2-9].*", "pooling in the shortcuts (ResNet-D)"),
+    (r".*(conv\d|\.0)\.bias", "biases of convolutions, as where norms are folded"),
+)
+# Why a tensor is left, by its name; the first that matches counts.
+_REASONS = (
+    (r"(.*[._])?(queue|queue2|prototypes|center|contrast|dictionary|memory)\w*\b.*",
+     "queues, prototypes and memories"),
+    (r"(.*[._])?(fpn_\w+|neck|rpn\w*|proposal_generator|roi_heads?|bbox_head|mask_head)\b.*",
+     "necks and detection heads"),
+    (r"(.*[._])?(\w*proj\w*|\w*head\w*|\w*predictor\w*|fc\d*|linear|classifier|bn|g|value_transform"
+     r"|grouping\w*|mlp)\b.*", "projectors and heads"),
+)  # fmt: skip
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder in a file.
+
+    Attributes:
+        path: steps to the dict that holds it.
+        prefix: of its names there, wrappers taken off.
+        layout: of its names below the prefix.
+        names: all names of that dict, wrappers taken off, with their tensors.
+    """
+
+    path: tuple[str, ...]
+    prefix: str
+    layout: Layout
+    names: Mapping[str, Tensor]
+
+    @property
+    def label(self) -> str:
+        """How a user names it: the path and the prefix, "." for none."""
+        return " > ".join((*self.path, self.prefix or "."))
+
+    def describe(self) -> str:
+        """Return the label and the layout."""
+        return f"'{self.label}' ({self.layout.name} names)"
+
+    def tensors(self, also: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], list[str]]:
+        """Return the backbone's tensors by torchvision's names, and the names left behind."""
+        found: dict[str, Tensor] = {}
+        left = []
+        for name, value in self.names.items():
+            prefix = next((p for p in (self.prefix, *also) if name.startswith(p)), None)
+            ours = self.layout.torchvision_name(name[len(prefix) :]) if prefix is not None else None
+            if ours is None or ours in found:
+                left.append(name)
+            else:
+                found[ours] = value
+        if self.layout.folded_norm:
+            found |= _neutral_statistics(found)
+        return found, left
+
+    def check_nothing_more(self, left: list[str]) -> None:
+        """Refuse tensors in the stem and the stages that no ResNet has.
+
+        Raises:
+            UserError: names them, and the kind of network where that is known.
+        """
+        inside = re.compile(self.layout.inside or r"(?!)")
+        more = [
+            name
+            for name in left
+            if name.startswith(self.prefix)
+            and inside.match(name, len(self.prefix))
+            and not name.endswith(_COUNTER)
+        ]
+        for pattern, kind in (*_FOREIGN, *_ADDITIONS):
+            if any(re.fullmatch(pattern, name) for name in more):
+                raise UserError(
+                    f"it has {kind} ({more[0]}), and Detectron2's ResNet cannot hold it"
+                )
+        if more:
+            shown = ", ".join(more[:5])
+            raise UserError(f"it has tensors that Detectron2's ResNet does not have: {shown}")
+
+    def num_groups(self) -> int:
+        """Return the groups of its 3×3 convolutions, 0 where they cannot be told."""
+        named = self.tensors()[0]
+        first = named.get("layer1.0.conv1.weight")
+        second = named.get("layer1.0.conv2.weight")
+        if first is None or second is None or first.ndim != 4 or second.ndim != 4:
+            return 0
+        return first.shape[0] // max(second.shape[1], 1)
+
+
+def find_candidates(content: Any) -> list[Candidate]:
+    """Return every encoder in a file's content.
+
+    Raises:
+        UserError: there is none; says what is there instead, where that is known.
+    """
+    if isinstance(content, Mapping) and content.get("type") == _SHARDED:
+        raise UserError(
+            "it is one shard of a sharded (FSDP) checkpoint of VISSL; consolidate the shards with "
+            "VISSL's tools first"
+        )
+    maps = list(tensor_maps(content, ()))
+    found = [
+        Candidate(path, prefix, layout, names)
+        for path, names in maps
+        for layout in LAYOUTS
+        for prefix in _prefixes(names, layout)
+    ]
+    if not found:
+        # The tensors of an optimizer have names, too.
+        network = [names for path, names in maps if not any("optim" in step for step in path)]
+        raise UserError(_what_is_there([name for names in network for name in names]))
+    return found
+
+
+def choose(
+    candidates: list[Candidate], *, source: str = "auto", encoder: str | None = None
+) -> tuple[Candidate, Source]:
+    """Return the encoder to take and the kind of file that it is from.
+
+    Args:
+        candidates: of :func:`find_candidates`.
+        source: "auto", or the name of one of :data:`mls_d2.convert.sources.SOURCES`.
+        encoder: the encoder to take whatever the authors take: its prefix, or its whole label where
+            several have that prefix.
+
+    Raises:
+        UserError: an unknown source, one that does not fit, or several different encoders of
+            which none is known to be the one that is transferred.
+    """
+    names = {entry.name for entry in SOURCES}
+    if source != "auto" and source not in names:
+        raise UserError(f"no source '{source}'; {nearest(source, names)}")
+    entries = [e for e in SOURCES if (e.auto if source == "auto" else e.name == source)]
+    listed = "\n  ".join(candidate.describe() for candidate in candidates)
+    if encoder is not None:
+        candidates = [item for item in candidates if _is_asked_for(item, encoder)]
+        if not candidates:
+            raise UserError(f"there is no encoder '{encoder}'; there are\n  {listed}")
+        entries = [*entries, _unknown(candidates[0])]
+    for entry in entries:
+        fitting = [item for item in candidates if _fits(entry, item, chosen=encoder is not None)]
+        if fitting:
+            fitting = _without_averages(fitting)
+            return _the_one(fitting, f"several encoders of source '{entry.name}'"), entry
+    if source != "auto":
+        raise UserError(f"this is no checkpoint of source '{source}'; its encoders are\n  {listed}")
+    what = "several encoders, of which none is known to be the one to transfer"
+    chosen = _the_one(_without_averages(candidates), what)
+    return chosen, _unknown(chosen)
+
+
+def others(candidates: list[Candidate], chosen: Candidate) -> list[str]:
+    """Return the labels of the encoders that differ from the chosen one, copies left out."""
+    different = without_copies([chosen, *(item for item in candidates if item is not chosen)])
+    return [item.label for item in different[1:]]
+
+
+def reasons(
+    left: list[str], chosen: Candidate, candidates: list[Candidate]
+) -> dict[str, list[str]]:
+    """Sort the names that were left by the reason for it."""
+    prefixes = {item.prefix for item in candidates} - {chosen.prefix, ""}
+    found: dict[str, list[str]] = {}
+    for name in sorted(left):
+        if name.endswith(_COUNTER):
+            reason = "counters, which nothing needs"
+        elif any(name.startswith(prefix) for prefix in prefixes):
+            reason = "other encoders or copies of this one"
+        else:
+            fitting = (why for pattern, why in _REASONS if re.fullmatch(pattern, name))
+            reason = next(fitting, "no part of a ResNet")
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def tensor_maps(
+    content: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Yield every dict of tensors by name in nested dicts, with the path to it.
+
+    Wrappers (``module.``, ``_orig_mod.``) are taken off the names, and Haiku's two maps become one.
+    """
+    if not isinstance(content, Mapping) or len(path) > _DEEPEST:
+        return
+    if is_haiku(content):
+        yield from ((path, names) for _, names in haiku_encoders({"": content}))
+        return
+    networks = haiku_encoders(content)
+    yield from (((*path, key), names) for key, names in networks)
+    tensors = {}
+    for key, value in content.items():
+        tensor = as_tensor(value)
+        if tensor is not None and isinstance(key, str):
+            tensors[_unwrapped(key)] = tensor
+        elif isinstance(value, Mapping) and not networks:
+            yield from tensor_maps(value, (*path, str(key)))
+    if tensors:
+        yield path, tensors
+
+
+def without_copies(candidates: list[Candidate]) -> list[Candidate]:
+    """Leave out encoders that hold the same tensors as one before."""
+    kept: list[tuple[Candidate, Mapping[str, Tensor]]] = []
+    for item in candidates:
+        mine = item.tensors()[0]
+        if not any(_same(mine, other) for _, other in kept):
+            kept.append((item, mine))
+    return [item for item, _ in kept]
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _prefixes(names: Mapping[str, Tensor], layout: Layout) -> list[str]:
+    ends = [name[: -len(layout.stem)] for name in names if name.endswith(layout.stem)]
+    return [
+        prefix
+        for prefix in ends
+        if (not prefix or prefix.endswith((".", "/"))) and prefix + layout.block in names
+    ]
+
+
+def _is_asked_for(item: Candidate, encoder: str) -> bool:
+    """Whether ``encoder`` is the item's prefix, or its label or the end of it."""
+    wanted, label = (text.rstrip("./ >") for text in (encoder, item.label))
+    return wanted in (item.prefix.rstrip("./"), label) or label.endswith(f" > {wanted}")
+
+
+def _fits(entry: Source, item: Candidate, *, chosen: bool) -> bool:
+    return (
+        (chosen or entry.encoder is None or item.prefix == entry.encoder)
+        and (not entry.layout or item.layout.name == entry.layout)
+        and (not entry.container or (bool(item.path) and item.path[-1] in entry.container))
+        and all(any(re.match(pattern, name) for name in item.names) for pattern in entry.needs)
+        and (not entry.num_groups or item.num_groups() == entry.num_groups)
+    )
+
+
+def _without_averages(fitting: list[Candidate]) -> list[Candidate]:
+    """Where a file holds moving averages beside its weights, take the weights."""
+    plain = [item for item in fitting if not item.path or item.path[-1] in _MAIN_ENTRIES]
+    return plain or fitting
+
+
+def _the_one(candidates: list[Candidate], what: str) -> Candidate:
+    different = without_copies(candidates) if len(candidates) > 1 else candidates
+    if len(different) > 1:
+        listed = "\n  ".join(item.describe() for item in different)
+        raise UserError(f"{what}:\n  {listed}\nChoose one with --encoder")
+    return different[0]
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def _neutral_statistics(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean 0 and variance 1 less BatchNorm's epsilon, as Detectron2 gives folded norms."""
+    norms = [name.removesuffix(".bias") for name in named if name.endswith(".bias")]
+    mean = {f"{norm}.running_mean": torch.zeros_like(named[f"{norm}.bias"]) for norm in norms}
+    return mean | {
+        f"{norm}.running_var": torch.ones_like(named[f"{norm}.bias"]) - 1e-5 for norm in norms
+    }
+
+
+def _unknown(item: Candidate) -> Source:
+    return Source(
+        "unknown",
+        f"an unknown source with {item.layout.name} names",
+        item.prefix,
+        note="its input is not known; RGB with ImageNet's mean and std is assumed, see --set",
+    )
+
+
+def _what_is_there(names: list[str]) -> str:
+    for pattern, kind in _FOREIGN:
+        if any(re.fullmatch(pattern, name) for name in names):
+            return f"this is {kind}, and Detectron2's ResNet cannot hold it"
+    if not names:
+        return "there are no tensors by name in it (only an optimizer's state, or something else)"
+    shown = ", ".join(names[:5])
+    if all(re.search(r"proj|head|fc|predictor|queue|prototypes", name) for name in names):
+        return f"there is a projector or head in it and no backbone ({shown})"
+    return f"there is no ResNet in it; its names are {shown}, …"

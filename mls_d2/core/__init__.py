@@ -1,0 +1,1 @@
+"""Errors, files and text: imports neither torch nor Detectron2."""

@@ -1,0 +1,92 @@
+"""Errors that are meant for users, and the one place where tools turn them into exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+EXIT_LOST_PROCESS = 76
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """An error that the user can fix.
+
+    The message says what was got, what was expected and what to do; no traceback is shown with it.
+
+    Args:
+        message: as the user is to read it.
+        code: short, stable name of the kind of error, for example ``"unknown-key"``; it is shown
+            after the message, and tests compare it instead of the wording.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        if message.startswith("Caught "):
+            # A data loader hands on what its workers raise with their traceback in front.
+            message = message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
+        super().__init__(message)
+        self.code = code
+
+
+class Preempted(KeyboardInterrupt):
+    """A scheduler asked the run to stop; a checkpoint has been written, so that it can go on.
+
+    Args:
+        number: the signal that came.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name}: stopped after writing a checkpoint")
+        self.number = number
+
+
+def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
+    """Return a phrase that names the valid names closest to ``name``.
+
+    Args:
+        name: what the user wrote.
+        candidates: the valid names.
+        limit: how many near names to offer at most.
+
+    Returns:
+        ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` where nothing is near.
+    """
+    valid = sorted(candidates)
+    lowered = {candidate.lower(): candidate for candidate in valid}
+    near = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.5)
+    if near:
+        return "did you mean " + ", ".join(repr(lowered[item]) for item in near) + "?"
+    shown = ", ".join(repr(candidate) for candidate in valid[:20])
+    return f"valid: {shown}{', …' if len(valid) > 20 else ''}"
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a tool's ``main`` and exit with its code.
+
+    Exit codes: those of :func:`exit_code_of`.
+    """
+    sys.exit(exit_code_of(main))
+
+
+def exit_code_of(main: Callable[[], int | None]) -> int:
+    """Run ``main``, say on the terminal what stopped it, and return the code to exit with.
+
+    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), 75 preempted by a scheduler
+    (``EX_TEMPFAIL``: the same command goes on with ``--resume``), 130 interrupted.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        code = f" [{error.code}]" if error.code else ""
+        sys.stderr.write(f"error: {error}{code}\n")
+        return EXIT_USER_ERROR
+    except Preempted as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED

@@ -1,0 +1,132 @@
+"""Writing files so that they appear complete or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from mls_d2.core.errors import UserError
+
+_PROBE_BYTES = 1 << 20
+_TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file in the folder of ``path``; it takes that name when the block succeeds.
+
+    Args:
+        path: the file to write; its folder must exist.
+        mode: ``"wb"`` or ``"w"`` (UTF-8).
+
+    Raises:
+        UserError: the folder is missing, unwritable or full. ``path`` is then as it was before.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{name}-", dir=folder)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        with os.fdopen(handle, mode, encoding=encoding) as file:
+            yield file
+            # On disk before it takes the name, so that a power cut cannot leave an empty file.
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; give them the permissions that open() would have given.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except RuntimeError as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer.
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise _unwritable(path, error) from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def check_writable(folder: str) -> None:
+    """Create ``folder`` if needed and prove that a megabyte can be written there.
+
+    Leftovers of writes that were killed half-way are removed.
+
+    Raises:
+        UserError: it cannot be created or written to, or the disk is full.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):
+            if name.startswith(_TEMPORARY):
+                os.unlink(os.path.join(folder, name))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    probe = os.path.join(folder, f"{_TEMPORARY}probe")
+    try:
+        with open(probe, "wb") as file:
+            file.write(b"\0" * _PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    finally:
+        if os.path.exists(probe):
+            os.unlink(probe)
+
+
+def sha256_of(path: str) -> str:
+    """Return the hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def trim_metrics(path: str, iteration: int) -> None:
+    """Drop the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
+
+    Args:
+        path: a file of Detectron2's ``JSONWriter``, one object a line; it may be missing.
+        iteration: the first iteration that is still to come.
+    """
+    if not os.path.isfile(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        kept = [line for line in file if _iteration_of(line) < iteration]
+    with atomic_write(path, "w") as file:
+        file.writelines(kept)
+
+
+def _iteration_of(line: str) -> float:
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):
+        # A line that was cut by a kill.
+        return float("inf")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _unwritable(path: str, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"cannot write to '{path}': {reason}; free space or choose another folder")

@@ -1,0 +1,1 @@
+"""The schema of ``results.json``: written by transfer runs, read by reports."""

@@ -1,0 +1,213 @@
+"""Checkpoints that are never half-written, and resuming from the newest one that can be read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import nn
+
+from mls_d2.checkpoint.reading import read_object
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import atomic_write, sha256_of
+from mls_d2.run.guards import NonFiniteLossError
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last_checkpoint"
+# Beside each checkpoint, in the format of `sha256sum`.
+CHECKSUM_SUFFIX = ".sha256"
+
+
+class CorruptCheckpointError(UserError):
+    """A checkpoint file that is truncated or damaged."""
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, safe against kills, full disks and damaged files.
+
+    Each file gets a checksum beside it, which is compared before the file is loaded; files of
+    earlier runs, which have none, load as they are.
+
+    Args:
+        model: the module to save, possibly wrapped for data parallelism.
+        save_dir: where to save to and resume from.
+        metadata: plain values stored in every checkpoint under ``"metadata"``.
+        checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        metadata: dict[str, Any] | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.metadata = metadata or {}
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write ``save_dir/name.pth`` and its checksum, then point ``last_checkpoint`` at it.
+
+        Raises:
+            UserError: the folder is full or unwritable.
+            NonFiniteLossError: the model holds NaN or infinite values; nothing is written.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content: dict[str, Any] = {"model": self.model.state_dict()}
+        _refuse_non_finite(content["model"])
+        content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        content |= {"metadata": self.metadata, **extra}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        # A kill between two of these leaves a file without a checksum, never with another's.
+        _remove(path + CHECKSUM_SUFFIX)
+        with atomic_write(path) as file:
+            torch.save(content, file)
+        with atomic_write(path + CHECKSUM_SUFFIX, "w") as file:
+            file.write(f"{sha256_of(path)}  {os.path.basename(path)}\n")
+        self.tag_last_checkpoint(os.path.basename(path))
+        logger.info("saved %s", path)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the newest checkpoint in ``save_dir/last_checkpoint``."""
+        with atomic_write(os.path.join(self.save_dir, LAST_CHECKPOINT), "w") as file:
+            file.write(last_filename_basename)
+
+    def resume(self) -> dict[str, Any] | None:
+        """Load the newest intact checkpoint of ``save_dir``, with all its parts (collective).
+
+        Returns:
+            What the checkpointables did not take, for example ``{"iteration": 99}``; None where
+            there is no checkpoint.
+
+        Raises:
+            CorruptCheckpointError: there are checkpoints, but none can be read.
+            UserError: a process does not see the files that the main process sees.
+        """
+        paths = comm.all_gather(self.checkpoints())[0]
+        for path in paths:
+            _check_shared(path)
+            try:
+                rest = self.load(path)
+            except CorruptCheckpointError as error:
+                logger.warning("%s; trying the one before it", error)
+                continue
+            logger.info("resumed from %s", path)
+            return rest
+        if paths:
+            raise CorruptCheckpointError(
+                f"none of the {len(paths)} checkpoints in '{self.save_dir}' can be read; "
+                "remove them to start again from iteration 0"
+            )
+        return None
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of the checkpoints in ``save_dir``, newest first."""
+        names = list_checkpoints(self.save_dir)
+        last = os.path.basename(self.get_checkpoint_file()) if self.has_checkpoint() else ""
+        # Iterations are padded with zeros, so names sort as numbers do and model_final comes last.
+        names.sort(key=lambda name: (name == last, name), reverse=True)
+        return [os.path.join(self.save_dir, name) for name in names]
+
+    def prune(self, iteration: int, *, keep: int, permanent_period: int = 0) -> None:
+        """Remove all but the newest checkpoints up to an iteration, with their checksums.
+
+        Args:
+            iteration: of the checkpoint just written. Later ones, which only a run that had to go
+                back behind damaged files has, are left alone: they are no reserve.
+            keep: how many stay (>= 1), beside ``model_final``.
+            permanent_period: in iterations; checkpoints at its multiples stay, too; 0 for none.
+        """
+        numbered = ((iteration_of(name), name) for name in list_checkpoints(self.save_dir))
+        passing = [
+            (number, name)
+            for number, name in numbered
+            if number is not None
+            and number <= iteration
+            and not (permanent_period and is_due(number, permanent_period))
+        ]
+        for _, name in sorted(passing, reverse=True)[keep:]:
+            path = os.path.join(self.save_dir, name)
+            _remove(path)
+            _remove(path + CHECKSUM_SUFFIX)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read one of our own files, tensors and plain values: never by Detectron2's pickle."""
+        _check_sum(filename)
+        try:
+            content = read_object(filename)
+        except UserError as error:
+            raise CorruptCheckpointError(f"checkpoint {error}") from error
+        if not isinstance(content, dict) or "model" not in content:
+            raise CorruptCheckpointError(f"'{filename}' is no checkpoint: it has no 'model'")
+        return content
+
+
+def list_checkpoints(folder: str) -> list[str]:
+    """Return the file names of the checkpoints in ``folder``, which may be missing."""
+    if not os.path.isdir(folder):
+        return []
+    names = os.listdir(folder)
+    return [name for name in names if name.startswith("model_") and name.endswith(".pth")]
+
+
+def iteration_of(name: str) -> int | None:
+    """Return the iteration in a checkpoint's file name; None for ``model_final.pth`` and others."""
+    digits = name.removeprefix("model_").removesuffix(".pth")
+    return int(digits) if digits.isdecimal() else None
+
+
+def is_due(iteration: int, period: int) -> bool:
+    """Whether ``iteration``, counted from 0, is the last of a period."""
+    return (iteration + 1) % period == 0
+
+
+def _check_sum(path: str) -> None:
+    try:
+        with open(path + CHECKSUM_SUFFIX, encoding="utf-8") as file:
+            expected = file.read(64)
+    except FileNotFoundError:
+        return
+    found = sha256_of(path)
+    if found != expected:
+        raise CorruptCheckpointError(
+            f"checkpoint '{path}' is damaged or truncated (sha256 {found[:12]}…, "
+            f"when it was written {expected[:12]}…)"
+        )
+
+
+def _check_shared(path: str) -> None:
+    seen = comm.all_gather(os.path.isfile(path))
+    blind = [rank for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise UserError(
+            f"process 0 resumes from '{path}', which processes {blind} do not see; "
+            "OUTPUT_DIR must be a folder that all machines share"
+        )
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _refuse_non_finite(state: dict[str, torch.Tensor]) -> None:
+    bad = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    if bad:
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        raise NonFiniteLossError(
+            f"{len(bad)} tensors of the model are NaN or infinite ({shown}); this state is not "
+            "saved, the last checkpoint is from before. Lower SOLVER.BASE_LR or lengthen the "
+            "warm-up"
+        )

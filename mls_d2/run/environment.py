@@ -1,0 +1,176 @@
+"""What a run was made with: versions, revision, machine, command line, seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import detectron2.utils.comm as comm
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+import mls_d2
+from mls_d2.core.files import atomic_write, check_writable, write_json
+from mls_d2.results.schema import Device
+
+logger = logging.getLogger(__name__)
+
+_DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "fvcore",
+    "faster-coco-eval",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+)
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+
+
+def collect_versions() -> dict[str, str | bool | None]:
+    """Return versions of Python, the libraries and this project with its git revision.
+
+    ``git_revision`` is None, and ``git_dirty`` False, outside of a git checkout.
+    """
+    revision, dirty = _git_state()
+    versions: dict[str, str | bool | None] = {
+        "python": platform.python_version(),
+        "detectron2": detectron2.__version__,
+        "mls_d2": mls_d2.__version__,
+        "git_revision": revision,
+        "git_dirty": dirty,
+    }
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def collect_environment() -> dict[str, Any]:
+    """Return :func:`collect_versions`, the machine and the command line, as plain JSON types."""
+    return {
+        "versions": collect_versions(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "world_size": comm.get_world_size(),
+        "command": command_line(),
+    }
+
+
+def collect_device(device: str) -> Device:
+    """Return what this run computes on, all processes together.
+
+    Args:
+        device: ``MODEL.DEVICE`` after :func:`resolve_device`.
+    """
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        return {"kind": "cuda", "name": name, "count": comm.get_world_size()}
+    return {"kind": device, "name": platform.processor(), "count": torch.get_num_threads()}
+
+
+def command_line() -> str:
+    """Return the command that started this process, quoted for a shell."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | None = None) -> None:
+    """Write ``config.yaml`` and ``environment.json`` into ``output_dir`` (main process only).
+
+    What the latter held before is kept under ``"earlier"``, so that a run that was resumed with
+    another revision or on another machine tells of both.
+
+    Args:
+        output_dir: an existing folder.
+        cfg: the whole config of the run.
+        extra: plain values to add to ``environment.json``.
+
+    Raises:
+        UserError: the folder is not writable or full.
+    """
+    if not comm.is_main_process():
+        return
+    with atomic_write(os.path.join(output_dir, CONFIG_FILE), "w") as file:
+        file.write(cfg.dump())
+    path = os.path.join(output_dir, ENVIRONMENT_FILE)
+    write_json(path, collect_environment() | (extra or {}) | {"earlier": _earlier(path)})
+
+
+def setup_logging(output_dir: str | None = None) -> None:
+    """Send the log of Detectron2 and of this project to the terminal and ``output_dir/log.txt``.
+
+    Raises:
+        UserError: ``output_dir`` is not writable or full.
+    """
+    if output_dir and comm.is_main_process():
+        check_writable(output_dir)
+    comm.synchronize()
+    # Detectron2 adds handlers on each call with other arguments; a second call here replaces them.
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "mls_d2", "pretrain"):
+        logging.getLogger(name).handlers.clear()
+        setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+
+
+def resolve_device(cfg: CfgNode) -> None:
+    """Set ``cfg.MODEL.DEVICE`` to the CPU, and say so, where a GPU is asked for and missing."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("no GPU found: running on the CPU with %d threads", torch.get_num_threads())
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:
+    """Seed Python, NumPy and torch from ``cfg.SEED``, differently in every process.
+
+    Args:
+        cfg: ``SEED`` below zero draws one and stores it in ``cfg``, so that it is on record.
+        start_iteration: of a resumed run, so that it does not see its first batches again.
+    """
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed() % 2**20
+        logger.info("SEED was not set; drew %d", cfg.SEED)
+    seed_all_rng((cfg.SEED + 1_000_003 * start_iteration + comm.get_rank()) % 2**31)
+
+
+def _earlier(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        return [*before.pop("earlier", []), before]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _git_state() -> tuple[str | None, bool]:
+    root = Path(mls_d2.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None, False
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return revision, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, False
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()

@@ -1,0 +1,126 @@
+"""What an OUTPUT_DIR already holds, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from mls_d2.config.changes import config_changes
+from mls_d2.core.errors import UserError
+from mls_d2.run.checkpointer import list_checkpoints
+from mls_d2.run.environment import CONFIG_FILE, ENVIRONMENT_FILE
+
+logger = logging.getLogger(__name__)
+
+
+class RunState(enum.Enum):
+    """What to do with a run."""
+
+    NEW = "start from iteration 0"
+    RESUME = "continue from the last checkpoint"
+    FINISHED = "nothing is left to do"
+
+
+def run_state(
+    cfg: CfgNode, final_file: str, *, resume: bool, inputs: Mapping[str, str] | None = None
+) -> RunState:
+    """Decide what is to be done in ``cfg.OUTPUT_DIR``.
+
+    Args:
+        cfg: the config of the run. ``SEED`` below zero becomes the one that the run has drawn.
+        final_file: name of the file that a run writes last.
+        resume: whether the user asked to continue.
+        inputs: digests of input files by name, as an earlier process stored them in
+            ``environment.json`` under ``"inputs"``.
+
+    Raises:
+        UserError: the folder holds a finished or unfinished run of another config or other inputs,
+            or an unfinished run of this one without ``resume``.
+    """
+    folder = cfg.OUTPUT_DIR
+    finished = os.path.isfile(os.path.join(folder, final_file))
+    started = bool(list_checkpoints(folder))
+    if not finished and not started:
+        return RunState.NEW
+    saved = _read(folder, CONFIG_FILE)
+    changes = config_changes(saved, cfg.dump())
+    if cfg.SEED < 0:
+        cfg.SEED = yaml.safe_load(saved).get("SEED", cfg.SEED)
+        changes = config_changes(saved, cfg.dump())
+    _refuse(folder, changes + _input_changes(folder, inputs or {}))
+    if finished:
+        return RunState.FINISHED
+    if not resume:
+        raise UserError(
+            f"'{folder}' holds an unfinished run of this config; continue it with --resume, choose "
+            "another OUTPUT_DIR, or remove that folder"
+        )
+    return RunState.RESUME
+
+
+def check_no_run(folder: str, final_file: str) -> None:
+    """Make sure that a folder holds neither a run nor what an evaluation wrote.
+
+    Args:
+        folder: the ``OUTPUT_DIR`` of an evaluation alone.
+        final_file: see :func:`run_state`.
+
+    Raises:
+        UserError: it holds either.
+    """
+    if list_checkpoints(folder) or os.path.isfile(os.path.join(folder, final_file)):
+        raise UserError(
+            f"'{folder}' holds a run or its results; give --eval-only an OUTPUT_DIR of its own"
+        )
+
+
+def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
+    """Make sure that a run goes on with the inputs with which it began.
+
+    Args:
+        cfg: the config of the run.
+        inputs: see :func:`run_state`.
+
+    Raises:
+        UserError: names those that have changed.
+    """
+    _refuse(cfg.OUTPUT_DIR, _input_changes(cfg.OUTPUT_DIR, inputs))
+
+
+def _refuse(folder: str, changes: Sequence[str]) -> None:
+    if changes:
+        listed = "\n  ".join(changes)
+        raise UserError(
+            f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
+            "give the old values, choose another OUTPUT_DIR, or remove that folder"
+        )
+
+
+def _input_changes(folder: str, inputs: Mapping[str, str]) -> list[str]:
+    try:
+        before = json.loads(_read(folder, ENVIRONMENT_FILE)).get("inputs", {})
+    except ValueError:
+        return [f"{ENVIRONMENT_FILE} is damaged"]
+    return [
+        f"{name}: the content has changed (sha256 was {before.get(name)}, is {now})"
+        for name, now in inputs.items()
+        if before.get(name, now) != now
+    ]
+
+
+def _read(folder: str, name: str) -> str:
+    path = os.path.join(folder, name)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(
+            f"'{folder}' holds a run without a readable {name} ({error.strerror}); "
+            "choose another OUTPUT_DIR, or remove that folder"
+        ) from None

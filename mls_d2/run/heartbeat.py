@@ -1,0 +1,281 @@
+"""Every process of a run tells the others that it lives, and ends where one of them does not.
+
+Without it the others wait for a dead or hung process until their collective times out, and then
+cannot say for which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch.distributed as dist
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from mls_d2.core.errors import EXIT_LOST_PROCESS, exit_code_of
+from mls_d2.run.guards import is_lost_connection
+
+# How long nothing may be heard of a process, in seconds; less once a connection broke.
+SILENCE_S = 60.0
+_SUSPECT_S = 10.0
+# How long a process may go on after another one failed, in seconds: it may be failing, too.
+_GRACE_S = 3.0
+_PACKAGES = ("mls_d2", "pretrain")
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a process tells of itself.
+
+    Attributes:
+        beat: grows with every message.
+        host: name of its machine.
+        iteration: the last one done; None outside of training.
+        idle_s: seconds since then.
+        where: the place in our code at which its main thread is.
+        code: its exit code, once it has ended.
+    """
+
+    beat: int
+    host: str
+    iteration: int | None = None
+    idle_s: float = 0.0
+    where: str = ""
+    code: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Why this process has to end, and with which exit code."""
+
+    message: str
+    code: int = EXIT_LOST_PROCESS
+
+
+class Watch:
+    """Judges from the states of all processes whether this one may go on.
+
+    Args:
+        rank: this process.
+        silence_s: how long nothing may be heard of a process, in seconds.
+        stall_s: how long an iteration may take, in seconds.
+    """
+
+    def __init__(self, rank: int, *, silence_s: float, stall_s: float) -> None:
+        self.silence_s = silence_s
+        self._rank, self._stall_s = rank, stall_s
+        self._states: dict[int, State] = {}
+        self._heard: dict[int, float] = {}
+
+    def hear(self, states: dict[int, State], now: float) -> None:
+        """Note the states of all processes as they were read at ``now``, in seconds."""
+        for rank, state in states.items():
+            known = self._states.get(rank)
+            if known is None or known.beat != state.beat:
+                self._states[rank], self._heard[rank] = state, now
+
+    def all_ended(self) -> bool:
+        """Whether all other processes have said that they ended."""
+        return all(s.code is not None for rank, s in self._states.items() if rank != self._rank)
+
+    def verdict(self, now: float) -> Verdict | None:
+        """Return why this process has to end at ``now``, or None."""
+        quiet = {rank: now - heard for rank, heard in self._heard.items() if rank != self._rank}
+        for rank, seconds in quiet.items():
+            code = self._states[rank].code
+            if code and seconds > _GRACE_S:
+                return Verdict(f"{self._name(rank)} ended with exit code {code}", code)
+        # All messages pass through process 0: without it, nothing is heard of anyone.
+        running = [rank for rank in sorted(quiet) if self._states[rank].code is None]
+        silent = [rank for rank in running if quiet[rank] > self.silence_s]
+        if silent:
+            named = [0] if 0 in silent else silent
+            listed = "; ".join(self._describe(rank) for rank in named)
+            return Verdict(
+                f"nothing was heard for {max(quiet[rank] for rank in named):.0f} s of {listed}: "
+                "killed, stopped or cut off"
+            )
+        own = self._states.get(self._rank)
+        if own and own.iteration is not None and own.idle_s > self._stall_s:
+            listed = "\n  ".join(self._describe(rank) for rank in sorted(self._states))
+            return Verdict(f"no iteration ended for {own.idle_s:.0f} s:\n  {listed}")
+        return None
+
+    def _name(self, rank: int) -> str:
+        return f"process {rank} on {self._states[rank].host}"
+
+    def _describe(self, rank: int) -> str:
+        state = self._states[rank]
+        done = "not training" if state.iteration is None else f"iteration {state.iteration} done"
+        return f"{self._name(rank)} ({done}, last seen in {state.where or 'other code'})"
+
+
+class Progress:
+    """How far the training of this process is."""
+
+    def __init__(self) -> None:
+        self.iteration: int | None = None
+        self.since = 0.0
+
+    def note(self, iteration: int | None) -> None:
+        """Note the iteration that has just ended; None outside of training."""
+        self.iteration, self.since = iteration, time.monotonic()
+
+
+_progress = Progress()
+
+
+class ReportProgress(HookBase):
+    """Tells the heartbeat of this process about its iterations; register it in every process."""
+
+    def before_train(self) -> None:
+        """Start to count the time of iterations."""
+        _progress.note(self.trainer.start_iter - 1)
+
+    def after_step(self) -> None:
+        """Note the iteration."""
+        _progress.note(self.trainer.iter)
+
+    def after_train(self) -> None:
+        """What comes after training may take as long as it likes."""
+        _progress.note(None)
+
+
+class Heartbeat:
+    """Threads of one process that speak to the others and end it where :class:`Watch` says so.
+
+    Collective: all processes make one, and all of them stop it.
+
+    Args:
+        address: a name or number under which all processes reach process 0.
+        silence_s: see :class:`Watch`.
+        stall_s: see :class:`Watch`.
+    """
+
+    def __init__(self, address: str, *, silence_s: float = SILENCE_S, stall_s: float) -> None:
+        self._rank, self._size = comm.get_rank(), comm.get_world_size()
+        self._watch = Watch(self._rank, silence_s=silence_s, stall_s=stall_s)
+        self._lock = threading.Lock()
+        self._period = min(2.0, silence_s / 5)
+        self._beat = 0
+        self._code: int | None = None
+        self._ended = threading.Event()
+        self._store = _open_store(address, main=self._rank == 0)
+        self._speak()
+        comm.synchronize()  # so that there is something to hear of everyone
+        self._listen()
+        self._talker = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
+        self._talker.start()
+        threading.Thread(target=self._judge, name="watchdog", daemon=True).start()
+
+    def stop(self, code: int) -> None:
+        """Tell the others that this process ends with an exit code."""
+        self._code = code
+        self._ended.set()
+        self._talker.join(2 * self._period)
+        # The messages are kept in process 0, so it leaves last.
+        deadline = time.monotonic() + 2 * _GRACE_S
+        while self._rank == 0 and not self._watch.all_ended() and time.monotonic() < deadline:
+            time.sleep(self._period / 10)
+            with contextlib.suppress(Exception):
+                self._listen()
+
+    def explain_lost_connection(self, error: Exception) -> NoReturn:
+        """End this process, naming the one that a broken connection led to where that shows."""
+        self._watch.silence_s = min(self._watch.silence_s, _SUSPECT_S)
+        time.sleep(self._watch.silence_s + 2 * self._period)  # the watchdog ends us meanwhile
+        self._end(Verdict(f"lost the connection to another process: {_first_line(error)}"))
+
+    def _talk(self) -> None:
+        while not self._ended.wait(self._period):
+            # A broken store shows as the silence of process 0, which keeps it.
+            with contextlib.suppress(Exception):
+                self._speak()
+                self._listen()
+        with contextlib.suppress(Exception):
+            self._speak()
+
+    def _judge(self) -> None:
+        while not self._ended.wait(self._period / 2):
+            with self._lock:
+                verdict = self._watch.verdict(time.monotonic())
+            if verdict:
+                self._end(verdict)
+
+    def _end(self, verdict: Verdict) -> NoReturn:
+        sys.stderr.write(f"error: process {self._rank} ends: {verdict.message}\n")
+        sys.stderr.flush()
+        self._code = verdict.code
+        self._ended.set()
+        self._talker.join(self._period)
+        # The main thread waits in a collective that no exception reaches.
+        os._exit(verdict.code)
+
+    def _speak(self) -> None:
+        self._beat += 1
+        state = State(
+            beat=self._beat,
+            host=socket.gethostname(),
+            iteration=_progress.iteration,
+            idle_s=time.monotonic() - _progress.since,
+            where=_where(),
+            code=self._code,
+        )
+        self._store.set(str(self._rank), json.dumps(dataclasses.asdict(state)))
+
+    def _listen(self) -> None:
+        texts = self._store.multi_get([str(rank) for rank in range(self._size)])
+        states = {rank: State(**json.loads(text)) for rank, text in enumerate(texts)}
+        with self._lock:
+            self._watch.hear(states, time.monotonic())
+
+
+def run_watched(main: Callable[[], int | None], *, address: str, timeout_s: float) -> int:
+    """Run ``main`` with a heartbeat and return the exit code; nothing is raised.
+
+    Args:
+        main: what this process does; others run it, too.
+        address: see :class:`Heartbeat`.
+        timeout_s: how long an iteration may take, in seconds.
+    """
+    heartbeat = Heartbeat(address, silence_s=min(SILENCE_S, timeout_s), stall_s=timeout_s)
+    try:
+        code = exit_code_of(main)
+    except Exception as error:
+        if is_lost_connection(error):
+            heartbeat.explain_lost_connection(error)
+        traceback.print_exc()
+        code = 1
+    heartbeat.stop(code)
+    return code
+
+
+def _open_store(address: str, *, main: bool) -> dist.TCPStore:
+    # A store of its own: a thread that waits on the one of the process group blocks all others.
+    own = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False) if main else None
+    port = comm.all_gather(own.port if own else 0)[0]
+    return own or dist.TCPStore(address, port, is_master=False, wait_for_workers=False)
+
+
+def _where() -> str:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in _PACKAGES:
+            return f"{module}:{frame.f_lineno} ({frame.f_code.co_name})"
+        frame = frame.f_back
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,220 @@
+"""Hooks of Detectron2's training loop that both phases use."""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+import detectron2.utils.comm as comm
+import numpy as np
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase, hooks
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from mls_d2.run.checkpointer import AtomicCheckpointer, is_due
+from mls_d2.run.guards import FiniteLossGuard, InterruptGuard
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process in MiB: of the GPU if one is used, else resident."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+class Throughput(HookBase):
+    """Logs ``images_per_s`` and ``peak_memory_mb`` and sums up the time of all steps.
+
+    The sums survive a resume.
+
+    Args:
+        images_per_step: over all processes.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self._images_per_step = images_per_step
+        self._seconds = 0.0
+        self._steps = 0
+        self._peak_mb = 0.0
+        self._start = 0.0
+
+    def before_step(self) -> None:
+        """Note the time."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Log the rate of this step."""
+        seconds = time.perf_counter() - self._start
+        self._seconds += seconds
+        self._steps += 1
+        self._peak_mb = max(self._peak_mb, peak_memory_mb())
+        storage = self.trainer.storage
+        storage.put_scalar("images_per_s", self._images_per_step / seconds)
+        storage.put_scalar("peak_memory_mb", self._peak_mb, smoothing_hint=False)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps so far, in seconds."""
+        return self._seconds
+
+    @property
+    def images_per_s(self) -> float:
+        """Mean rate of all steps so far; NaN before the first."""
+        if not self._seconds:
+            return float("nan")
+        return self._images_per_step * self._steps / self._seconds
+
+    @property
+    def peak_mb(self) -> float:
+        """Peak memory of the training steps so far, in MiB."""
+        return self._peak_mb
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums."""
+        return {"seconds": self._seconds, "steps": self._steps, "peak_mb": self._peak_mb}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the sums of an earlier process."""
+        self._seconds, self._steps = state["seconds"], state["steps"]
+        self._peak_mb = state["peak_mb"]
+
+
+class SeedSteps(HookBase):
+    """Seeds Python, NumPy and torch before every step from (seed, process, iteration).
+
+    So whatever a step draws is the same in a run that was interrupted, on the CPU and on GPUs, and
+    no state of any generator needs to be saved.
+
+    Args:
+        seed: of the run (>= 0).
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_step(self) -> None:
+        """Seed what comes."""
+        numbers = (self._seed, comm.get_rank(), self.trainer.iter)
+        state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+
+
+class PeriodicCheckpointer(HookBase):
+    """Saves once in a period, when all losses up to this step are known to be finite.
+
+    Detectron2's hook of the same name forgets at a resume which checkpoints it has to remove.
+
+    Args:
+        checkpointer: what saves; use the hook in the main process only.
+        period: in iterations; the last iteration is always saved, as ``model_final.pth``.
+        guard: of the losses.
+        max_to_keep: number of periodic checkpoints that stay (>= 1).
+        permanent_period: in iterations; what is saved at its multiples stays for good; 0 for none.
+    """
+
+    def __init__(
+        self,
+        checkpointer: AtomicCheckpointer,
+        period: int,
+        *,
+        guard: FiniteLossGuard,
+        max_to_keep: int,
+        permanent_period: int = 0,
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._periods = [p for p in (period, permanent_period) if p]
+        self._guard = guard
+        self._keep = max_to_keep
+        self._permanent_period = permanent_period
+
+    def after_step(self) -> None:
+        """Save if it is time."""
+        iteration = self.trainer.iter
+        due = any(is_due(iteration, period) for period in self._periods)
+        last = iteration + 1 >= self.trainer.max_iter
+        if due or last:
+            self._guard.flush()
+        if due:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        if last:
+            self._checkpointer.save("model_final", iteration=iteration)
+        if due:
+            self._checkpointer.prune(
+                iteration, keep=self._keep, permanent_period=self._permanent_period
+            )
+
+
+class StopOnInterrupt(HookBase):
+    """Saves a checkpoint and ends the run at the end of the step in which a signal came.
+
+    Register it in every process, after the hooks whose state belongs into a checkpoint.
+
+    Processes ask each other after every step, because a scheduler gives them only seconds.
+
+    Raises:
+        KeyboardInterrupt: after the checkpoint was written; a
+            :class:`mls_d2.core.errors.Preempted` if a scheduler asked. A signal during the last
+            step does not raise, because the run is over; call ``interrupt.raise_if_agreed``
+            afterwards.
+    """
+
+    def __init__(
+        self,
+        interrupt: InterruptGuard,
+        checkpointer: AtomicCheckpointer,
+        *,
+        guard: FiniteLossGuard,
+    ) -> None:
+        self._interrupt = interrupt
+        self._checkpointer = checkpointer
+        self._guard = guard
+
+    def after_step(self) -> None:
+        """Stop if asked to."""
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        try:
+            self._interrupt.raise_if_agreed()
+        except KeyboardInterrupt:
+            self._guard.flush()
+            self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+            comm.synchronize()
+            raise
+
+
+class PreciseBN(hooks.PreciseBN):
+    """Detectron2's hook, after which all processes hold the same statistics.
+
+    Each process estimates them from its own share of the data, and only one of them is saved
+    (facebookresearch/detectron2 issue 5398).
+    """
+
+    def update_stats(self) -> None:
+        """Estimate the statistics, then take those of the main process everywhere."""
+        super().update_stats()
+        if not self._disabled:
+            share_statistics(self._model)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Take the running statistics of the main process everywhere (collective).
+
+    Where a norm is not synchronised, each process has those of its own images, and only the main
+    process's are saved: what is measured has to be that model.
+
+    Args:
+        model: in training mode, wrapped or not.
+    """
+    if comm.get_world_size() == 1:
+        return
+    for module in get_bn_modules(model):
+        dist.broadcast(module.running_mean, 0)
+        dist.broadcast(module.running_var, 0)

@@ -1,0 +1,176 @@
+"""The state of a benchmark on disk: one folder a cell, named by its content, with its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import sha256_of, write_json
+from mls_d2.runner.cells import Cell
+
+RECORD_FILE = "cell.json"
+LOG_FILE = "output.txt"
+_LOCK_FILE = "cell.lock"
+_KEY_LETTERS = 16
+
+RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell is, once the weights that it starts from are there.
+
+    Attributes:
+        key: digest of its content.
+        folder: the tool's ``OUTPUT_DIR``.
+        weights: the file that it starts from; None for random weights.
+    """
+
+    key: str
+    folder: Path
+    weights: Path | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``cell.json`` says.
+
+    Attributes:
+        key: digest of the cell's content.
+        name: of the cell, in the run that wrote this.
+        family: see :class:`Cell`.
+        status: ``"running"``, ``"finished"``, ``"failed"`` or ``"interrupted"``.
+        message: why it failed; empty otherwise.
+        seconds: wall time of all attempts that are known.
+        timed: whether that is all of them: not where one was killed together with the runner.
+        command: the last one, quoted for a shell.
+    """
+
+    key: str
+    name: str
+    family: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    timed: bool = True
+    command: str = ""
+
+
+class Store:
+    """Finds, reads and writes the cells below one folder; several suites share it.
+
+    Args:
+        out: the folder; cells are in ``out/cells``.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.absolute()
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def place(self, cell: Cell) -> Place | None:
+        """Return where ``cell`` is; None while the cell that it needs is not finished."""
+        weights, sha256 = None, ""
+        if cell.needs is not None:
+            source = self.place(cell.needs)
+            if source is None or not self.is_finished(cell.needs, source):
+                return None
+            weights = source.folder / cell.needs.output
+            sha256 = self._sha256(weights)
+        key = cell.key(sha256)
+        return Place(key, self.out / "cells" / f"{cell.stage}-{key[:_KEY_LETTERS]}", weights)
+
+    def is_finished(self, cell: Cell, place: Place) -> bool:
+        """Whether there is nothing left to do."""
+        record = self.record(place)
+        done = record is not None and record.status == FINISHED
+        return done and (place.folder / cell.output).is_file()
+
+    def record(self, place: Place) -> Record | None:
+        """Return the record of a cell; None where there is none of this content."""
+        record = _read_record(place.folder / RECORD_FILE)
+        return record if record is not None and record.key == place.key else None
+
+    def write(self, place: Place, record: Record) -> None:
+        """Write a record, atomically.
+
+        Raises:
+            UserError: the folder is full or not writable.
+        """
+        write_json(str(place.folder / RECORD_FILE), dataclasses.asdict(record))
+
+    def lock(self, place: Place) -> int | None:
+        """Create the folder and lock it; return the open file, or None where another run has it.
+
+        The lock holds as long as a process has the file open: of the tool, too, if it inherits it.
+
+        Raises:
+            UserError: the folder cannot be created or written to.
+        """
+        try:
+            place.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(place.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to '{place.folder}': {error.strerror}; free space or choose "
+                "another --out"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return None
+        return handle
+
+    def is_locked(self, place: Place) -> bool:
+        """Whether a process works in the folder now."""
+        if not (place.folder / _LOCK_FILE).exists():
+            return False
+        handle = self.lock(place)
+        if handle is None:
+            return True
+        os.close(handle)
+        return False
+
+    def durations(self) -> dict[str, float]:
+        """Return the mean wall time, in seconds, of the finished cells of each family."""
+        found: dict[str, list[float]] = {}
+        for path in sorted((self.out / "cells").glob(f"*/{RECORD_FILE}")):
+            record = _read_record(path)
+            if record is not None and record.status == FINISHED and record.timed:
+                found.setdefault(record.family, []).append(record.seconds)
+        return {family: statistics.mean(seconds) for family, seconds in found.items()}
+
+    def _sha256(self, path: Path) -> str:
+        info = path.stat()
+        version = (str(path), info.st_size, info.st_mtime_ns)
+        if version not in self._digests:
+            self._digests[version] = sha256_of(str(path))
+        return self._digests[version]
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last ``lines`` of a text file; fewer where it is short, none where it is not."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 400 * lines))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    # A progress bar writes its line again and again.
+    found = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+    return [line for line in found if line][-lines:]
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        # Missing, or damaged: the tool itself knows what is left to do in its folder.
+        return None

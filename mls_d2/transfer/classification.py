@@ -1,0 +1,193 @@
+"""Classification of whole images: fine-tuning, linear probes, and heads that are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import detectron2.utils.comm as comm
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+from torch import nn
+
+from mls_d2.core.errors import UserError
+from mls_d2.data.classification import find, load_classification
+from mls_d2.data.classification_loader import build_test_loader, build_train_loader, test_mapper
+from mls_d2.evaluation.classification import ClassificationEvaluator
+from mls_d2.evaluation.classification_pictures import write_classifications
+from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
+from mls_d2.run.scaling import images_normalised_together
+from mls_d2.transfer.fitting import fit_head
+from mls_d2.transfer.task import Task
+
+_STRIDE = 32  # of the last stage: smaller crops are a single position there.
+
+
+class Classification(Task):
+    """One class an image or several; the model is an :class:`ImageClassifier`."""
+
+    def name(self, cfg: CfgNode) -> str:
+        """Return dataset and protocol, for example ``"cub200_finetune"`` or ``"voc2007_svm"``."""
+        node = cfg.MODEL.CLASSIFIER
+        trained = "linear" if node.FREEZE_BACKBONE else "finetune"
+        protocol = node.HEAD if node.HEAD in FITTED_HEADS else trained
+        return f"{find(cfg.DATASETS.TEST[0])[0]}_{protocol}"
+
+    def check(self, cfg: CfgNode) -> None:
+        """Compare the config with the datasets, and its values with what is allowed.
+
+        Raises:
+            UserError: names key, value and what is expected.
+        """
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            _check_dataset(cfg, name)
+        _check_values(cfg)
+        fitted = cfg.MODEL.CLASSIFIER.HEAD in FITTED_HEADS
+        if fitted and not cfg.DATASETS.TRAIN:
+            raise UserError(
+                f"MODEL.CLASSIFIER.HEAD {cfg.MODEL.CLASSIFIER.HEAD} has no trained weights: there "
+                "is nothing to evaluate with --eval-only; run it without"
+            )
+        if fitted != (cfg.SOLVER.MAX_ITER == 0):
+            raise UserError(
+                f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} does not go with MODEL.CLASSIFIER.HEAD "
+                f"{cfg.MODEL.CLASSIFIER.HEAD}: 'svm' and 'knn' are fitted without iterations, "
+                "others need some"
+            )
+        if cfg.DATASETS.TRAIN and not fitted:
+            check_batch(cfg, comm.get_world_size())
+
+    def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Return endless batches, cropped and flipped at random."""
+        return build_train_loader(cfg)
+
+    def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
+        """Return batches, cropped in one fixed way."""
+        return build_test_loader(cfg, [dataset])
+
+    def test_mapper(self, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """Return the mapper of the test loader."""
+        return test_mapper(cfg)
+
+    def input_size(self, cfg: CfgNode) -> str:
+        """Return the size of the crops."""
+        return f"CLASSIFICATION.CROP_SIZE ({cfg.CLASSIFICATION.CROP_SIZE})"
+
+    def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
+        """Return the evaluator of top-1 accuracy or average precision."""
+        names = load_classification(dataset).names
+        return ClassificationEvaluator(names, multi_label=cfg.MODEL.CLASSIFIER.MULTI_LABEL)
+
+    def evaluate(self, cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:
+        """Fit a head that is not trained, then evaluate."""
+        if cfg.MODEL.CLASSIFIER.HEAD in FITTED_HEADS:
+            fit_head(cfg, cast(ImageClassifier, model))
+        return super().evaluate(cfg, model)
+
+    def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
+        """Remember a backbone that is to stay as it is, to compare it after training."""
+        if not cfg.MODEL.CLASSIFIER.FREEZE_BACKBONE:
+            return super().watch(cfg, model)
+        return watch_frozen(cast(ImageClassifier, model).backbone)
+
+    def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
+        """Draw test images with their true and predicted classes."""
+        data = load_classification(cfg.DATASETS.TEST[0])
+        mapper, colours = self.test_mapper(cfg), cfg.INPUT.FORMAT
+        write_classifications(path, model, data.records, mapper, data.names, colours)
+
+
+def check_batch(cfg: CfgNode, world_size: int) -> None:
+    """Refuse batches of one image where a BatchNorm that is trained has a single value an image.
+
+    Args:
+        cfg: before it is scaled to the number of processes.
+        world_size: number of processes.
+
+    Raises:
+        UserError: names the norm and how many images it sees.
+    """
+    head, norm = cfg.MODEL.CLASSIFIER.HEAD, cfg.MODEL.RESNETS.NORM
+    norms = {f"MODEL.CLASSIFIER.HEAD {head}": "SyncBN"} if head == "bn_linear" else {}
+    one_value = cfg.CLASSIFICATION.CROP_SIZE <= _STRIDE and "BN" in norm and norm != "FrozenBN"
+    if one_value and not cfg.MODEL.CLASSIFIER.FREEZE_BACKBONE:
+        norms[f"MODEL.RESNETS.NORM {norm}"] = norm
+    for key, kind in norms.items():
+        if images_normalised_together(cfg, kind, world_size) == 1:
+            raise UserError(
+                f"{key} sees one image at a time (SOLVER.IMS_PER_BATCH "
+                f"{cfg.SOLVER.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE "
+                f"{cfg.SOLVER.REFERENCE_WORLD_SIZE}, {world_size} processes), one value a channel, "
+                "which has no spread to normalise; give it two or more images"
+            )
+
+
+def watch_frozen(module: nn.Module) -> Callable[[], None]:
+    """Return a function that raises where a tensor of ``module`` is no longer as it is now.
+
+    Running statistics count, too.
+
+    Raises:
+        UserError: names the tensors that changed.
+    """
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def compare() -> None:
+        after = module.state_dict()
+        changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+        if changed:
+            raise UserError(
+                f"the frozen backbone changed in training: {', '.join(changed[:5])} and "
+                f"{max(len(changed) - 5, 0)} more tensors; these results would not be those of "
+                "the given backbone. Please report this with environment.json"
+            )
+
+    return compare
+
+
+def _check_dataset(cfg: CfgNode, name: str) -> None:
+    node, (_, _, data) = cfg.MODEL.CLASSIFIER, find(name)
+    if data.num_classes != node.NUM_CLASSES:
+        raise UserError(
+            f"dataset '{name}' has {data.num_classes} classes, the model {node.NUM_CLASSES}; set "
+            f"MODEL.CLASSIFIER.NUM_CLASSES {data.num_classes}"
+        )
+    if data.multi_label != node.MULTI_LABEL:
+        raise UserError(
+            f"dataset '{name}' has {'several classes' if data.multi_label else 'one class'} an "
+            f"image; set MODEL.CLASSIFIER.MULTI_LABEL {data.multi_label}"
+        )
+
+
+def _check_values(cfg: CfgNode) -> None:
+    classifier, node = cfg.MODEL.CLASSIFIER, cfg.CLASSIFICATION
+    choices = {
+        "MODEL.CLASSIFIER.HEAD": (classifier.HEAD, (*TRAINED_HEADS, *FITTED_HEADS)),
+        "CLASSIFICATION.TRAIN_CROP": (node.TRAIN_CROP, ("random_resized", "random")),
+        "CLASSIFICATION.TEST_CROP": (node.TEST_CROP, ("center", "squash")),
+        "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB", "BGR")),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"{key} is '{value}', expected one of {', '.join(allowed)}")
+    costs = classifier.SVM_COSTS
+    ranges = {
+        "CLASSIFICATION.CROP_SIZE": (node.CROP_SIZE, node.CROP_SIZE >= 32, "32 or more"),
+        "CLASSIFICATION.RESIZE": (node.RESIZE, node.RESIZE >= node.CROP_SIZE, "CROP_SIZE or more"),
+        "CLASSIFICATION.CROP_SCALE": (
+            node.CROP_SCALE,
+            len(node.CROP_SCALE) == 2 and 0 < node.CROP_SCALE[0] <= node.CROP_SCALE[1] <= 1,
+            "two shares in (0, 1], the smaller first",
+        ),
+        "MODEL.CLASSIFIER.SVM_COSTS": (costs, costs and min(costs) > 0, "values above 0"),
+        "MODEL.CLASSIFIER.KNN_K": (classifier.KNN_K, classifier.KNN_K >= 1, "1 or more"),
+        "MODEL.CLASSIFIER.KNN_TEMPERATURE": (
+            classifier.KNN_TEMPERATURE,
+            classifier.KNN_TEMPERATURE > 0,
+            "more than 0",
+        ),
+    }
+    for key, (value, fits, expected) in ranges.items():
+        if not fits:
+            raise UserError(f"{key} is {value}, expected {expected}")

@@ -1,0 +1,88 @@
+"""Detection and instance segmentation: Detectron2's GeneralizedRCNN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import DatasetEvaluator
+from torch import nn
+
+from mls_d2.core.errors import UserError
+from mls_d2.data.boxes import with_usable_boxes
+from mls_d2.data.detection_mapper import DetectionMapper
+from mls_d2.evaluation.coco import CocoEvaluator
+from mls_d2.evaluation.pictures import write_detections
+from mls_d2.evaluation.voc import VocEvaluator
+from mls_d2.transfer.task import Task
+
+
+class Detection(Task):
+    """Boxes, and masks where ``MODEL.MASK_ON``."""
+
+    def name(self, cfg: CfgNode) -> str:
+        """Return dataset, network and neck, for example ``"coco_mask_rcnn_fpn"``."""
+        dataset = cfg.DATASETS.TEST[0].partition("_")[0]
+        network = "mask_rcnn" if cfg.MODEL.MASK_ON else "faster_rcnn"
+        neck = "fpn" if "fpn" in cfg.MODEL.BACKBONE.NAME else "c4"
+        return f"{dataset}_{network}_{neck}"
+
+    def check(self, cfg: CfgNode) -> None:
+        """Compare the number of categories with that of the datasets.
+
+        Raises:
+            UserError: they differ.
+        """
+        for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            metadata = MetadataCatalog.get(dataset)
+            if not metadata.get("thing_classes"):
+                DatasetCatalog.get(dataset)  # Files of one's own tell when they are read.
+            categories = metadata.get("thing_classes", ())
+            if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+                raise UserError(
+                    f"dataset '{dataset}' has {len(categories)} categories, the model "
+                    f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set MODEL.ROI_HEADS.NUM_CLASSES "
+                    f"{len(categories)}"
+                )
+
+    def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Return Detectron2's loader, without images that have no usable box."""
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+        return build_detection_train_loader(
+            cfg,
+            mapper=DetectionMapper(cfg, is_train=True),
+            dataset=with_usable_boxes(records) if filter_empty else records,
+        )
+
+    def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
+        """Return Detectron2's loader."""
+        return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
+
+    def test_mapper(self, cfg: CfgNode) -> DetectionMapper:
+        """Return Detectron2's mapper, which here names an image that it cannot read."""
+        return DetectionMapper(cfg, is_train=False)
+
+    def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
+        """Return the evaluator for the format of a dataset."""
+        kind = MetadataCatalog.get(dataset).get("evaluator_type")
+        if kind == "coco":
+            return CocoEvaluator(dataset, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+        if kind == "pascal_voc":
+            return VocEvaluator(dataset)
+        raise UserError(
+            f"dataset '{dataset}' is of kind '{kind}', which has no evaluator here; "
+            "use one in COCO's or VOC's format"
+        )
+
+    def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
+        """Draw ground truth and detections."""
+        write_detections(path, model, cfg)

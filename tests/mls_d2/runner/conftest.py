@@ -1,0 +1,76 @@
+"""A checkout of four small configs, and stubs in place of the tools."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mls_d2.runner.cells import Tools, plan_cells
+from mls_d2.runner.local import LocalRun, Pool, StopSignals
+from mls_d2.runner.store import Store
+from mls_d2.runner.suite import build_suite
+
+CONFIGS = {
+    "pretrain/configs/mls_quick.yaml": "PRETRAIN:\n  METHOD: mls\n",
+    "pretrain/configs/mocov2_quick.yaml": "PRETRAIN:\n  METHOD: mocov2\n",
+    "transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml": "SOLVER:\n  MAX_ITER: 8\n",
+    "transfer_configs/voc/faster_rcnn_R_50_C4_quick.yaml": "SOLVER:\n  MAX_ITER: 9\n",
+}
+
+
+class Bench:
+    """A checkout, a folder of results, and the stubs' notes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.out, self._stubs = folder / "checkout", folder / "out", folder / "stubs"
+        for name, text in CONFIGS.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self._stubs.mkdir()
+        stub = shutil.copy(Path(__file__).with_name("stub_tool.py"), self._stubs)
+        names = ("pretrain", "convert", "train_net", "report")
+        self.tools = Tools(*((sys.executable, "-S", str(stub), name) for name in names))
+
+    def suite(self, **content):
+        given = {"methods": ["random", "mls"], "tasks": ["coco"], "seeds": [0]} | content
+        checkpoints = given.pop("checkpoints", None)
+        return build_suite(given, self.root, checkpoints=checkpoints)
+
+    def control(self, *entries):
+        """Let the tools whose command lines hold all the words do something else."""
+        (self._stubs / "control.json").write_text(json.dumps(entries))
+
+    def calls(self, event="start"):
+        path = self._stubs / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        entries = [SimpleNamespace(**json.loads(line)) for line in lines]
+        return [entry for entry in entries if entry.event == event]
+
+    def run(self, jobs=2, durations=None, watch=lambda outcomes, running: None, **content):
+        """Run a suite on this machine and return the outcomes by the cells' names."""
+        cells = plan_cells(self.suite(**content), gpus=False)
+        run = LocalRun(
+            cells,
+            Store(self.out),
+            tools=self.tools,
+            pool=Pool([], jobs),
+            durations=durations or {},
+            watch=watch,
+        )
+        with StopSignals() as stop:
+            return {cell.name: outcome for cell, outcome in run.run(stop).items()}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    data = tmp_path / "datasets"
+    data.mkdir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return Bench(tmp_path)

@@ -22,7 +22,7 @@ PROGRAM = """
 import sys, time
 from mls_d2.config.loading import load_cfg
 from mls_d2.run.launch import tool_parser
-from mls_d2.run import slurm
+from mls_d2.runner import slurm
 from pretrain.run import pretrain
 
 def run(args):

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.mls_d2.convert.sources import encoder, files
 
-from mls_d2.checkpoint import load_backbone
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256
+from mls_d2.convert import load_backbone
 from mls_d2.core.errors import exit_code_of
+from tests.mls_d2.convert.sources import encoder, files
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert.py"
 

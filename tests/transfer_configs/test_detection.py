@@ -10,8 +10,8 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.results.schema import read_result
-from mls_d2.run import detection
 from mls_d2.run.registration import register_all
+from mls_d2.transfer import detection
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
 

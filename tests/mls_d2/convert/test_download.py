@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mls_d2.checkpoint import download
+from mls_d2.convert import download
 from mls_d2.convert.download import fetch, is_url
 from mls_d2.core.errors import UserError
 

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+from mls_d2.convert.architecture import Architecture, architecture_of, build_backbone
+from mls_d2.convert.convert import load_backbone, write_converted
+from mls_d2.convert.layouts import HAIKU, detectron2_name
+from mls_d2.core.errors import UserError
 from tests.mls_d2.convert.sources import (
     NARROW,
     caffe2,
@@ -21,11 +26,6 @@ from tests.mls_d2.convert.sources import (
     under,
     write,
 )
-
-from mls_d2.convert.architecture import Architecture, architecture_of, build_backbone
-from mls_d2.convert.convert import load_backbone, write_converted
-from mls_d2.convert.layouts import HAIKU, detectron2_name
-from mls_d2.core.errors import UserError
 
 
 def convert(tmp_path, content, **options):

@@ -11,7 +11,8 @@ from detectron2.data.datasets import register_coco_instances
 from mls_d2.core.errors import UserError
 from mls_d2.data.detection_mapper import UnreadableImageError
 from mls_d2.results.schema import read_result
-from mls_d2.run import detection, transfer
+from mls_d2.transfer import detection
+from mls_d2.transfer import run as transfer
 from mls_d2.transfer.run import run_transfer
 
 

@@ -15,8 +15,9 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import UserError
 from mls_d2.data.classification import DATASETS, load_classification
 from mls_d2.results.schema import read_result
-from mls_d2.run import classification, transfer_trainer
 from mls_d2.run.registration import register_all
+from mls_d2.transfer import classification
+from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.classification import Classification, check_batch, watch_frozen
 from mls_d2.transfer.run import run_evaluation, run_transfer
 from mls_d2.transfer.tasks import task_of

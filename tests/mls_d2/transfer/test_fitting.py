@@ -10,7 +10,7 @@ from torch import nn
 from mls_d2.config.defaults import get_cfg
 from mls_d2.evaluation.linear_svm import fit_linear_svms
 from mls_d2.modeling.classifier import ImageClassifier
-from mls_d2.run import probes
+from mls_d2.transfer import fitting as probes
 from mls_d2.transfer.fitting import fit_head
 
 NAMES = ("red", "green", "blue")

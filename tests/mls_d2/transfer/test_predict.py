@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from mls_d2.core.errors import UserError
-from mls_d2.run import detection
+from mls_d2.transfer import detection
 from mls_d2.transfer.predict import run_demo
 from mls_d2.transfer.run import run_transfer
 

@@ -13,9 +13,10 @@ from detectron2.modeling import build_model
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.results.schema import read_result
-from mls_d2.run import detection, transfer_trainer
 from mls_d2.run.guards import NonFiniteLossError
 from mls_d2.run.hooks import PeriodicCheckpointer
+from mls_d2.transfer import detection
+from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.run import run_evaluation, run_transfer
 from mls_d2.transfer.tasks import task_of
 

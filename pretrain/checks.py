@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.utils import comm
 
-from mls_d2.config.loading import value_at
-from mls_d2.core.errors import UserError
+from mls_d2.config.rules import (
+    Rule,
+    above,
+    are_numbers,
+    at_least,
+    below_one,
+    bounds,
+    check_rules,
+    one_of,
+    optional,
+    within,
+)
 from pretrain.batchnorm import check_batchnorm
 from pretrain.data import DECODING
 from pretrain.methods import check_method_config
@@ -21,48 +27,6 @@ from pretrain.optim import OPTIMIZERS
 AMP_DTYPES = ("bfloat16", "float16")
 # Those that Detectron2's ResNet has.
 DEPTHS = (18, 34, 50, 101, 152)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must be."""
-
-    holds: Callable[[Any], bool]
-    expected: str
-
-
-def one_of(names: Sequence[object]) -> Rule:
-    """Return the rule that a value is one of ``names``."""
-    return Rule(lambda value: value in names, f"one of {tuple(names)}")
-
-
-def above(bound: float) -> Rule:
-    """Return the rule that a value is greater than ``bound``."""
-    return Rule(lambda value: value > bound, f"> {bound:g}")
-
-
-def at_least(bound: float, unit: str = "") -> Rule:
-    """Return the rule that a value is ``bound`` or more."""
-    return Rule(lambda value: value >= bound, f">= {bound:g}{unit}")
-
-
-def within(high: float, unit: str = "") -> Rule:
-    """Return the rule that a value lies between 0 and ``high``."""
-    return Rule(lambda value: 0 <= value <= high, f"in [0, {high:g}]{unit}")
-
-
-def bounds(highest: float) -> Rule:
-    """Return the rule that a value is a lower and an upper bound, above 0 and up to ``highest``."""
-    most = "" if highest == float("inf") else f" <= {highest:g}"
-    return Rule(
-        lambda pair: numbers(pair, 2) and 0 < pair[0] <= pair[1] <= highest,
-        f"0 < low <= high{most}",
-    )
-
-
-def numbers(values: Sequence[object], count: int) -> bool:
-    """Whether ``values`` are that many numbers."""
-    return len(values) == count and all(isinstance(value, int | float) for value in values)
 
 
 def is_device(name: str) -> bool:
@@ -76,9 +40,7 @@ def is_device(name: str) -> bool:
 
 
 SHARE = within(1)
-SHARE_OR_NONE = Rule(
-    lambda value: value is None or SHARE.holds(value), "in [0, 1], or None for the first view's"
-)
+SHARE_OR_NONE = optional(SHARE, "as in first views")
 RULES: dict[str, Rule] = {
     "PRETRAIN.OPTIMIZER": one_of(OPTIMIZERS),
     "PRETRAIN.EPOCHS": above(0),
@@ -107,10 +69,10 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB": SHARE_OR_NONE,
     "PRETRAIN.AUGMENT.VIEW2.SOLARIZE_PROB": SHARE_OR_NONE,
     "SOLVER.BASE_LR": above(0),
-    "SOLVER.MOMENTUM": Rule(lambda value: 0 <= value < 1, "in [0, 1)"),
+    "SOLVER.MOMENTUM": below_one(),
     "SOLVER.WEIGHT_DECAY": at_least(0),
     "SOLVER.WEIGHT_DECAY_NORM": at_least(0),
-    "SOLVER.WEIGHT_DECAY_BIAS": Rule(lambda value: value is None or value >= 0, ">= 0 or None"),
+    "SOLVER.WEIGHT_DECAY_BIAS": optional(at_least(0), "WEIGHT_DECAY"),
     "SOLVER.CHECKPOINT_PERIOD": at_least(0),
     "DATALOADER.NUM_WORKERS": at_least(0),
     "INPUT.FORMAT": Rule(lambda value: value == "RGB", "'RGB', which the views are"),
@@ -120,9 +82,9 @@ RULES: dict[str, Rule] = {
     ),
     "MODEL.BACKBONE.FREEZE_AT": Rule(lambda value: value == 0, "0: all is trained"),
     "MODEL.RESNETS.DEPTH": one_of(DEPTHS),
-    "MODEL.PIXEL_MEAN": Rule(lambda mean: numbers(mean, 3), "three numbers, of R, G and B"),
+    "MODEL.PIXEL_MEAN": Rule(lambda mean: are_numbers(mean, 3), "three numbers, of R, G and B"),
     "MODEL.PIXEL_STD": Rule(
-        lambda std: numbers(std, 3) and min(std) > 0, "three numbers > 0, of R, G and B"
+        lambda std: are_numbers(std, 3) and min(std) > 0, "three numbers > 0, of R, G and B"
     ),
     "SEED": Rule(lambda value: value < 2**31, "below 2**31 (below 0: one is drawn)"),
 }
@@ -136,8 +98,5 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_method_config(cfg)
     warmup = Rule(lambda value: 0 <= value < cfg.PRETRAIN.EPOCHS, "in [0, EPOCHS)")
-    for key, rule in (RULES | {"PRETRAIN.WARMUP_EPOCHS": warmup}).items():
-        value = value_at(cfg, key)
-        if not rule.holds(value):
-            raise UserError(f"{key} must be {rule.expected}, got {value!r}")
+    check_rules(cfg, RULES | {"PRETRAIN.WARMUP_EPOCHS": warmup})
     check_batchnorm(cfg, comm.get_world_size())

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from mls_d2.config.defaults import get_cfg
+from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
 
 
@@ -69,11 +70,6 @@ def _as_float_if_one_is_due(word: str, default: object) -> str:
     """Let ``KEY 3`` set a number that may be fractional, which yacs takes as another type."""
     whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", word)
     return f"{word}.0" if whole else word
-
-
-def value_at(cfg: CfgNode, key: str) -> object:
-    """Return the value of a dotted key that exists."""
-    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 
 def _refuse_unknown(loaded: CfgNode, cfg: CfgNode, *, origin: str) -> None:

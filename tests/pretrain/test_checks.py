@@ -39,7 +39,7 @@ def test_the_defaults_pass_and_every_rule_has_a_key(config):
         ("MODEL.DEVICE", "gpu", "must be 'cpu', 'cuda' or 'cuda:N' .* got 'gpu'"),
         ("MODEL.BACKBONE.NAME", "resnet", "must be the name of a registered backbone"),
         ("MODEL.BACKBONE.FREEZE_AT", "2", "must be 0: all is trained, got 2"),
-        ("MODEL.RESNETS.DEPTH", "49", r"must be one of \(18, 34, 50, 101, 152\), got 49"),
+        ("MODEL.RESNETS.DEPTH", "49", r"must be one of 18, 34, 50, 101, 152, got 49"),
         ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "must be three numbers, of R, G and B"),
         ("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]", "must be three numbers > 0, of R, G and B"),
         ("SEED", str(2**31), r"must be below 2\*\*31"),

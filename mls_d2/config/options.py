@@ -50,7 +50,7 @@ class Options:
     group: ClassVar[str] = ""
 
     @classmethod
-    def keys(cls) -> Iterator[Key]:
+    def config_keys(cls) -> Iterator[Key]:
         """Yield the config keys, those of base classes first."""
         groups = {
             name: owner.group
@@ -70,7 +70,7 @@ class Options:
         Raises:
             UserError: a value that is not allowed.
         """
-        keys = list(cls.keys())
+        keys = list(cls.config_keys())
         check_rules(cfg, {key.name: key.rule for key in keys})
         values = {}
         for key in keys:

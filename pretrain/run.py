@@ -163,7 +163,8 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     if per_epoch == 0:
         raise UserError(
             f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            code="bad-value",
         )
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 

@@ -192,6 +192,7 @@ def test_two_processes_that_were_killed_end_as_two_that_were_not(start, tmp_path
     assert_same_end(tmp_path / "whole", folder)
 
 
+@pytest.mark.full
 def test_any_processs_signal_stops_both_with_a_checkpoint_and_they_go_on(start, tmp_path):
     # The only periodic checkpoint is too late to help.
     changes = {"PRETRAIN__EPOCHS": "20.0", "SOLVER__CHECKPOINT_PERIOD": "1000"}

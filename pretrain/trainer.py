@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from mls_d2.run.guards import FiniteLossGuard
+from mls_d2.run.loop import TrainingLoop
 from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
 from pretrain.label_quality import LabelQuality
@@ -34,85 +31,71 @@ _AUGMENT_STREAM, _LOCAL_STREAM = 3, 4
 _CACHED_VALUES = 2**18
 
 
-class PretrainTrainer(TrainerBase):
+class PretrainTrainer(TrainingLoop):
     """Takes the steps of a method; everything else is hooks.
 
     Args:
         method: what is trained.
-        batches: iterator over :class:`pretrain.data.ViewBatch`, from the iteration to run on.
+        batches: :class:`pretrain.data.ViewBatch`, from the iteration to run on.
         optimizer: over the method's parameters that require gradients.
         augment: turns uint8 views into network input.
         iters_per_epoch: steps a pass over the data.
         images: keeps count of unreadable images.
         log_period: iterations between two entries in the metrics, which are means over them.
-        amp_dtype: compute in this type where autocast deems it safe; None: never.
-        scaler: of the gradients; without effect where it is not enabled.
         label_quality: measures the method's pseudo-labels.
         means: of what is logged, where they are kept in checkpoints.
+        options: of :class:`mls_d2.run.loop.TrainingLoop`.
     """
 
     def __init__(
         self,
         method: nn.Module,
-        batches: Iterator[ViewBatch],
+        batches: Iterable[ViewBatch],
         optimizer: torch.optim.Optimizer,
         augment: Augment,
         *,
         iters_per_epoch: int,
         images: ImageReport,
         log_period: int,
-        amp_dtype: torch.dtype | None = None,
-        scaler: torch.amp.GradScaler | None = None,
         label_quality: LabelQuality | None = None,
         means: ScalarMeans | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.method, self.batches, self.optimizer, self.augment = (
-            method,
-            batches,
-            optimizer,
-            augment,
-        )
+        super().__init__(method, batches, optimizer, **options)
+        self.method, self.augment = method, augment
         self.iters_per_epoch = iters_per_epoch
         self.images = images
         self.log_period = log_period
-        self.amp_dtype = amp_dtype
-        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.label_quality = label_quality
-        self.guard = FiniteLossGuard()
         self.means = means or ScalarMeans()
 
-    def run_step(self) -> None:
-        """Load, augment, forward, backward, step, enqueue."""
-        start = time.perf_counter()
-        batch = next(self.batches)
-        data_time = time.perf_counter() - start
+    def compute_losses(self, batch: ViewBatch) -> dict[str, Tensor]:
+        """Augment the views and return the losses of the method."""
         self.images.update(batch.broken, batch.enlarged)
-
-        method = inner(self.method)
         views, local = self.augment(batch.views, self.iter), {}
         if batch.local_views is not None:
             local["local_views"] = self.augment.local(batch.local_views, self.iter)
-        pair = method.online_encoder
+        pair = inner(self.method).online_encoder
         if isinstance(pair, MomentumPair) and pair.shuffle is not None:
             pair.shuffle.iteration = self.iter
-        with self._autocast():
-            output = self.method(*views, epoch=self.iter / self.iters_per_epoch, **local)
-        total = torch.stack(list(output.losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        self.guard.check(output.losses, self.iter)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.autocast():
+            self.output = self.method(*views, epoch=self.iter / self.iters_per_epoch, **local)
+        return self.output.losses
+
+    def after_optimizer_step(self, batch: ViewBatch) -> None:
+        """Update the method, measure its labels, and then enqueue its keys."""
+        method = inner(self.method)
         method.after_optimizer_step()
         due = (self.iter + 1) % self.log_period == 0
-        measured = self._measure_labels(batch, output.labels, due=due)
-        method.enqueue({name: gather(rows) for name, rows in output.keys.items()})
+        self.measured = self._measure_labels(batch, self.output.labels, due=due)
+        method.enqueue({name: gather(rows) for name, rows in self.output.keys.items()})
 
-        self.storage.put_scalar("data_time", data_time)
-        self.means.add({"total_loss": total, **output.losses, **output.metrics})
-        if due:
-            self._log({**self.means.take(), **method.diagnostics()}, measured)
+    def log(self, losses: Mapping[str, Tensor], total: Tensor) -> None:
+        """Add this step's scalars to the means, and log these if it is time."""
+        self.means.add({"total_loss": total, **losses, **self.output.metrics})
+        if (self.iter + 1) % self.log_period == 0:
+            diagnostics = inner(self.method).diagnostics()
+            self._log({**self.means.take(), **diagnostics}, self.measured)
 
     def _measure_labels(
         self, batch: ViewBatch, labels: Tensor | None, *, due: bool
@@ -135,10 +118,6 @@ class PretrainTrainer(TrainerBase):
             values = torch.stack(list(reduced.values())).tolist()
             known = {k: v for k, v in zip(reduced, values, strict=True) if math.isfinite(v)}
             self.storage.put_scalars(smoothing_hint=False, **known)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        device = next(self.method.parameters()).device
-        return torch.autocast(device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
 class ScalarMeans:

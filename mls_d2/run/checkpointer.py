@@ -15,7 +15,7 @@ from torch import nn
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, sha256_of
-from mls_d2.run.guards import NonFiniteLossError
+from mls_d2.run.loop import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 

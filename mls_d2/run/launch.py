@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from mls_d2.core.errors import UserError
-from mls_d2.run.heartbeat import run_watched
 from mls_d2.run.spawn import run_processes
+from mls_d2.run.watchdog import run_watched
 
 Main = Callable[[argparse.Namespace], int | None]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS
-from mls_d2.run.guards import STOP_SIGNALS
+from mls_d2.run.signals import STOP_SIGNALS
 
 # How long the other processes may take to end after one has failed, in seconds. They save nothing
 # then: a checkpoint after a signal is written before any of them ends.

@@ -17,7 +17,7 @@ from mls_d2.data.classification_loader import build_test_loader, build_train_loa
 from mls_d2.evaluation.classification import ClassificationEvaluator
 from mls_d2.evaluation.classification_pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
-from mls_d2.run.scaling import images_normalised_together
+from mls_d2.run.processes import images_normalised_together
 from mls_d2.transfer.fitting import fit_head
 from mls_d2.transfer.task import Task
 

@@ -31,9 +31,9 @@ from mls_d2.run.environment import (
     setup_logging,
 )
 from mls_d2.run.folder import RunState, check_no_run, run_state
-from mls_d2.run.guards import InterruptGuard, check_same_config
+from mls_d2.run.processes import check_same_config, scale_to_processes
 from mls_d2.run.registration import register_all
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.transfer.tasks import task_of
 from mls_d2.transfer.trainer import Training, train
 

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.modeling.encoder_decoder import HEADS
-from mls_d2.run.scaling import images_normalised_together
+from mls_d2.run.processes import images_normalised_together
 
 _EVALUATOR = "cityscapes_sem_seg"
 _SIZE = "a height and a width of 1 and more"

@@ -9,8 +9,8 @@ import torch
 from detectron2.engine import TrainerBase
 
 from mls_d2.run.checkpointer import AtomicCheckpointer, CorruptCheckpointError, iteration_of
-from mls_d2.run.guards import FiniteLossGuard
 from mls_d2.run.hooks import PeriodicCheckpointer
+from mls_d2.run.loop import FiniteLossGuard
 
 
 class Loop(TrainerBase):

@@ -9,17 +9,13 @@ import time
 
 import pytest
 import torch
+from mls_d2.run.failures import one_line_failures
+from mls_d2.run.loop import FiniteLossGuard, NonFiniteLossError
+from mls_d2.run.processes import check_same_config
+from mls_d2.run.signals import InterruptGuard
 
 from mls_d2.config.defaults import get_cfg
 from mls_d2.core.errors import Preempted, UserError
-from mls_d2.run.guards import (
-    FiniteLossGuard,
-    InterruptGuard,
-    NonFiniteLossError,
-    check_finite,
-    check_same_config,
-    train_guarded,
-)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -66,7 +62,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back():
 def test_the_second_signal_kills_at_once():
     program = (
         "import time\n"
-        "from mls_d2.run.guards import InterruptGuard\n"
+        "from mls_d2.run.signals import InterruptGuard\n"
         "with InterruptGuard():\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS
-from mls_d2.run.heartbeat import State, Watch
+from mls_d2.run.watchdog import State, Watch
 
 
 def make_watch(rank=1, **states):
@@ -75,8 +75,8 @@ import argparse, functools, os, signal, sys, time
 import torch, torch.distributed as dist
 import detectron2.utils.comm as comm
 from detectron2.engine import TrainerBase
-from mls_d2.run.guards import InterruptGuard, train_guarded
-from mls_d2.run.heartbeat import ReportProgress
+from mls_d2.run.signals import InterruptGuard, train_guarded
+from mls_d2.run.watchdog import ReportProgress
 from mls_d2.run import launch
 from mls_d2.run.spawn import run_processes
 from mls_d2.core.errors import UserError, run_tool

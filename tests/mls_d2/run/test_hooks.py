@@ -12,7 +12,6 @@ import torch.multiprocessing as mp
 from detectron2.engine import TrainerBase
 
 from mls_d2.run.checkpointer import AtomicCheckpointer
-from mls_d2.run.guards import FiniteLossGuard, NonFiniteLossError
 from mls_d2.run.hooks import (
     PeriodicCheckpointer,
     PreciseBN,
@@ -21,6 +20,7 @@ from mls_d2.run.hooks import (
     peak_memory_mb,
     share_statistics,
 )
+from mls_d2.run.loop import FiniteLossGuard, NonFiniteLossError
 
 
 class Loop(TrainerBase):

@@ -50,7 +50,7 @@ def test_several_machines_need_an_address(monkeypatch):
 PROGRAM = """
 import argparse, sys, torch, torch.distributed as dist
 import detectron2.utils.comm as comm
-from mls_d2.run.guards import InterruptGuard
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.run.launch import launch
 
 def main(args):

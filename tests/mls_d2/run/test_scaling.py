@@ -4,7 +4,7 @@ import pytest
 
 from mls_d2.config.defaults import get_cfg
 from mls_d2.core.errors import UserError
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.processes import scale_to_processes
 
 
 def config(reference: int):
@@ -34,5 +34,5 @@ def test_without_another_number_nothing_changes(reference, world_size):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="256 does not divide among 6 processes"):
+    with pytest.raises(UserError, match="256 is not divisible by 6 processes"):
         scale_to_processes(config(6), 1)

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import torch.distributed as dist
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS, exit_code_of
-from mls_d2.run.guards import is_lost_connection
+from mls_d2.run.failures import is_lost_connection
 
 # How long nothing may be heard of a process, in seconds; less once a connection broke.
 SILENCE_S = 60.0
@@ -132,23 +131,7 @@ class Progress:
         self.iteration, self.since = iteration, time.monotonic()
 
 
-_progress = Progress()
-
-
-class ReportProgress(HookBase):
-    """Tells the heartbeat of this process about its iterations; register it in every process."""
-
-    def before_train(self) -> None:
-        """Start to count the time of iterations."""
-        _progress.note(self.trainer.start_iter - 1)
-
-    def after_step(self) -> None:
-        """Note the iteration."""
-        _progress.note(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """What comes after training may take as long as it likes."""
-        _progress.note(None)
+progress = Progress()
 
 
 class Heartbeat:
@@ -226,8 +209,8 @@ class Heartbeat:
         state = State(
             beat=self._beat,
             host=socket.gethostname(),
-            iteration=_progress.iteration,
-            idle_s=time.monotonic() - _progress.since,
+            iteration=progress.iteration,
+            idle_s=time.monotonic() - progress.since,
             where=_where(),
             code=self._code,
         )

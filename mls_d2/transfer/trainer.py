@@ -1,4 +1,4 @@
-"""The training loop of a transfer run, from Detectron2's parts."""
+"""The training of a transfer run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from mls_d2.core.files import trim_metrics
+from mls_d2.run import watchdog
 from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import seed_everything
 from mls_d2.run.hooks import PreciseBN, Throughput, peak_memory_mb, shared_hooks
@@ -33,11 +34,11 @@ _KEPT_CHECKPOINTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a training run took.
+    """The cost of a training run.
 
     Attributes:
         seconds: in training steps.
-        images_per_s: over all processes; NaN where nothing was trained.
+        images_per_s: over all processes; NaN if nothing was trained.
         peak_mb: peak memory of the main process, in MiB.
     """
 
@@ -47,7 +48,7 @@ class Training:
 
     @staticmethod
     def none() -> Training:
-        """Return what a run without training took."""
+        """Return the cost of a run without training."""
         return Training(0.0, float("nan"), peak_memory_mb())
 
 
@@ -56,12 +57,12 @@ def train(
 ) -> Training:
     """Train ``model`` in place, continuing from the newest checkpoint in ``OUTPUT_DIR``.
 
-    With ``SOLVER.MAX_ITER`` 0 there is nothing to train.
+    ``SOLVER.MAX_ITER`` 0 trains nothing.
 
     Args:
         cfg: a Detectron2 config.
         model: with its initial weights.
-        interrupt: entered; tells when to stop.
+        interrupt: entered.
         metadata: plain values to store in every checkpoint.
 
     Raises:
@@ -143,11 +144,11 @@ def _periodic_evaluation(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
 class PeriodicEvaluation(HookBase):
     """Evaluates every ``TEST.EVAL_PERIOD`` iterations, but not after the last.
 
-    That one is evaluated outside of the loop, where an interruption loses no training.
+    The last one is evaluated after the loop, when an interruption loses no training.
 
     Args:
         cfg: a Detectron2 config.
-        model: what is trained.
+        model: in training.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -159,9 +160,10 @@ class PeriodicEvaluation(HookBase):
         done = self.trainer.iter + 1
         if done % self._cfg.TEST.EVAL_PERIOD == 0 and done < self.trainer.max_iter:
             share_statistics(self._model)
-            metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
+            with watchdog.progress.paused():
+                metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
             for task, values in metrics.items():
-                # What cannot be measured is NaN, which is not JSON.
+                # A metric without a value is NaN, which is not JSON.
                 known = {name: value for name, value in values.items() if math.isfinite(value)}
                 scalars = {f"{task}/{name}": value for name, value in known.items()}
                 self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)

@@ -33,7 +33,7 @@ def test_means_go_on_after_a_resume():
 def test_what_could_not_be_measured_is_not_logged():
     logger = SimpleNamespace(storage=EventStorage())
     scalars = {"known": torch.tensor(1.5), "unknown": torch.tensor(float("nan"))}
-    PretrainTrainer._log(logger, scalars, {})
+    PretrainTrainer._put(logger, scalars, {})
     assert logger.storage.latest() == {"known": (1.5, 0)}
 
 
@@ -46,5 +46,5 @@ def test_what_processes_reduce_stays_on_their_device(monkeypatch):
 
     monkeypatch.setattr(trainer_module.comm, "reduce_dict", reduce)
     logger = SimpleNamespace(storage=EventStorage())
-    PretrainTrainer._log(logger, {"a": torch.zeros((), device="meta")}, {"b": torch.zeros(())})
+    PretrainTrainer._put(logger, {"a": torch.zeros((), device="meta")}, {"b": torch.zeros(())})
     assert reduced == {"a": "meta", "b": "meta"}

@@ -1,4 +1,4 @@
-"""Draws the figure of MLS: python docs/images/method.py writes method.svg and method.png."""
+"""Draws the figure of MLS: python docs/images/method.py writes method.svg."""
 
 from __future__ import annotations
 
@@ -40,36 +40,35 @@ def table(axes: Axes, x: float, y: float, name: str, colour: str, marks: tuple[i
 
 def main() -> None:
     """Draw the figure."""
-    figure, axes = plt.subplots(figsize=(10, 4.1))
-    axes.set(xlim=(0, 12.2), ylim=(-0.6, 4.2))
+    figure, axes = plt.subplots(figsize=(11, 4.2))
+    axes.set(xlim=(0, 14.2), ylim=(-0.1, 4.1))
     axes.axis("off")
-    box(axes, 0.8, 3.1, "view 1", GREY)
-    box(axes, 0.8, 0.5, "view 2", GREY)
-    box(axes, 3.0, 3.1, "backbone φ", BLUE)
-    box(axes, 5.4, 3.1, "projector f", BLUE)
-    box(axes, 3.0, 0.5, "φᵐ", GREY)
-    box(axes, 5.4, 0.5, "fᵐ", GREY)
-    arrow(axes, (1.45, 3.1), (2.35, 3.1))
-    arrow(axes, (1.45, 0.5), (2.35, 0.5))
-    arrow(axes, (3.65, 3.1), (4.75, 3.1), "$g_1$", BLUE)
-    arrow(axes, (3.65, 0.5), (4.75, 0.5), "$g_2$", GREY)
-    arrow(axes, (3.0, 2.75), (3.0, 0.85), colour=GREY)
-    axes.text(3.1, 1.8, "EMA, m", fontsize=10, color=GREY, va="center")
-    table(axes, 6.7, 1.8, "$Q_g$: features of earlier keys", RED, (1, 4, 5))
-    table(axes, 9.6, 1.8, "$Q_z$: their embeddings", GREEN, (1, 4, 5))
-    arrow(axes, (4.0, 3.0), (6.65, 1.95), "", RED)
-    axes.text(5.1, 2.05, "k nearest: labels y (Eq. 7)", fontsize=10.5, color=RED, ha="center")
-    arrow(axes, (8.35, 1.8), (9.55, 1.8), "same rows", "#1a202c")
-    arrow(axes, (6.05, 3.1), (8.0, 3.1), "$z_1$", BLUE)
-    arrow(axes, (6.05, 0.5), (8.0, 0.5), "$z_2$", GREY)
-    box(axes, 8.9, 3.6, r"$L_{ml}$: BCE of $z_1 Q_z^\top/\tau$ with y (Eqs. 8, 9)", GREEN, 4.1)
-    box(axes, 8.9, 0.5, r"$L_{nce}$: $z_1$ finds $z_2$ among $Q_z$ (MoCo-v2)", GREY, 4.1)
-    arrow(axes, (10.4, 2.05), (10.0, 3.25), "", GREEN)
-    arrow(axes, (10.4, 1.2), (10.0, 0.85), "", GREY)
-    axes.text(11.35, 2.75, r"$L = L_{nce} + \lambda L_{ml}$", fontsize=11.5, ha="center")
-    folder = Path(__file__).parent
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"method.{suffix}", bbox_inches="tight", dpi=130)
+    top, low, middle = 3.4, 0.5, 1.95
+    box(axes, 0.8, top, "view 1", GREY)
+    box(axes, 0.8, low, "view 2", GREY)
+    box(axes, 3.1, top, "backbone φ", BLUE, 1.6)
+    box(axes, 5.7, top, "projector f", BLUE, 1.6)
+    box(axes, 3.1, low, "φᵐ", GREY, 1.6)
+    box(axes, 5.7, low, "fᵐ", GREY, 1.6)
+    for height, colour, view in ((top, BLUE, 1), (low, GREY, 2)):
+        arrow(axes, (1.45, height), (2.28, height))
+        arrow(axes, (3.92, height), (4.88, height), f"$g_{view}$", colour)
+        arrow(axes, (6.52, height), (8.38, height), f"$z_{view}$", colour)
+    arrow(axes, (3.1, 3.06), (3.1, 0.84), colour=GREY)
+    axes.text(3.0, middle, "EMA, m", fontsize=10.5, color=GREY, va="center", ha="right")
+    table(axes, 7.0, middle, "$Q_g$: features of earlier keys", RED, (1, 4, 5))
+    table(axes, 11.0, middle, "$Q_z$: their embeddings", GREEN, (1, 4, 5))
+    arrow(axes, (4.4, 3.35), (6.95, 2.1), "", RED)
+    axes.text(5.35, 2.2, "k nearest rows:\nlabels y (Eq. 7)", fontsize=10.5, color=RED, ha="right")
+    arrow(axes, (8.65, middle), (10.95, middle), "the same rows", "#1a202c")
+    box(axes, 11.0, top, r"$L_{ml}$: BCE of $z_1 Q_z^\top/\tau$ with y (Eqs. 8, 9)", GREEN, 5.2)
+    box(axes, 11.0, low, r"$L_{nce}$: $z_1$ finds $z_2$ among $Q_z$ (MoCo-v2)", GREY, 5.2)
+    arrow(axes, (11.8, 2.2), (11.8, 3.06), "", GREEN)
+    arrow(axes, (11.8, 1.36), (11.8, 0.84), "", GREY)
+    axes.text(12.1, 2.65, r"$L = L_{nce} + \lambda L_{ml}$", fontsize=11.5, ha="left", va="center")
+    plt.rcParams["svg.hashsalt"] = "mls_d2"
+    path = Path(__file__).with_suffix(".svg")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 if __name__ == "__main__":

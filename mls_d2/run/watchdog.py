@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -53,8 +53,7 @@ class State:
     code: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why this process has to end, and with which exit code."""
 
     message: str

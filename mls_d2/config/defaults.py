@@ -80,6 +80,10 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Images of each, evenly spaced (>= 1).
     online.MAX_IMAGES = 2000
 
+    _add_augment_keys(node)
+
+
+def _add_augment_keys(node: CfgNode) -> None:
     node.AUGMENT = augment = CfgNode()
     # Side of the square crops, in pixels.
     augment.CROP_SIZE = 224

@@ -10,6 +10,7 @@ Shape legend: N images of this process, W processes, G groups.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -154,33 +155,38 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
     share = cfg.SOLVER.IMS_PER_BATCH // world_size
     if mode not in MODES:
-        raise UserError(f"PRETRAIN.BATCH_NORM '{mode}' is unknown; {nearest(mode, MODES)}")
+        raise UserError(
+            f"PRETRAIN.BATCH_NORM '{mode}' is unknown; {nearest(mode, MODES)}", code="bad-value"
+        )
     if groups < 1 or share % groups:
         raise UserError(
-            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images of a process, got {groups}"
+            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images of a process, got {groups}",
+            code="bad-value",
         )
     if mode == "sync" and groups > 1:
         raise UserError(
             f"PRETRAIN.BATCH_NORM sync takes the whole batch, but BATCH_NORM_GROUPS is {groups}; "
-            "set it to 1, or BATCH_NORM to shuffled"
+            "set it to 1, or BATCH_NORM to shuffled",
+            code="bad-value",
         )
     if mode == "sync" and world_size > 1 and torch.device(cfg.MODEL.DEVICE).type != "cuda":
         raise UserError(
-            "PRETRAIN.BATCH_NORM sync among several processes needs GPUs; choose shuffled"
+            "PRETRAIN.BATCH_NORM sync among several processes needs GPUs; choose shuffled",
+            code="bad-value",
         )
 
 
 def set_up_batchnorm(
-    method: nn.Module, cfg: CfgNode, *, rank: int, world_size: int, contrasts: bool = True
-) -> tuple[nn.Module, BatchShuffle | None]:
+    method: nn.Module, cfg: CfgNode, *, rank: int, world_size: int
+) -> tuple[Any, BatchShuffle | None]:
     """Return ``method`` with the BatchNorm that the config asks for, and the shuffle of its keys.
 
-    Warns where a query is normalised with the same images as its key, if the method ``contrasts``
-    the key with those of other batches.
+    Warns if a query is normalised with the same images as its key, for a method whose
+    ``contrasts_batches`` says that it compares the key with those of other batches.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
     norms = (m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    leaks = contrasts and any(True for _ in norms)
+    leaks = getattr(method, "contrasts_batches", True) and any(True for _ in norms)
     if mode == "sync":
         if leaks:
             logger.warning(

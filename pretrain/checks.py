@@ -21,7 +21,7 @@ from mls_d2.config.rules import (
 )
 from pretrain.batchnorm import check_batchnorm
 from pretrain.data import DECODING
-from pretrain.methods import check_method_config
+from pretrain.methods import method_class
 from pretrain.optim import OPTIMIZERS
 
 AMP_DTYPES = ("bfloat16", "float16")
@@ -66,6 +66,8 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.AUGMENT.BLUR_PROB": SHARE,
     "PRETRAIN.AUGMENT.BLUR_SIGMA": bounds(float("inf")),
     "PRETRAIN.AUGMENT.SOLARIZE_PROB": SHARE,
+    "PRETRAIN.AUGMENT.LOCAL.BLUR_PROB": SHARE_OR_NONE,
+    "PRETRAIN.AUGMENT.LOCAL.SOLARIZE_PROB": SHARE_OR_NONE,
     "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB": SHARE_OR_NONE,
     "PRETRAIN.AUGMENT.VIEW2.SOLARIZE_PROB": SHARE_OR_NONE,
     "SOLVER.BASE_LR": above(0),
@@ -96,7 +98,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UserError: names key, value and what is allowed.
     """
-    check_method_config(cfg)
+    method_class(cfg).check_config(cfg)
     warmup = Rule(lambda value: 0 <= value < cfg.PRETRAIN.EPOCHS, "in [0, EPOCHS)")
     check_rules(cfg, RULES | {"PRETRAIN.WARMUP_EPOCHS": warmup})
     check_batchnorm(cfg, comm.get_world_size())

@@ -1,10 +1,10 @@
-"""From registered datasets, image folders or tar shards to batches of two uint8 views."""
+"""From registered datasets, image folders or tar shards to batches of uint8 views."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.data.images import BrokenImageError, list_images, open_image
+from pretrain.methods import method_class
 from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
-from pretrain.views import LocalCrops, TwoCrops
+from pretrain.views import Crops, LoaderExtra
 
 logger = logging.getLogger(__name__)
 
@@ -31,43 +32,51 @@ _TRIES = 100
 
 @dataclass
 class ViewBatch:
-    """Two views of each image.
+    """V views of each of N images, as the loader brings them.
 
     Attributes:
-        views: ``(2, N, H, W, 3)`` uint8 RGB; ``views[0]`` holds every image's first view.
-        geometry: ``(2, N, 5)`` float32: crop box x, y, width, height in source pixels, flipped.
-        index: ``(N,)`` positions in the dataset of the images that are seen.
-        broken: paths that could not be read and were replaced by a neighbour.
+        groups: views of equal size, ``(V_g, N, H, W, 3)`` uint8 RGB each.
+        geometry: ``(V, N, 5)`` float32: x, y, width, height in pixels of the image, flipped.
+        image_sizes: ``(N, 2)`` height and width of the images in pixels.
+        index: ``(N,)`` positions of the images in the dataset.
+        extras: what the method asked for by name, ``(N, …)`` each.
+        broken: name and fault of images that could not be read and were replaced by a neighbour.
         enlarged: paths of images smaller than the crop.
-        local_views: ``(N, L, h, w, 3)`` uint8 RGB, or None where there are none.
     """
 
-    views: Tensor
+    groups: list[Tensor]
     geometry: Tensor
+    image_sizes: Tensor
     index: Tensor
-    broken: list[str]
+    extras: dict[str, Tensor]
+    broken: list[tuple[str, str]]
     enlarged: list[str]
-    local_views: Tensor | None = None
 
     def pin_memory(self) -> ViewBatch:
         """Return the batch in page-locked memory (called by the loader)."""
-        self.views = self.views.pin_memory()
-        if self.local_views is not None:
-            self.local_views = self.local_views.pin_memory()
+        self.groups = [group.pin_memory() for group in self.groups]
         return self
 
 
 class ViewDataset(Dataset):
-    """Images as pairs of random crops; what is drawn depends on (seed, epoch, position) alone.
+    """Images as random crops; what is drawn depends on (seed, epoch, position) alone.
 
-    So a batch is the same whatever the number of workers, and a resumed run sees what an
-    uninterrupted one would have seen.
+    So a batch is the same for every number of workers, and a resumed run sees what an uninterrupted
+    one would have seen.
     """
 
-    def __init__(self, source: ImageSource, crops: TwoCrops, *, seed: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        crops: Crops,
+        *,
+        seed: int,
+        extras: Mapping[str, LoaderExtra] | None = None,
+    ) -> None:
         self.source = source
         self.crops = crops
         self.seed = seed
+        self.extras = dict(extras or {})
         self._length = int(source.counts.sum())
 
     def __len__(self) -> int:
@@ -80,29 +89,31 @@ class ViewDataset(Dataset):
             UserError: none of the next hundred images, or of the dataset, can be read.
         """
         epoch, position = item
-        broken: list[str] = []
+        broken: list[tuple[str, str]] = []
         for step in range(min(len(self), _TRIES)):
             place = (position + step) % len(self)
             name = self.source.name(place)
             rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
             try:
                 image = open_image(self.source.read(place), name=name)
-                views, geometry, local = self.crops(image, rng)
+                views, crops = self.crops(image, rng)
             except BrokenImageError as error:
-                broken.append(str(error))
+                broken.append((name, str(error)))
                 continue
-            small = min(image.height, image.width) < self.crops.size
+            size = image.height, image.width
             return {
-                "views": views,
-                "geometry": geometry,
-                "local": local,
+                "groups": views,
+                "geometry": np.stack([crop.as_array() for crop in crops]),
+                "image_size": size,
                 "index": place,
+                "extras": {key: make(place, size, crops, rng) for key, make in self.extras.items()},
                 "broken": broken,
-                "enlarged": [name] if small else [],
+                "enlarged": [name] if min(size) < self.crops.groups[0].size else [],
             }
         raise UserError(
             f"none of {len(broken)} images in a row can be read (the dataset has {len(self)}), "
-            f"e.g. {broken[0]}"
+            f"e.g. {broken[0][1]}",
+            code="damaged-file",
         )
 
 
@@ -171,16 +182,18 @@ class EpochBatches(Sampler):
 
 def collate(samples: list[dict]) -> ViewBatch:
     """Stack samples of :class:`ViewDataset` to a batch."""
-    views = np.stack([sample["views"] for sample in samples], axis=1)
-    geometry = np.stack([sample["geometry"] for sample in samples], axis=1)
-    local = np.stack([sample["local"] for sample in samples])
+    groups = zip(*(sample["groups"] for sample in samples), strict=True)
+    names = samples[0]["extras"]
     return ViewBatch(
-        views=torch.from_numpy(views),
-        geometry=torch.from_numpy(geometry),
+        groups=[torch.from_numpy(np.stack(views, axis=1)) for views in groups],
+        geometry=torch.from_numpy(np.stack([s["geometry"] for s in samples], axis=1)),
+        image_sizes=torch.tensor([sample["image_size"] for sample in samples]),
         index=torch.tensor([sample["index"] for sample in samples]),
-        broken=[message for sample in samples for message in sample["broken"]],
+        extras={
+            name: torch.from_numpy(np.stack([s["extras"][name] for s in samples])) for name in names
+        },
+        broken=[error for sample in samples for error in sample["broken"]],
         enlarged=[path for sample in samples for path in sample["enlarged"]],
-        local_views=torch.from_numpy(local) if local.size else None,
     )
 
 
@@ -199,7 +212,8 @@ def image_source(names: Sequence[str]) -> ImageSource:
     if shards and len(names) > 1:
         raise UserError(
             f"shards cannot be mixed with other data: DATASETS.TRAIN is {tuple(names)} and "
-            f"'{shards[0]}' holds shards. Pack all of it together with tools/pack_shards.py"
+            f"'{shards[0]}' holds shards. Pack all of it together with tools/pack_shards.py",
+            code="mixed-data",
         )
     return ShardSource(shards[0]) if shards else FileSource(image_paths(names))
 
@@ -214,7 +228,10 @@ def image_paths(names: Sequence[str]) -> list[str]:
         UserError: an unknown name, a missing root, an empty folder, or files that do not exist.
     """
     if not names:
-        raise UserError("DATASETS.TRAIN is empty: give a registered dataset or an image folder")
+        raise UserError(
+            "DATASETS.TRAIN is empty: give a registered dataset or an image folder",
+            code="missing-data",
+        )
     paths: list[str] = []
     for name in names:
         if name in DatasetCatalog.list():
@@ -224,7 +241,8 @@ def image_paths(names: Sequence[str]) -> list[str]:
         else:
             raise UserError(
                 f"'{name}' is neither a registered dataset nor a folder; "
-                f"{nearest(name, DatasetCatalog.list())}"
+                f"{nearest(name, DatasetCatalog.list())}",
+                code="unknown-name",
             )
     return paths
 
@@ -233,17 +251,10 @@ def build_loader(
     cfg: CfgNode, source: ImageSource, *, start: int, rank: int, world_size: int
 ) -> DataLoader:
     """Build the loader of one process, beginning with iteration ``start``."""
-    augment = cfg.PRETRAIN.AUGMENT
-    crops = TwoCrops(
-        augment.CROP_SIZE,
-        tuple(augment.CROP_SCALE),
-        augment.FLIP_PROB,
-        reduced=cfg.PRETRAIN.DECODE == "reduced",
-        local=LocalCrops(augment.LOCAL_CROPS, augment.LOCAL_SIZE, tuple(augment.LOCAL_SCALE)),
-    )
+    method = method_class(cfg)
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        ViewDataset(source, crops, seed=cfg.SEED),
+        ViewDataset(source, method.crops(cfg), seed=cfg.SEED, extras=method.loader_extras(cfg)),
         batch_sampler=EpochBatches(
             source.counts,
             cfg.SOLVER.IMS_PER_BATCH,
@@ -255,7 +266,7 @@ def build_loader(
         ),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
@@ -263,10 +274,10 @@ def build_loader(
 
 
 class DevicePrefetcher:
-    """Copies each batch to a GPU while the one before is computed on.
+    """Copies each batch to a GPU during the computation on the batch before.
 
     Args:
-        batches: in page-locked memory, as the loader gives them.
+        batches: in page-locked memory, as the loader brings them.
         device: a CUDA device.
     """
 
@@ -278,24 +289,21 @@ class DevicePrefetcher:
         waiting: ViewBatch | None = None
         for batch in self._batches:
             with torch.cuda.stream(side):
-                batch.views = batch.views.to(self._device, non_blocking=True)
-                if batch.local_views is not None:
-                    batch.local_views = batch.local_views.to(self._device, non_blocking=True)
+                batch.groups = [g.to(self._device, non_blocking=True) for g in batch.groups]
             if waiting is not None:
                 yield waiting
-            # From here on the batch is used, and its memory given back, on the stream of the step.
+            # From here on the batch is used, and its memory released, on the stream of the step.
             now = torch.cuda.current_stream(self._device)
             now.wait_stream(side)
-            batch.views.record_stream(now)
-            if batch.local_views is not None:
-                batch.local_views.record_stream(now)
+            for group in batch.groups:
+                group.record_stream(now)
             waiting = batch
         if waiting is not None:
             yield waiting
 
 
 class ImageReport:
-    """Tells of images that could not be read or are too small, and stops where too many are broken.
+    """Logs images that cannot be read or are too small, and stops if too many are broken.
 
     Args:
         total: images in the dataset.
@@ -307,11 +315,11 @@ class ImageReport:
         self.broken: set[str] = set()
         self.enlarged: set[str] = set()
 
-    def update(self, broken: Sequence[str], enlarged: Sequence[str] = ()) -> None:
-        """Name new broken images in the log, and the first that is smaller than the crop.
+    def update(self, broken: Sequence[tuple[str, str]], enlarged: Sequence[str] = ()) -> None:
+        """Log new broken images, and the first that is smaller than the crop.
 
         Args:
-            broken: messages, each beginning with a path.
+            broken: name and fault of each; an image counts once.
             enlarged: paths of images smaller than the crop.
 
         Raises:
@@ -322,15 +330,16 @@ class ImageReport:
                 "'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged", enlarged[0]
             )
         self.enlarged.update(enlarged)
-        for message in broken:
-            if message not in self.broken:
-                self.broken.add(message)
-                logger.warning("skipped broken image %d: %s", len(self.broken), message)
+        for name, fault in broken:
+            if name not in self.broken:
+                self.broken.add(name)
+                logger.warning("skipped broken image %d: %s", len(self.broken), fault)
         if len(self.broken) > self.max_share * self.total:
             raise UserError(
                 f"{len(self.broken)} of {self.total} images are broken, more than "
                 f"PRETRAIN.MAX_BROKEN_SHARE {self.max_share:g} allows; for example "
-                f"{sorted(self.broken)[-1]}"
+                f"{sorted(self.broken)[-1]}",
+                code="too-many-broken",
             )
 
     def summarise(self) -> None:
@@ -350,14 +359,16 @@ def _registered_paths(name: str) -> list[str]:
         paths = [record["file_name"] for record in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:
         raise UserError(
-            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')"
+            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')",
+            code="missing-data",
         ) from None
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         shown = ", ".join(missing[:3])
         raise UserError(
             f"dataset '{name}' lacks {len(missing)} of its {len(paths)} images, e.g. {shown} "
-            f"(DETECTRON2_DATASETS is '{root}')"
+            f"(DETECTRON2_DATASETS is '{root}')",
+            code="missing-data",
         )
     return paths
 

@@ -45,20 +45,20 @@ class Dictionary(nn.Module):
         """Overwrite the oldest rows of every table.
 
         Args:
-            rows: one ``(N, d)`` tensor a table, in the same image order; normalised here.
-                N must divide D, so that a table never holds two rows of different age halves.
+            rows: one ``(N, d)`` tensor per table, in the same image order; normalised here.
+                N <= D.
 
         Raises:
-            ValueError: a table is missing or unknown, the counts differ, or N does not divide D.
+            ValueError: a table is missing or unknown, the counts differ, or N is 0 or above D.
         """
         counts = {name: len(value) for name, value in rows.items()}
         if set(counts) != set(self.names) or len(set(counts.values())) != 1:
             raise ValueError(f"expected equally many rows for each of {self.names}, got {counts}")
         count = next(iter(counts.values()))
-        if count == 0 or self.size % count:
-            raise ValueError(f"{count} rows do not divide the dictionary of {self.size}")
+        if not 0 < count <= self.size:
+            raise ValueError(f"{count} rows do not fit into the dictionary of {self.size}")
         # Index arithmetic on the device: reading the position back would make the host wait.
-        index = self.position + torch.arange(count, device=self.position.device)
+        index = (self.position + torch.arange(count, device=self.position.device)) % self.size
         for name in self.names:
             table = self[name]
             table.index_copy_(0, index, F.normalize(rows[name].to(table.dtype), dim=1))

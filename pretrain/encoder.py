@@ -1,9 +1,15 @@
-"""The encoder that learns: a backbone φ, the global average of its map, and a projector f."""
+"""Encoders: a backbone φ, the global average of its map, and a projector f; their EMA copies."""
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -18,15 +24,51 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
 
-    def online(self, view: Tensor) -> tuple[Tensor, ...]:
-        """Return g ``(N, d_g)`` and z ``(N, d_z)`` of a view ``(N, C, H, W)``, with gradient."""
-        return self.encode(self.backbone, self.projector, view)
+    def forward(self, view: Tensor) -> tuple[Tensor, ...]:
+        """Return g ``(N, d_g)`` and z ``(N, d_z)`` of a view ``(N, 3, H, W)``."""
+        g = pooled(self.backbone, view)
+        return g, self.projector(g)
 
-    @staticmethod
-    def encode(backbone: nn.Module, projector: nn.Module, view: Tensor) -> tuple[Tensor, ...]:
-        """Return what a step needs of a view; a subclass may want other features than g and z."""
-        g = pooled(backbone, view)
-        return g, projector(g)
+
+class DenseHeads(nn.Module):
+    """The global and the dense projector side by side.
+
+    Args:
+        projector: ``(N, d_g) → (N, d_z)``, of the pooled map.
+        dense: ``(N, d_g, S, S) → (N, d_z, S, S)``.
+    """
+
+    def __init__(self, projector: nn.Module, dense: nn.Module) -> None:
+        super().__init__()
+        self.projector, self.dense = projector, dense
+
+
+class DenseEncoder(Encoder):
+    """Returns the map F ``(N, d_g, S, S)``, and z and d of :class:`DenseHeads`."""
+
+    projector: DenseHeads
+
+    def forward(self, view: Tensor) -> tuple[Tensor, ...]:
+        """Return F, z ``(N, d_z)`` and d ``(N, d_z, S, S)`` of a view."""
+        features = feature_map(self.backbone, view)
+        z = self.projector.projector(features.mean(dim=(2, 3)))
+        return features, z, self.projector.dense(features)
+
+
+def momentum_copy(module: T) -> T:
+    """Return a copy that no gradient reaches; :func:`move_towards` moves it."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def move_towards(average: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move an EMA copy: ξ ← m ξ + (1 - m) θ, over parameters only.
+
+    The copy's BatchNorm statistics come from its own forward passes.
+
+    Source: MoCo (arXiv 1911.05722), Eq. 2.
+    """
+    torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - momentum)
 
 
 def pooled(backbone: nn.Module, view: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether pseudo-labels mean what the paper says: do the k picked crops show the same things?"""
+"""How often the k selected crops show a category of their query (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mls_d2.core.errors import UserError
 from pretrain.annotations import Annotations, load_annotations
 from pretrain.batchnorm import gather
 from pretrain.data import ViewBatch
+from pretrain.methods import METHODS, Method
 
 
-def build_label_quality(cfg: CfgNode) -> LabelQuality | None:
+def build_label_quality(cfg: CfgNode, method: Method) -> LabelQuality | None:
     """Return what ``PRETRAIN.LABEL_QUALITY`` asks for.
 
     Raises:
@@ -21,22 +22,24 @@ def build_label_quality(cfg: CfgNode) -> LabelQuality | None:
     """
     if not cfg.PRETRAIN.LABEL_QUALITY:
         return None
-    if cfg.PRETRAIN.METHOD != "mls":
+    if not method.has_labels:
+        able = [name for name in METHODS.names() if METHODS.get(name).has_labels]
         raise UserError(
             "PRETRAIN.LABEL_QUALITY measures pseudo-labels, which PRETRAIN.METHOD "
-            f"'{cfg.PRETRAIN.METHOD}' does not have: take 'mls', or switch it off"
+            f"'{cfg.PRETRAIN.METHOD}' does not have: take one of {able}, or switch it off",
+            code="bad-value",
         )
     annotations = load_annotations(cfg.DATASETS.TRAIN, key="PRETRAIN.LABEL_QUALITY")
     return LabelQuality(annotations, dictionary_size=cfg.MOCO.DICTIONARY_SIZE)
 
 
 def precision_at_k(labels: Tensor, query: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the share of picked crops that show a category of their query, and that of all crops.
+    """Return the share of selected crops that show a category of their query, and of all crops.
 
-    Queries that show nothing are left out; where all do, both are NaN.
+    Queries without a category are left out; if all are, both are NaN.
 
     Args:
-        labels: ``(N, D)`` bool, the picked rows of the dictionary.
+        labels: ``(N, D)`` bool, the selected rows of the dictionary.
         query: ``(N, C)`` bool, the categories seen in each query crop.
         rows: ``(D, C)`` bool, those seen in the crop of each row.
 
@@ -45,14 +48,14 @@ def precision_at_k(labels: Tensor, query: Tensor, rows: Tensor) -> tuple[Tensor,
     """
     asked = query.any(dim=1)
     alike = (query[asked].float() @ rows.float().T) > 0
-    picked = labels[asked]
-    return (alike & picked).sum() / picked.sum(), alike.float().mean()
+    selected = labels[asked]
+    return (alike & selected).sum() / selected.sum(), alike.float().mean()
 
 
 class LabelQuality:
-    """Keeps the categories that the crops of the dictionary's rows show, beside the dictionary.
+    """Keeps the categories in the crops of the dictionary's rows, in the order of the dictionary.
 
-    Nothing of it reaches the method. After a resume it says nothing until all rows are new.
+    Nothing of it reaches the method. After a resume nothing is measured until all rows are new.
 
     Args:
         annotations: of the dataset that is pretrained on.
@@ -68,7 +71,7 @@ class LabelQuality:
         """Return ``label_precision`` and ``label_chance`` of a batch before it is enqueued.
 
         Args:
-            batch: what the labels belong to; its first view asked for them.
+            batch: the one whose first views the labels belong to.
             labels: ``(N, D)`` bool, see :func:`pretrain.methods.mls.pseudo_labels`.
 
         Returns:
@@ -79,9 +82,14 @@ class LabelQuality:
         precision, chance = precision_at_k(labels.cpu(), self._seen(batch, 0), self._rows)
         return {"label_precision": precision, "label_chance": chance}
 
-    def enqueue(self, batch: ViewBatch, iteration: int) -> None:
-        """Note the second views of a batch, where the dictionary puts their keys."""
-        device = batch.views.device
+    def enqueue(self, batch: ViewBatch, iteration: int, device: torch.device) -> None:
+        """Store the categories of second views at the positions of their keys in the dictionary.
+
+        Args:
+            batch: what is enqueued.
+            iteration: of the step.
+            device: of the method, on which processes exchange rows.
+        """
         rows = gather(self._seen(batch, 1).to(device)).cpu()
         place = (iteration * len(rows) + torch.arange(len(rows))) % len(self._rows)
         self._rows[place] = rows

@@ -122,8 +122,9 @@ def knn_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     scaled = _scaled(logits, labels, temperature)
     labels = labels.bool()
     negatives = scaled.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
-    # log(e^p / (e^p + e^n)) = log σ(p - n)
-    return -F.logsigmoid(scaled - negatives)[labels].mean()
+    # log(e^p / (e^p + e^n)) = log σ(p - n); no mask indexing, which would wait for the device.
+    terms = F.logsigmoid(scaled - negatives).masked_fill(~labels, 0.0)
+    return -terms.sum() / labels.sum()
 
 
 def multi_positive_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

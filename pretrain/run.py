@@ -13,9 +13,10 @@ from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
-from torch import nn
+from torch import Tensor
 
-from mls_d2.checkpoint.backbone_file import write_backbone
+from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
+from mls_d2.checkpoint.reading import read_object
 from mls_d2.config.changes import config_changes
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import trim_metrics
@@ -36,19 +37,22 @@ from mls_d2.run.signals import InterruptGuard
 from pretrain.batchnorm import set_up_batchnorm
 from pretrain.checks import check_config
 from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
+from pretrain.encoder import Encoder
 from pretrain.label_quality import build_label_quality
-from pretrain.methods import DictionaryMethod, Method, build_method
-from pretrain.momentum import MomentumPair
+from pretrain.methods import Method, build_method
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
 from pretrain.optim import build_optimizer
-from pretrain.schedule import MomentumToOne, WarmupThen
+from pretrain.schedule import WarmupThen
 from pretrain.sources import ImageSource
-from pretrain.trainer import PretrainTrainer, ScalarMeans, augment_from_config, inner
+from pretrain.trainer import PretrainTrainer, ScalarMeans
+from pretrain.views import augment_from_config
 
 logger = logging.getLogger(__name__)
 
 BACKBONE_FILE = "backbone.pth"
+# Of the names in pretraining checkpoints: 2 has encoder.* and momentum_encoder.*.
+LAYOUT = 2
 # What Detectron2's rule scales too, and pretraining does not read.
 _UNREAD = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD")
 _SHOWN = (
@@ -120,7 +124,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
-            inner(trainer.method).online_encoder.backbone,
+            trainer.method.export(),
             cfg,
             target,
             length,
@@ -152,15 +156,16 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     if per_epoch == 0:
         raise UserError(
             f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            code="bad-value",
         )
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 
 
 def export_backbone(
-    backbone: nn.Module, cfg: CfgNode, path: str, length: Length, *, synthetic: bool
+    tensors: dict[str, Tensor], cfg: CfgNode, path: str, length: Length, *, synthetic: bool
 ) -> None:
-    """Write the online backbone in the format that Detectron2 loads, with what belongs to it."""
+    """Write what a method exports in the format that Detectron2 loads, with what belongs to it."""
     info = {
         "method": cfg.PRETRAIN.METHOD,
         "dataset": list(cfg.DATASETS.TRAIN),
@@ -174,7 +179,7 @@ def export_backbone(
         "input_format": cfg.INPUT.FORMAT,
         "seed": cfg.SEED,
     }
-    write_backbone(path, backbone.state_dict(), info)
+    write_backbone(path, tensors, info)
 
 
 def _memory_relief(cfg: CfgNode) -> str:
@@ -204,13 +209,18 @@ def _build_trainer(
     checkpointer = AtomicCheckpointer(
         method,
         cfg.OUTPUT_DIR,
-        metadata={"kind": "pretraining checkpoint", "method": cfg.PRETRAIN.METHOD},
+        metadata={
+            "kind": "pretraining checkpoint",
+            "method": cfg.PRETRAIN.METHOD,
+            "layout": LAYOUT,
+        },
         optimizer=optimizer,
         scheduler=schedule,
         grad_scaler=scaler,
         throughput=throughput,
         means=means,
     )
+    _refuse_old_layout(checkpointer)
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
@@ -223,20 +233,15 @@ def _build_trainer(
         log_period=cfg.PRETRAIN.LOG_PERIOD,
         amp_dtype=amp_dtype,
         scaler=scaler,
-        label_quality=build_label_quality(cfg),
+        label_quality=build_label_quality(cfg, method),
         means=means,
         relief=_memory_relief(cfg),
     )
-    encoder = inner(method).online_encoder
-    momentum: list[HookBase] = []
-    if isinstance(encoder, MomentumPair) and cfg.MOCO.MOMENTUM_SCHEDULE == "cosine":
-        momentum = [MomentumToOne(encoder)]
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     trainer.register_hooks(
         [
             SeedSteps(cfg.SEED),
-            *momentum,
             *shared_hooks(
                 cfg,
                 optimizer=optimizer,
@@ -251,8 +256,8 @@ def _build_trainer(
                 permanent_period=round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch),
                 show=_SHOWN,
                 before_saving=[
-                    *build_online_eval(cfg, encoder.backbone, length.iters_per_epoch),
-                    *_monitors(cfg, inner(method), length),
+                    *build_online_eval(cfg, method.encoder.backbone, length.iters_per_epoch),
+                    *_monitors(cfg, method, length),
                 ],
             ),
         ]
@@ -260,24 +265,57 @@ def _build_trainer(
     return trainer, start
 
 
-def _build_method(cfg: CfgNode, device: torch.device) -> nn.Module:
-    """Return the method on its device, with the BatchNorm that the config asks for."""
-    built = build_method(cfg)
+def _refuse_old_layout(checkpointer: AtomicCheckpointer) -> None:
+    """Refuse to resume what a version with other names of the encoder has written.
+
+    Raises:
+        UserError: the newest checkpoint is such a one.
+    """
+    try:
+        paths = checkpointer.checkpoints()[:1]
+        metadata = [read_object(path).get("metadata", {}) for path in paths]
+    except UserError:  # Damaged: resuming tries the one before it.
+        return
+    if metadata and metadata[0].get("layout") != LAYOUT:
+        raise UserError(
+            f"'{paths[0]}' was written by an earlier version, whose names of the encoder differ. "
+            "Resume with that version, or start in another OUTPUT_DIR; tools/convert.py makes a "
+            "backbone file of it",
+            code="old-checkpoint",
+        )
+
+
+def _check_export(method: Method) -> None:
+    """Refuse a method whose export the transfer phase does not load, before the first step.
+
+    Raises:
+        UserError: names a tensor.
+    """
+    foreign = [name for name in method.export() if not can_be_written(name)]
+    if foreign:
+        raise UserError(
+            f"the backbone cannot be exported: '{foreign[0]}' (and {len(foreign) - 1} more) is no "
+            "name of Detectron2's ResNet. Set MODEL.BACKBONE.NAME to build_resnet_backbone; the "
+            "transfer configs add an FPN",
+            code="bad-value",
+        )
+
+
+def _build_method(cfg: CfgNode, device: torch.device) -> Method:
+    """Return the method on its device, with the BatchNorm that the config asks for.
+
+    Raises:
+        UserError: what it exports is no backbone that the transfer phase loads.
+    """
     method, shuffle = set_up_batchnorm(
-        built,
-        cfg,
-        rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
-        contrasts=isinstance(built, DictionaryMethod),
+        build_method(cfg), cfg, rank=comm.get_rank(), world_size=comm.get_world_size()
     )
-    encoder = inner(method).online_encoder
-    backbones = [encoder.backbone]
-    if isinstance(encoder, MomentumPair):
-        encoder.shuffle = shuffle
-        backbones.append(encoder.momentum_backbone)
+    _check_export(method)
+    method.shuffle = shuffle if method.has_keys else None
     if cfg.PRETRAIN.COMPILE:
-        for backbone in backbones:
-            backbone.compile()
+        for encoder in method.children():
+            if isinstance(encoder, Encoder):
+                encoder.backbone.compile()
     return method.to(device).to(memory_format=torch.channels_last)
 
 

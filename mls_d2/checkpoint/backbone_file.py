@@ -135,6 +135,11 @@ def check_finite(state_dict: Mapping[str, Tensor]) -> None:
         raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values")
 
 
+def can_be_written(name: str) -> bool:
+    """Whether a name is one of Detectron2's ResNet, of an FPN or of a box head."""
+    return bool(_KEY.match(name))
+
+
 def is_plain(value: Any) -> bool:
     """Whether ``value`` is made of str, int, float, bool, None, and lists and dicts of them."""
     try:
@@ -149,7 +154,7 @@ def _kept(name: str) -> bool:
 
 
 def _stored(name: str, value: Tensor) -> Tensor:
-    if not _KEY.match(name):
+    if not can_be_written(name):
         raise ValueError(
             f"'{name}' is not a name of Detectron2's ResNet (stem.…, res2.… to res5.…), FPN or "
             "box head"

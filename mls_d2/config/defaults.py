@@ -5,9 +5,13 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from mls_d2.config.options import OPTIONS
+
 
 def get_cfg() -> CfgNode:
     """Return Detectron2's default config with the keys of this project added.
+
+    The options of pretraining methods are there after ``import pretrain.methods``.
 
     Detectron2's own keys keep their meaning in pretraining: ``SOLVER.IMS_PER_BATCH`` (images, each
     seen as two views, over all processes), ``SOLVER.BASE_LR``, ``SOLVER.MOMENTUM``,
@@ -34,8 +38,7 @@ def _add_project_keys(cfg: CfgNode) -> None:
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:
     cfg.PRETRAIN = node = CfgNode()
-    # One of pretrain.methods.METHODS: "mocov2", "mls", "densecl", "revisiting", "byol", "simclr",
-    # "simsiam", "barlowtwins".
+    # A name in pretrain.methods.METHODS.
     node.METHOD = "mls"
     # Length of pretraining in passes over the data (> 0, may be fractional).
     node.EPOCHS = 400.0
@@ -105,91 +108,24 @@ def _add_augment_keys(node: CfgNode) -> None:
     augment.BLUR_SIGMA = (0.1, 2.0)
     # Probability of solarization: values above one half are inverted (BYOL), in [0, 1].
     augment.SOLARIZE_PROB = 0.0
-    # Probabilities for second views (BYOL), in [0, 1]; None: those of first views.
+    # What differs in second and in local views (BYOL, DINO), in [0, 1]; None: as in first ones.
     augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
-    # Multi-crop: small views of each image besides the two (>= 0), which are further queries of
-    # MoCo-v2, MLS and Revisiting; their side in pixels, and bounds of their area as in CROP_SCALE.
+    augment.LOCAL = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
+    # Multi-crop: number of small views per image (>= 0) that follow the two, for the methods that
+    # take them; their side in pixels, and bounds of their area as in CROP_SCALE.
     augment.LOCAL_CROPS = 0
     augment.LOCAL_SIZE = 96
     augment.LOCAL_SCALE = (0.05, 0.14)
 
 
 def _add_method_keys(cfg: CfgNode) -> None:
-    _add_moco_keys(cfg)
-    _add_mls_keys(cfg)
-    _add_other_method_keys(cfg)
-
-
-def _add_moco_keys(cfg: CfgNode) -> None:
-    """Add what MoCo-v2 and the methods on it share, and the EMA pair of all that have one."""
-    cfg.MOCO = moco = CfgNode()
-    # Temperature tau, shared by all losses (> 0).
-    moco.TEMPERATURE = 0.2
-    # Momentum coefficient m of the EMA pair, in [0, 1).
-    moco.MOMENTUM = 0.995
-    # "constant", or "cosine": m rises along a cosine to 1 at the end (BYOL).
-    moco.MOMENTUM_SCHEDULE = "constant"
-    # Rows D of the dictionaries; a multiple of SOLVER.IMS_PER_BATCH.
-    moco.DICTIONARY_SIZE = 4096
-    # Projector: width of the hidden layer, width d_z of the embedding, and the norm after the first
-    # layer: "" (the paper) or "BN" (small networks; see docs/quick-preset.md).
-    moco.PROJECTOR_HIDDEN_DIM = 2048
-    moco.PROJECTOR_OUT_DIM = 256
-    moco.PROJECTOR_NORM = ""
-
-
-def _add_mls_keys(cfg: CfgNode) -> None:
-    cfg.MLS = mls = CfgNode()
-    # Pseudo-positives k an image, 1 <= k < MOCO.DICTIONARY_SIZE.
-    mls.K = 20
-    # Weight lambda of the multi-label loss (>= 0).
-    mls.LAMBDA = 0.5
-    # Epochs of InfoNCE alone before the multi-label loss joins (paper, section 3.3, first remedy).
-    mls.WARMUP = 0.0
-    # Whether InfoNCE stays after the warm-up; False leaves the multi-label loss alone.
-    mls.KEEP_NCE = True
-    # The loss beside InfoNCE (paper, Table 6): "none" (MoCo-v2), "knn" (Eq. 2), "bce_pos" (the
-    # positive terms of Eq. 9) or "bce" (Eq. 9: MLS).
-    mls.LOSS = "bce"
-    # Which dictionary gives labels and logits (paper, Table 7): "g", "z" or "both" (labels from g,
-    # logits from z: MLS).
-    mls.DICTIONARIES = "both"
-
-
-def _add_other_method_keys(cfg: CfgNode) -> None:
-    """Add a group for each further method; the defaults are its authors'."""
-    cfg.DENSECL = densecl = CfgNode()
-    # Weight lambda of the dense loss in [0, 1]; that of the global one is 1 - lambda.
-    densecl.LAMBDA = 0.5
-
-    cfg.REVISITING = revisiting = CfgNode()
-    # Neighbours k that are positives, 1 <= k < MOCO.DICTIONARY_SIZE; weight of their loss (>= 0).
-    revisiting.K = 20
-    revisiting.WEIGHT = 0.4
-
-    cfg.BYOL = byol = CfgNode()
-    # Widths of projector and predictor: hidden layer, output.
-    byol.HIDDEN_DIM = 4096
-    byol.OUT_DIM = 256
-
-    cfg.SIMCLR = simclr = CfgNode()
-    # Temperature tau (> 0); widths of the projector.
-    simclr.TEMPERATURE = 0.1
-    simclr.PROJECTOR_HIDDEN_DIM = 2048
-    simclr.PROJECTOR_OUT_DIM = 128
-
-    cfg.SIMSIAM = simsiam = CfgNode()
-    # Width of the projector's three layers, and of the predictor's bottleneck.
-    simsiam.PROJECTOR_DIM = 2048
-    simsiam.PREDICTOR_HIDDEN_DIM = 512
-
-    cfg.BARLOWTWINS = barlow = CfgNode()
-    # Width of the projector's three layers (>= 2): 8192 is the paper's, 2048 the small one.
-    barlow.PROJECTOR_DIM = 8192
-    # Weight lambda of the redundancy term (>= 0).
-    barlow.LAMBDA = 0.0051
-    # Factor of the whole loss (> 0): with LARS it sets the step of biases and norms alone.
-    barlow.SCALE = 0.024
+    """Add the options of every registered method, in the group of the class that declares them."""
+    for options in OPTIONS.values():
+        for key in options.config_keys():
+            group, leaf = key.name.split(".")
+            if group not in cfg:
+                cfg[group] = CfgNode()
+            cfg[group][leaf] = key.default
 
 
 def _add_segmentation_keys(cfg: CfgNode) -> None:

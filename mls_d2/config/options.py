@@ -50,7 +50,7 @@ class Options:
     group: ClassVar[str] = ""
 
     @classmethod
-    def keys(cls) -> Iterator[Key]:
+    def config_keys(cls) -> Iterator[Key]:
         """Yield the config keys, those of base classes first."""
         groups = {
             name: owner.group
@@ -70,7 +70,7 @@ class Options:
         Raises:
             UserError: a value that is not allowed.
         """
-        keys = list(cls.keys())
+        keys = list(cls.config_keys())
         check_rules(cfg, {key.name: key.rule for key in keys})
         values = {}
         for key in keys:
@@ -93,3 +93,21 @@ class Options:
 OPTIONS: dict[str, type[Options]] = {}
 """Options of every registered method by its name; :func:`mls_d2.config.defaults.get_cfg` adds their
 keys. ``import pretrain.methods`` fills it."""
+
+
+def options_table() -> str:
+    """Return a Markdown table of the options of all registered methods."""
+    rows = {
+        key.name: (
+            f"`{key.name}`",
+            f"{key.symbol}",
+            f"`{key.default!r}`",
+            key.about,
+            key.rule.expected,
+        )
+        for options in OPTIONS.values()
+        for key in options.config_keys()
+    }
+    lines = ["| key | symbol | default | meaning | allowed |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(rows[name])} |" for name in sorted(rows)]
+    return "\n".join(lines)

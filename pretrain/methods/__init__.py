@@ -1,60 +1,40 @@
-"""The self-supervised methods and how a config builds one."""
+"""Self-supervised methods: every module of this package registers its own."""
 
 from __future__ import annotations
+
+import importlib
+import pkgutil
 
 from detectron2.config import CfgNode
 
 from mls_d2.core.errors import UserError, nearest
-from pretrain.methods.barlow_twins import BarlowTwins
-from pretrain.methods.base import DictionaryMethod, Method, MomentumMethod, StepOutput
-from pretrain.methods.byol import BYOL
-from pretrain.methods.densecl import DenseCL
-from pretrain.methods.mls import MLS
-from pretrain.methods.moco import MoCo
-from pretrain.methods.revisiting import Revisiting
-from pretrain.methods.simclr import SimCLR
-from pretrain.methods.simsiam import SimSiam
+from pretrain.methods.base import METHODS, Method
 
-__all__ = [
-    "METHODS",
-    "DictionaryMethod",
-    "Method",
-    "MomentumMethod",
-    "StepOutput",
-    "build_method",
-    "check_method_config",
-]
+for _module in sorted(item.name for item in pkgutil.iter_modules(__path__)):
+    importlib.import_module(f"{__name__}.{_module}")
 
-# PRETRAIN.METHOD → class.
-METHODS: dict[str, type[Method]] = {
-    "mocov2": MoCo,
-    "mls": MLS,
-    "densecl": DenseCL,
-    "revisiting": Revisiting,
-    "byol": BYOL,
-    "simclr": SimCLR,
-    "simsiam": SimSiam,
-    "barlowtwins": BarlowTwins,
-}
+__all__ = ["METHODS", "Method", "build_method", "method_class"]
+
+
+def method_class(cfg: CfgNode) -> type[Method]:
+    """Return the class of ``PRETRAIN.METHOD``.
+
+    Raises:
+        UserError: an unknown method.
+    """
+    name = cfg.PRETRAIN.METHOD
+    if name not in METHODS:
+        known = nearest(name, METHODS.names())
+        raise UserError(f"PRETRAIN.METHOD '{name}' is unknown; {known}", code="unknown-name")
+    return METHODS.get(name)
 
 
 def build_method(cfg: CfgNode) -> Method:
     """Build ``PRETRAIN.METHOD`` on Detectron2's backbone.
 
     Raises:
-        UserError: see :func:`check_method_config`.
-    """
-    check_method_config(cfg)
-    return METHODS[cfg.PRETRAIN.METHOD].from_config(cfg)
-
-
-def check_method_config(cfg: CfgNode) -> None:
-    """Check the values that belong to the method.
-
-    Raises:
         UserError: an unknown method, or a value out of range; names key, value and what is allowed.
     """
-    name = cfg.PRETRAIN.METHOD
-    if name not in METHODS:
-        raise UserError(f"PRETRAIN.METHOD '{name}' is unknown; {nearest(name, METHODS)}")
-    METHODS[name].check_config(cfg)
+    method = method_class(cfg)
+    method.check_config(cfg)
+    return method.from_config(cfg)

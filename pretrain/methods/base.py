@@ -1,62 +1,88 @@
-"""What every method is to the trainer."""
+"""The interface between methods and the trainer."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from mls_d2.config.options import OPTIONS, option
+from mls_d2.config.options import Options as MethodOptions
+from mls_d2.config.rules import above, at_least, below_one, one_of
 from mls_d2.core.errors import UserError
+from pretrain.batch import Batch, StepOutput
+from pretrain.batchnorm import BatchShuffle
 from pretrain.dictionary import Dictionary, effective_rank
-from pretrain.encoder import Encoder
-from pretrain.momentum import MomentumPair
-
-# Key of the config, whether its value is allowed, and what is.
-Rule = tuple[str, bool, str]
+from pretrain.encoder import Encoder, momentum_copy, move_towards
+from pretrain.views import Crops, LoaderExtra, crops_from_config
 
 
-@dataclass
-class StepOutput:
-    """What one forward pass gives.
+class MethodRegistry(Registry):
+    """Methods by the name that ``PRETRAIN.METHOD`` has for them."""
 
-    Attributes:
-        losses: name → scalar with gradient; their sum is minimised.
-        metrics: name → detached scalar, for the log.
-        keys: table name → ``(N, d)`` rows of this process, to be enqueued after the loss.
-        labels: ``(N, D)`` bool, the pseudo-labels of a method that has them; for measuring.
-    """
+    def register(self, name: str) -> Callable[[type[Method]], type[Method]]:
+        """Return a decorator that registers a method and the config keys of its options."""
 
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-    keys: dict[str, Tensor] = field(default_factory=dict)
-    labels: Tensor | None = None
+        def decorate(method: type[Method]) -> type[Method]:
+            self._do_register(name, method)
+            OPTIONS[name] = method.Options
+            return method
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Return the registered names."""
+        return [name for name, _ in self]
+
+
+METHODS = MethodRegistry("METHODS")
 
 
 class Method(nn.Module, abc.ABC):
-    """A self-supervised method: an ``encoder``, and a loss of two views of each image.
+    """A self-supervised method: networks, among them ``encoder``, and a loss of a batch of views.
 
-    The trainer calls ``forward``, backpropagates the sum of the losses, lets the optimizer step,
-    and then calls ``after_optimizer_step``, and ``enqueue`` with the keys of all processes in rank
-    order, so a method knows neither devices nor processes. What has a momentum pair is a
-    :class:`MomentumMethod`, what has a dictionary besides a :class:`DictionaryMethod`.
+    For each step the trainer calls ``before_step``, ``forward``, backpropagates the weighted sum of
+    the losses, and calls ``before_optimizer_step`` (gradients are unscaled), the optimizer,
+    ``after_optimizer_step``, and ``enqueue`` with the keys of all processes in rank order. A method
+    knows neither devices nor processes.
+
+    Args:
+        backbone: a Detectron2 backbone.
+        feature_dim: channels d_g of its last output feature.
+        options: the method's own.
     """
 
-    encoder: Encoder
-
-    # Whether ``forward`` takes PRETRAIN.AUGMENT.LOCAL_CROPS as ``local_views`` (N, L, 3, h, w).
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    # PRETRAIN.AUGMENT.LOCAL_CROPS may be above 0: these views follow the first two.
     takes_local_views: ClassVar[bool] = False
+    # It computes keys with a momentum encoder, in an order that ``shuffle`` may change.
+    has_keys: ClassVar[bool] = False
+    # It contrasts a key with those of other batches, so that batch statistics can leak the answer.
+    contrasts_batches: ClassVar[bool] = False
+    # StepOutput.labels are pseudo-labels, over rows of a dictionary that second views enter.
+    has_labels: ClassVar[bool] = False
+
+    encoder: Encoder
+    shuffle: BatchShuffle | None = None
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: MethodOptions) -> None:
+        super().__init__()
 
     @classmethod
-    @abc.abstractmethod
     def from_config(cls, cfg: CfgNode) -> Method:
-        """Build the method on Detectron2's backbone."""
+        """Build the method on the backbone of a config."""
+        backbone = build_backbone(cfg)
+        feature_dim = list(backbone.output_shape().values())[-1].channels
+        return cls(backbone, feature_dim, cls.Options.from_config(cfg))
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
@@ -65,143 +91,180 @@ class Method(nn.Module, abc.ABC):
         Raises:
             UserError: names key, value and what is allowed.
         """
-        if not issubclass(cls, MomentumMethod) and cfg.PRETRAIN.BATCH_NORM == "shuffled":
+        cls.Options.from_config(cfg)
+        name = cfg.PRETRAIN.METHOD
+        if cfg.PRETRAIN.BATCH_NORM == "shuffled" and not cls.has_keys:
             raise UserError(
                 "PRETRAIN.BATCH_NORM shuffled shuffles the keys of a momentum encoder, which "
-                f"PRETRAIN.METHOD '{cfg.PRETRAIN.METHOD}' does not have: take sync or local"
+                f"PRETRAIN.METHOD '{name}' does not have: take sync or local",
+                code="bad-value",
             )
         if cfg.PRETRAIN.AUGMENT.LOCAL_CROPS and not cls.takes_local_views:
             raise UserError(
-                f"PRETRAIN.METHOD '{cfg.PRETRAIN.METHOD}' is defined on two views: set "
-                f"PRETRAIN.AUGMENT.LOCAL_CROPS to 0, got {cfg.PRETRAIN.AUGMENT.LOCAL_CROPS}"
+                f"PRETRAIN.METHOD '{name}' takes no local views: set PRETRAIN.AUGMENT.LOCAL_CROPS "
+                f"to 0, got {cfg.PRETRAIN.AUGMENT.LOCAL_CROPS}",
+                code="bad-value",
             )
 
-    @property
-    def online_encoder(self) -> Encoder:
-        """The encoder that is trained, whose backbone a run exports."""
-        return self.encoder
+    @classmethod
+    def crops(cls, cfg: CfgNode) -> Crops:
+        """Return how views are cut: by default two, then the local ones, independently."""
+        return crops_from_config(cfg)
+
+    @classmethod
+    def loader_extras(cls, cfg: CfgNode) -> Mapping[str, LoaderExtra]:
+        """Return what the loader has to bring for each image besides its views, by name."""
+        return {}
 
     def candidates(self, batch_size: int) -> int | None:
-        """Return among how many ``loss_nce`` looks for the positive: log of it is chance level.
+        """Return among how many ``loss_nce`` finds the positive: its log is the chance level.
 
         Args:
-            batch_size: images a step over all processes.
+            batch_size: images per step over all processes.
 
         Returns:
-            None for a method that contrasts nothing.
+            None for a method without ``loss_nce``.
         """
         return None
 
+    def before_step(self, iteration: int) -> None:
+        """Prepare a step."""
+
     @abc.abstractmethod
-    def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
-        """Take one step on two views ``(N, 3, H, W)``; ``epoch`` is passes over the data so far."""
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute the losses of a batch."""
+
+    def before_optimizer_step(self) -> None:
+        """Change or drop gradients, which are those of the whole batch."""
 
     def after_optimizer_step(self) -> None:
-        """Do what follows the optimizer's step; most methods have nothing to do."""
+        """Follow the step that the weights have taken."""
 
     def enqueue(self, keys: dict[str, Tensor]) -> None:
-        """Put the keys of all processes into the dictionary, where there is one."""
+        """Store the keys of all processes."""
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Return scalars that are too dear for every step, asked for once a log period."""
+        """Return scalars that cost too much for every step; called once per log period."""
         return {}
+
+    def export(self) -> dict[str, Tensor]:
+        """Return the tensors to transfer by their Detectron2 names."""
+        return self.encoder.backbone.state_dict()
 
 
 class MomentumMethod(Method):
-    """A method whose encoder is a ``pair`` with momentum copies."""
+    """A method whose ``encoder`` is followed by a ``momentum_encoder``, which computes the keys."""
 
-    pair: MomentumPair
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MethodOptions):
+        """Options of the EMA."""
 
-    @classmethod
-    def check_config(cls, cfg: CfgNode) -> None:
-        """Check the keys of the pair; see :meth:`Method.check_config`."""
-        super().check_config(cfg)
-        schedules = ("constant", "cosine")
-        rules = [
-            ("MOCO.MOMENTUM", 0 <= cfg.MOCO.MOMENTUM < 1, "in [0, 1)"),
-            (
-                "MOCO.MOMENTUM_SCHEDULE",
-                cfg.MOCO.MOMENTUM_SCHEDULE in schedules,
-                "'constant' or 'cosine'",
-            ),
-        ]
-        check_rules(cfg, rules)
+        group = "MOCO"
+        momentum: float = option(
+            0.995, "coefficient of the momentum encoder", below_one(), symbol="m"
+        )
+        momentum_schedule: str = option(
+            "constant",
+            "'cosine' raises m to 1 at the end of the run (BYOL)",
+            one_of(("constant", "cosine")),
+        )
 
-    @property
-    def online_encoder(self) -> Encoder:
-        """The pair; its online backbone is exported."""
-        return self.pair
+    has_keys = True
+
+    options: MomentumMethod.Options
+    encoder: Encoder
+    momentum_encoder: Encoder
+
+    def set_encoder(self, encoder: Encoder) -> None:
+        """Make ``encoder`` the one that learns, and its copy the momentum encoder."""
+        self.encoder = encoder
+        self.momentum_encoder = momentum_copy(encoder)
+        self._moved_with = self.options.momentum
+
+    def before_step(self, iteration: int) -> None:
+        """Fix the order in which the keys of this step are computed."""
+        if self.shuffle is not None:
+            self.shuffle.iteration = iteration
+
+    def momentum(self, progress: float) -> float:
+        """Return m at ``progress`` in [0, 1): constant, or 1 - (1 - m)(cos πt + 1) / 2.
+
+        Source: BYOL (arXiv 2006.07733), section 3.
+        """
+        start = self.options.momentum
+        if self.options.momentum_schedule == "constant":
+            return start
+        return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+
+    def update_momentum_encoder(self, progress: float) -> None:
+        """Move the momentum encoder towards the encoder, once per step."""
+        self._moved_with = self.momentum(progress)
+        move_towards(self.momentum_encoder, self.encoder, self._moved_with)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return m, if it changes."""
+        if self.options.momentum_schedule == "constant":
+            return {}
+        return {"momentum": torch.tensor(self._moved_with)}
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> tuple[Tensor, ...]:
+        """Return what the encoder returns of a view, from the momentum encoder."""
+        if self.shuffle is None:
+            return self.momentum_encoder(view)
+        rows = self.momentum_encoder(self.shuffle.shuffle(view))
+        return tuple(self.shuffle.restore(part) for part in rows)
 
 
 class DictionaryMethod(MomentumMethod):
-    """A method that contrasts queries with the keys in a ``dictionary``, whose table z is MoCo's.
+    """A method that contrasts queries with the keys in a ``dictionary``; MoCo's are in table z."""
 
-    Local views are further queries of their image's key.
-    """
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MomentumMethod.Options):
+        """Options of InfoNCE, the dictionary and MoCo-v2's projector."""
 
+        group = "MOCO"
+        temperature: float = option(0.2, "temperature, shared by all losses", above(0), symbol="τ")
+        dictionary_size: int = option(4096, "rows of the dictionaries", at_least(1), symbol="D")
+        projector_hidden_dim: int = option(
+            2048, "width of the projector's hidden layer", at_least(1)
+        )
+        projector_out_dim: int = option(256, "width of the embedding", at_least(1), symbol="d_z")
+        projector_norm: str = option(
+            "",
+            "norm after the hidden layer: '' (the paper) or 'BN' (small networks)",
+            one_of(("", "BN")),
+        )
+
+    contrasts_batches = True
+
+    options: DictionaryMethod.Options
     dictionary: Dictionary
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Check the keys of group MOCO; see :meth:`Method.check_config`."""
+        """Check the values that belong to the method."""
         super().check_config(cfg)
-        size = cfg.MOCO.DICTIONARY_SIZE
-        if size % cfg.SOLVER.IMS_PER_BATCH:
+        size, batch = cfg.MOCO.DICTIONARY_SIZE, cfg.SOLVER.IMS_PER_BATCH
+        if batch > size:
             raise UserError(
-                "the batch must divide the dictionary: SOLVER.IMS_PER_BATCH is "
-                f"{cfg.SOLVER.IMS_PER_BATCH}, MOCO.DICTIONARY_SIZE is {size}; change one of them"
+                f"a batch does not fit into the dictionary: SOLVER.IMS_PER_BATCH is {batch}, "
+                f"MOCO.DICTIONARY_SIZE is {size}; change one of them",
+                code="bad-value",
             )
-        rules = [
-            ("MOCO.TEMPERATURE", cfg.MOCO.TEMPERATURE > 0, "> 0"),
-            ("MOCO.PROJECTOR_NORM", cfg.MOCO.PROJECTOR_NORM in ("", "BN"), "'' or 'BN'"),
-        ]
-        check_rules(cfg, rules)
 
     def candidates(self, batch_size: int) -> int:
         """Return D + 1: the rows of the dictionary and the key."""
         return self.dictionary.size + 1
 
-    def queries(self, view: Tensor, local_views: Tensor | None) -> tuple[Tensor, ...]:
-        """Return g and z of the views ``(N, …)``, then of their local views, image by image."""
-        encoded = self.pair.online(view)
-        if local_views is None:
-            return encoded
-        local = self.pair.online(local_views.flatten(0, 1))
-        return tuple(torch.cat(parts) for parts in zip(encoded, local, strict=True))
-
     def enqueue(self, keys: dict[str, Tensor]) -> None:
-        """Put the keys of all processes into the dictionary."""
+        """Replace the oldest rows of the dictionary."""
         self.dictionary.enqueue(keys)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Return how many directions the rows of the dictionary fill."""
-        return {"dictionary_rank": effective_rank(self.dictionary["z"].float())}
-
-
-def keys_of_queries(keys: Tensor, local_views: Tensor | None) -> Tensor:
-    """Return the key of each query: ``(N, d)`` → ``(N + N·L, d)``, see :meth:`queries`."""
-    if local_views is None:
-        return keys
-    return torch.cat([keys, keys.repeat_interleave(local_views.shape[1], dim=0)])
-
-
-def backbone_from_config(cfg: CfgNode) -> tuple[nn.Module, int]:
-    """Return Detectron2's backbone and the channels d_g of its last output feature."""
-    backbone = build_backbone(cfg)
-    return backbone, list(backbone.output_shape().values())[-1].channels
-
-
-def check_rules(cfg: CfgNode, rules: Iterable[Rule]) -> None:
-    """Raise a UserError for the first rule that does not hold."""
-    for key, holds, expected in rules:
-        if not holds:
-            node, leaf = key.split(".")
-            raise UserError(f"{key} must be {expected}, got {cfg[node][leaf]!r}")
-
-
-def one_of(names: Iterable[str]) -> str:
-    """Return what a :data:`Rule` says of a choice."""
-    return "one of " + ", ".join(f"'{name}'" for name in names)
+        rank = effective_rank(self.dictionary["z"].float())
+        return super().diagnostics() | {"dictionary_rank": rank}
 
 
 @torch.no_grad()
@@ -214,7 +277,7 @@ def contrast_metrics(positive: Tensor, negative: Tensor, feature: Tensor) -> dic
         feature: ``(N, d)`` backbone features g.
 
     Returns:
-        ``nce_accuracy`` (share of queries whose key beats the whole dictionary), the mean
+        ``nce_accuracy`` (share of queries whose key is nearer than the whole dictionary), the mean
         similarities, and ``feature_std``, the :func:`spread` of the features.
     """
     return {

@@ -2,61 +2,53 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
-from torch import Tensor, nn
+from dataclasses import dataclass
 
+from torch import nn
+
+from mls_d2.config.options import option
+from mls_d2.config.rules import at_least
+from pretrain.batch import Batch, StepOutput
+from pretrain.encoder import Encoder
 from pretrain.heads import mlp
 from pretrain.losses import negative_cosine
-from pretrain.methods.base import (
-    MomentumMethod,
-    StepOutput,
-    backbone_from_config,
-    check_rules,
-    spread,
-)
-from pretrain.momentum import MomentumPair
+from pretrain.methods.base import METHODS, MomentumMethod, spread
 
 
+@METHODS.register("byol")
 class BYOL(MomentumMethod):
-    """The online network's prediction of the target network's projection, in both directions.
+    """The online network predicts the target network's projection, in both directions.
 
-    The target network is the momentum copy, which moves after the optimizer's step.
-
-    Args:
-        backbone: Detectron2 backbone with d_g output channels.
-        projector: ``(N, d_g) → (N, d_z)``.
-        predictor: ``(N, d_z) → (N, d_z)``, of the online network alone.
-        momentum: m of the EMA pair.
+    The target network is the momentum encoder, which moves after the optimizer's step.
     """
 
-    def __init__(
-        self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module, *, momentum: float
-    ) -> None:
-        super().__init__()
-        self.pair = MomentumPair(backbone, projector, momentum=momentum)
-        self.predictor = predictor
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MomentumMethod.Options):
+        """Widths of projector and predictor."""
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> BYOL:
-        """Build it from the keys of group BYOL and MOCO.MOMENTUM."""
-        backbone, feature_dim = backbone_from_config(cfg)
-        hidden, out = cfg.BYOL.HIDDEN_DIM, cfg.BYOL.OUT_DIM
+        group = "BYOL"
+        hidden_dim: int = option(4096, "width of the hidden layers", at_least(1))
+        out_dim: int = option(256, "width of projection and prediction", at_least(1))
+
+    options: BYOL.Options
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: BYOL.Options) -> None:
+        super().__init__(backbone, feature_dim, options)
+        self.options = options
+        hidden, out = options.hidden_dim, options.out_dim
         projector, predictor = mlp(feature_dim, hidden, out), mlp(out, hidden, out)
-        return cls(backbone, projector, predictor, momentum=cfg.MOCO.MOMENTUM)
+        self.set_encoder(Encoder(backbone, projector))
+        self.predictor = predictor
+        self._progress = 0.0
 
-    @classmethod
-    def check_config(cls, cfg: CfgNode) -> None:
-        """Check the keys of group BYOL and MOCO.MOMENTUM."""
-        super().check_config(cfg)
-        names = ("HIDDEN_DIM", "OUT_DIM")
-        check_rules(cfg, [(f"BYOL.{name}", cfg.BYOL[name] >= 1, ">= 1") for name in names])
-
-    def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
-        """Take one step: Eq. 2 in both orders; ``epoch`` does not matter here."""
-        g1, z1 = self.pair.online(view1)
-        _, z2 = self.pair.online(view2)
-        _, target1 = self.pair.keys(view1)
-        _, target2 = self.pair.keys(view2)
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute Eq. 2 in both orders."""
+        view1, view2 = batch.views
+        self._progress = batch.progress
+        g1, z1 = self.encoder(view1)
+        _, z2 = self.encoder(view2)
+        _, target1 = self.keys(view1)
+        _, target2 = self.keys(view2)
         one = negative_cosine(self.predictor(z1), target2)
         other = negative_cosine(self.predictor(z2), target1)
         return StepOutput(
@@ -70,4 +62,4 @@ class BYOL(MomentumMethod):
 
     def after_optimizer_step(self) -> None:
         """Move the target network towards the online one."""
-        self.pair.update()
+        self.update_momentum_encoder(self._progress)

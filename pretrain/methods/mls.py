@@ -1,39 +1,112 @@
 """MLS: multi-label self-supervised learning with scene images (arXiv 2308.03286, ICCV 2023).
 
-Shape legend: N images of the batch, D rows of the dictionaries, d_g and d_z channels of the
-backbone feature g and of the embedding z.
+Shape legend: N images of the batch, Q queries (see ``moco.py``), D rows of the dictionaries, d_g
+and d_z channels of the backbone feature g and of the embedding z.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretrain.dictionary import Dictionary
-from pretrain.losses import (
-    info_nce_from_similarities,
-    knn_softmax,
-    multi_label_bce,
-    positive_bce,
-    similarities,
-)
-from pretrain.methods.base import (
-    DictionaryMethod,
-    StepOutput,
-    check_rules,
-    contrast_metrics,
-    keys_of_queries,
-    one_of,
-)
-from pretrain.methods.moco import encoder_from_config, moco_arguments
-from pretrain.momentum import MomentumPair
+from mls_d2.config.options import option
+from mls_d2.config.rules import Rule, at_least, one_of
+from pretrain.batch import Batch, StepOutput
+from pretrain.losses import knn_softmax, multi_label_bce, positive_bce, similarities
+from pretrain.methods.base import METHODS, Method
+from pretrain.methods.moco import Contrast, MoCo
 
-# What may stand beside InfoNCE (Table 6); "none" is MoCo-v2.
+# The term beside InfoNCE (Table 6); "none" is MoCo-v2.
 LOSSES = {"none": None, "knn": knn_softmax, "bce_pos": positive_bce, "bce": multi_label_bce}
 # Which dictionary gives the labels and which the logits (Table 7).
 DICTIONARIES = {"g": ("g", "g"), "z": ("z", "z"), "both": ("g", "z")}
+
+
+@METHODS.register("mls")
+class MLS(MoCo):
+    """MoCo-v2 plus one term: multi-label classification of each image against the dictionary.
+
+    The backbone feature g1 selects its k nearest rows of Q_g; the embedding z1 is classified
+    against the rows of Q_z at the same positions with binary cross-entropy.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MoCo.Options):
+        """Options of the multi-label term."""
+
+        group = "MLS"
+        k: int = option(20, "pseudo-positives per image, below D", at_least(1), symbol="k")
+        loss_weight: float = option(
+            0.5, "weight of the multi-label loss", at_least(0), symbol="λ", key="LAMBDA"
+        )
+        warmup: float = option(
+            0.0, "epochs of InfoNCE alone before the multi-label loss (section 3.3)", at_least(0)
+        )
+        keep_nce: bool = option(
+            True,
+            "whether InfoNCE stays after the warm-up",
+            Rule(lambda value: isinstance(value, bool), "True or False"),
+        )
+        loss: str = option("bce", "the term beside InfoNCE (Table 6)", one_of(LOSSES))
+        dictionaries: str = option(
+            "both", "dictionaries of labels and logits (Table 7)", one_of(DICTIONARIES)
+        )
+
+        def joint_rules(self) -> Iterator[tuple[str, bool, str]]:
+            """Yield that k is below D."""
+            size = self.dictionary_size
+            yield "MLS.K", self.k < size, f"in [1, D) with D = MOCO.DICTIONARY_SIZE = {size}"
+
+    further_tables = ("g",)
+    has_labels = True
+
+    options: MLS.Options
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Method:
+        """Build MLS, or the variant of Tables 6 and 7 that a config asks for."""
+        is_paper = cfg.MLS.LOSS == "bce" and cfg.MLS.DICTIONARIES == "both"
+        return super(MLS, cls if is_paper else AblatedMLS).from_config(cfg)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute Eqs. 6 to 10."""
+        step = self.contrast(batch)
+        loss_ml, y = self.multi_label_loss(step)
+        nce_weight, ml_weight = self._weights(batch.epoch)
+        return StepOutput(
+            losses={"loss_nce": self.info_nce(step), "loss_ml": loss_ml},
+            weights={"loss_nce": nce_weight, "loss_ml": ml_weight},  # Eq. 10
+            metrics=step.metrics() | self._label_metrics(step, y),
+            keys={"g": step.g2, "z": step.z2},
+            labels=None if y is None else y[: len(step.z2)],
+        )
+
+    def multi_label_loss(self, step: Contrast) -> tuple[Tensor, Tensor | None]:
+        """Return L_ml and the labels y ``(Q, D)``."""
+        y = pseudo_labels(step.g1, self.dictionary["g"], self.options.k)  # Eq. 7
+        p = step.negative  # Eq. 8: z1ᵀ Q_z, the cosines that InfoNCE takes for negatives
+        return multi_label_bce(p, y, self.options.temperature), y  # Eq. 9
+
+    def _weights(self, epoch: float) -> tuple[float, float]:
+        if epoch < self.options.warmup:
+            return 1.0, 0.0
+        return float(self.options.keep_nce), self.options.loss_weight
+
+    @torch.no_grad()
+    def _label_metrics(self, step: Contrast, y: Tensor | None) -> dict[str, Tensor]:
+        if y is None:
+            return {}
+        # Of the rows that the batch could have selected: few, if all images select the same.
+        most = min(y.shape[1], len(y) * self.options.k)
+        return {
+            "label_similarity": (step.negative * y).sum(dim=1).mean() / self.options.k,
+            "label_spread": y.any(dim=0).sum() / most,
+        }
 
 
 @torch.no_grad()
@@ -43,10 +116,10 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
     Args:
         features: ``(N, d)``; they need no normalisation, since length does not change the order.
         dictionary: ``(D, d)``, rows should be L2-normalised.
-        k: pseudo-positives an image, 1 <= k < D.
+        k: pseudo-positives per image, 1 <= k < D.
 
     Returns:
-        ``(N, D)`` bool with exactly k True a row.
+        ``(N, D)`` bool with exactly k True per row.
 
     Raises:
         ValueError: k outside [1, D), or shapes that do not fit.
@@ -65,134 +138,19 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
 
 
-class MLS(DictionaryMethod):
-    """MoCo-v2 plus multi-label classification of each image against the dictionary.
+class AblatedMLS(MLS):
+    """MLS with another term beside InfoNCE (Table 6) or other dictionaries (Table 7)."""
 
-    The backbone feature g1 picks its k nearest rows of Q_g; the embedding z1 is classified against
-    the rows of Q_z at the same places with binary cross-entropy.
-
-    Args:
-        backbone: Detectron2 backbone with ``feature_dim`` output channels.
-        projector: ``(N, d_g) → (N, d_z)``.
-        feature_dim: d_g.
-        embedding_dim: d_z.
-        dictionary_size: D.
-        temperature: τ > 0, shared by both losses.
-        momentum: m of the EMA pair.
-        num_positives: k.
-        loss_weight: λ >= 0.
-        warmup: epochs of InfoNCE alone before the multi-label loss joins (section 3.3).
-        keep_nce: whether InfoNCE stays after the warm-up; without it the multi-label loss is alone.
-        loss: one of :data:`LOSSES`, Eq. 9 unless an ablation asks for another.
-        dictionaries: one of :data:`DICTIONARIES`.
-    """
-
-    takes_local_views = True
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        projector: nn.Module,
-        *,
-        feature_dim: int,
-        embedding_dim: int,
-        dictionary_size: int,
-        temperature: float,
-        momentum: float,
-        num_positives: int,
-        loss_weight: float,
-        warmup: float = 0.0,
-        keep_nce: bool = True,
-        loss: str = "bce",
-        dictionaries: str = "both",
-    ) -> None:
-        super().__init__()
-        self.pair = MomentumPair(backbone, projector, momentum=momentum)
-        self.dictionary = Dictionary(dictionary_size, {"g": feature_dim, "z": embedding_dim})
-        self.temperature = temperature
-        self.num_positives = num_positives
-        self.loss_weight = loss_weight
-        self.warmup = warmup
-        self.keep_nce = keep_nce
-        self.loss = LOSSES[loss]
-        self.label_table, self.logit_table = DICTIONARIES[dictionaries]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> MLS:
-        """Build it from the keys of groups MOCO and MLS."""
-        backbone, projector, feature_dim = encoder_from_config(cfg)
-        return cls(
-            backbone,
-            projector,
-            **moco_arguments(cfg),
-            feature_dim=feature_dim,
-            num_positives=cfg.MLS.K,
-            loss_weight=cfg.MLS.LAMBDA,
-            warmup=cfg.MLS.WARMUP,
-            keep_nce=cfg.MLS.KEEP_NCE,
-            loss=cfg.MLS.LOSS,
-            dictionaries=cfg.MLS.DICTIONARIES,
-        )
-
-    @classmethod
-    def check_config(cls, cfg: CfgNode) -> None:
-        """Check the keys of groups MOCO and MLS."""
-        super().check_config(cfg)
-        node, size = cfg.MLS, cfg.MOCO.DICTIONARY_SIZE
-        rules = [
-            ("MLS.K", 1 <= node.K < size, f"in [1, D) with D = MOCO.DICTIONARY_SIZE = {size}"),
-            ("MLS.LAMBDA", node.LAMBDA >= 0, ">= 0"),
-            ("MLS.WARMUP", node.WARMUP >= 0, ">= 0 epochs"),
-            ("MLS.LOSS", node.LOSS in LOSSES, one_of(LOSSES)),
-            ("MLS.DICTIONARIES", node.DICTIONARIES in DICTIONARIES, one_of(DICTIONARIES)),
-        ]
-        check_rules(cfg, rules)
-
-    def forward(
-        self, view1: Tensor, view2: Tensor, epoch: float, local_views: Tensor | None = None
-    ) -> StepOutput:
-        """Take one step: Eqs. 6 to 10."""
-        g1, z1 = self.queries(view1, local_views)
-        self.pair.update()
-        g2, z2 = self.pair.keys(view2)
-        z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
-
-        # Eq. 8's logits p are the cosines that InfoNCE calls negatives: one product serves both.
-        own = keys_of_queries(z2, local_views)
-        positive, logits = similarities(z1, own, self.dictionary["z"])
-        loss_nce = info_nce_from_similarities(positive, logits, self.temperature)
-        count = len(z2)  # The monitors are of the first view, whatever else asks.
-        metrics = contrast_metrics(positive[:count], logits[:count], g1[:count])
-        loss_ml, labels = self._multi_label_loss({"g": g1, "z": z1}, logits, metrics)
-        warm = epoch < self.warmup
-        nce_weight = 1.0 if warm or self.keep_nce else 0.0
-        ml_weight = 0.0 if warm else self.loss_weight
-        return StepOutput(
-            losses={"loss_nce": nce_weight * loss_nce, "loss_ml": ml_weight * loss_ml},  # Eq. 10
-            metrics=metrics,
-            keys={"g": g2, "z": z2},
-            labels=None if labels is None else labels[:count],
-        )
-
-    def _multi_label_loss(
-        self, queries: dict[str, Tensor], logits: Tensor, metrics: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Eqs. 7 to 9 for g1 and z1 in ``queries``; ``logits`` ``(N, D)`` are those of z1.
-
-        Returns the loss, and the labels ``(N, D)`` if it has any.
-        """
-        if self.loss is None:
-            return logits.new_zeros(()), None
-        label_table = self.dictionary[self.label_table]
-        labels = pseudo_labels(queries[self.label_table], label_table, self.num_positives)
-        if self.logit_table == "g":
-            unit = F.normalize(queries["g"].float(), dim=1)
-            logits = similarities(unit, unit, self.dictionary["g"])[1]
-        loss = self.loss(logits, labels, self.temperature)
-        share = (logits.detach() * labels).sum(dim=1).mean()
-        metrics["label_similarity"] = share / self.num_positives
-        metrics["multi_label_loss"] = loss.detach()
-        # Of the rows that the batch could have picked: little, where all images pick the same.
-        most = min(len(label_table), len(labels) * self.num_positives)
-        metrics["label_spread"] = labels.any(dim=0).sum() / most
-        return loss, labels
+    def multi_label_loss(self, step: Contrast) -> tuple[Tensor, Tensor | None]:
+        """Return the term that the options choose and its labels; 0 without labels for "none"."""
+        loss = LOSSES[self.options.loss]
+        if loss is None:
+            return step.negative.new_zeros(()), None
+        label_table, logit_table = DICTIONARIES[self.options.dictionaries]
+        features = {"g": step.g1, "z": step.z1}[label_table]
+        y = pseudo_labels(features, self.dictionary[label_table], self.options.k)
+        p = step.negative
+        if logit_table == "g":
+            unit = F.normalize(step.g1.float(), dim=1)
+            p = similarities(unit, unit, self.dictionary["g"])[1]
+        return loss(p, y, self.options.temperature), y

@@ -1,93 +1,99 @@
-"""MoCo-v2: momentum contrast with an MLP projector (arXiv 1911.05722 and 2003.04297)."""
+"""MoCo-v2: a query finds its key among those of other images (arXiv 1911.05722, 2003.04297).
+
+Shape legend: N images of the batch, Q queries: N first views and their local views, if any; D rows
+of the dictionary; d_g and d_z channels of the backbone feature g and of the embedding z.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from pretrain.batch import Batch, StepOutput
 from pretrain.dictionary import Dictionary
+from pretrain.encoder import Encoder
 from pretrain.heads import mlp
 from pretrain.losses import info_nce_from_similarities, similarities
-from pretrain.methods.base import (
-    DictionaryMethod,
-    StepOutput,
-    backbone_from_config,
-    contrast_metrics,
-    keys_of_queries,
-)
-from pretrain.momentum import MomentumPair
+from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """Queries, keys and their similarities.
+
+    Attributes:
+        g1: ``(Q, d_g)`` features of the queries.
+        z1: ``(Q, d_z)`` their unit embeddings.
+        g2: ``(N, d_g)`` features of the keys.
+        z2: ``(N, d_z)`` their unit embeddings.
+        positive: ``(Q,)`` cosines of queries with their keys.
+        negative: ``(Q, D)`` cosines of queries with the rows of the dictionary.
+    """
+
+    g1: Tensor
+    z1: Tensor
+    g2: Tensor
+    z2: Tensor
+    positive: Tensor
+    negative: Tensor
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return the monitors, of the first views alone."""
+        first = slice(len(self.z2))
+        return contrast_metrics(self.positive[first], self.negative[first], self.g1[first])
+
+
+@METHODS.register("mocov2")
 class MoCo(DictionaryMethod):
-    """Each image's query z1 finds its key z2 among D keys of earlier images (InfoNCE).
+    """InfoNCE between first views and the momentum encoder's keys of second views.
 
-    Args:
-        backbone: Detectron2 backbone with d_g output channels.
-        projector: ``(N, d_g) → (N, d_z)``.
-        embedding_dim: d_z.
-        dictionary_size: D.
-        temperature: τ > 0.
-        momentum: m of the EMA pair.
+    Local views are further queries of their image's key.
     """
 
     takes_local_views = True
+    # Tables of the dictionary beside z: "g" for the features of the keys.
+    further_tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        projector: nn.Module,
-        *,
-        embedding_dim: int,
-        dictionary_size: int,
-        temperature: float,
-        momentum: float,
+        self, backbone: nn.Module, feature_dim: int, options: DictionaryMethod.Options
     ) -> None:
-        super().__init__()
-        self.pair = MomentumPair(backbone, projector, momentum=momentum)
-        self.dictionary = Dictionary(dictionary_size, {"z": embedding_dim})
-        self.temperature = temperature
+        super().__init__(backbone, feature_dim, options)
+        self.options = options
+        hidden, out = options.projector_hidden_dim, options.projector_out_dim
+        projector = mlp(feature_dim, hidden, out, norm=options.projector_norm)
+        self.set_encoder(Encoder(backbone, projector))
+        widths = {"g": feature_dim, "z": out}
+        tables = {name: widths[name] for name in (*self.further_tables, "z")}
+        self.dictionary = Dictionary(options.dictionary_size, tables)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> MoCo:
-        """Build it from the keys of group MOCO."""
-        backbone, projector, _ = encoder_from_config(cfg)
-        return cls(backbone, projector, **moco_arguments(cfg))
-
-    def forward(
-        self, view1: Tensor, view2: Tensor, epoch: float, local_views: Tensor | None = None
-    ) -> StepOutput:
-        """Take one step; ``epoch`` does not matter to MoCo."""
-        g1, z1 = self.queries(view1, local_views)
-        self.pair.update()
-        _, z2 = self.pair.keys(view2)
+    def contrast(self, batch: Batch) -> Contrast:
+        """Encode queries and keys, and compare them with each other and with the dictionary."""
+        g1, z1 = self._queries(batch.views)
+        self.update_momentum_encoder(batch.progress)
+        g2, z2 = self.keys(batch.views[1])
         z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
+        own_keys = z2.repeat(len(z1) // len(z2), 1)
+        positive, negative = similarities(z1, own_keys, self.dictionary["z"])
+        return Contrast(g1, z1, g2, z2, positive, negative)
 
-        own = keys_of_queries(z2, local_views)
-        positive, negative = similarities(z1, own, self.dictionary["z"])
-        count = len(z2)  # The monitors are of the first view, whatever else asks.
+    def info_nce(self, step: Contrast) -> Tensor:
+        """Return L_nce, mean over all queries."""
+        return info_nce_from_similarities(step.positive, step.negative, self.options.temperature)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute MoCo's Eq. 1."""
+        step = self.contrast(batch)
         return StepOutput(
-            losses={"loss_nce": info_nce_from_similarities(positive, negative, self.temperature)},
-            metrics=contrast_metrics(positive[:count], negative[:count], g1[:count]),
-            keys={"z": z2},
+            losses={"loss_nce": self.info_nce(step)}, metrics=step.metrics(), keys={"z": step.z2}
         )
 
-
-def encoder_from_config(cfg: CfgNode) -> tuple[nn.Module, nn.Module, int]:
-    """Return the backbone, MoCo-v2's projector, and the channels d_g between them."""
-    backbone, feature_dim = backbone_from_config(cfg)
-    node = cfg.MOCO
-    widths = feature_dim, node.PROJECTOR_HIDDEN_DIM, node.PROJECTOR_OUT_DIM
-    return backbone, mlp(*widths, norm=node.PROJECTOR_NORM), feature_dim
-
-
-def moco_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Return what every method on MoCo takes besides its encoder."""
-    return {
-        "embedding_dim": cfg.MOCO.PROJECTOR_OUT_DIM,
-        "dictionary_size": cfg.MOCO.DICTIONARY_SIZE,
-        "temperature": cfg.MOCO.TEMPERATURE,
-        "momentum": cfg.MOCO.MOMENTUM,
-    }
+    def _queries(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+        g, z = self.encoder(views[0])
+        if len(views) == 2:
+            return g, z
+        local_g, local_z = self.encoder(torch.cat(views[2:]))
+        return torch.cat([g, local_g]), torch.cat([z, local_z])

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
-from torch import Tensor, nn
+from dataclasses import dataclass
 
+from torch import nn
+
+from mls_d2.config.options import Options as MethodOptions
+from mls_d2.config.options import option
+from mls_d2.config.rules import at_least
+from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder
 from pretrain.heads import mlp
 from pretrain.losses import negative_cosine
-from pretrain.methods.base import Method, StepOutput, backbone_from_config, check_rules, spread
+from pretrain.methods.base import METHODS, Method, spread
 
 
+@METHODS.register("simsiam")
 class SimSiam(Method):
-    """Each view's prediction p meets the other view's projection z, whose gradient is stopped.
+    """Each view's prediction p meets the other view's projection z, whose gradient is stopped."""
 
-    Args:
-        backbone: Detectron2 backbone with d_g output channels.
-        projector: ``(N, d_g) → (N, d_z)``.
-        predictor: ``(N, d_z) → (N, d_z)``, a bottleneck.
-    """
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MethodOptions):
+        """Widths of projector and predictor."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module) -> None:
-        super().__init__()
-        self.encoder = Encoder(backbone, projector)
-        self.predictor = predictor
+        group = "SIMSIAM"
+        projector_dim: int = option(2048, "width of the projector's three layers", at_least(1))
+        predictor_hidden_dim: int = option(512, "width of the predictor's bottleneck", at_least(1))
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> SimSiam:
-        """Build it from the keys of group SIMSIAM."""
-        backbone, feature_dim = backbone_from_config(cfg)
-        width, bottleneck = cfg.SIMSIAM.PROJECTOR_DIM, cfg.SIMSIAM.PREDICTOR_HIDDEN_DIM
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: SimSiam.Options) -> None:
+        super().__init__(backbone, feature_dim, options)
+        width = options.projector_dim
         # The last BatchNorm has neither scale nor offset, as in the authors' code.
         last = nn.BatchNorm1d(width, affine=False)
-        projector = mlp(feature_dim, width, width, width, last_norm=last)
-        return cls(backbone, projector, mlp(width, bottleneck, width))
+        self.encoder = Encoder(backbone, mlp(feature_dim, width, width, width, last_norm=last))
+        self.predictor = mlp(width, options.predictor_hidden_dim, width)
 
-    @classmethod
-    def check_config(cls, cfg: CfgNode) -> None:
-        """Check the keys of group SIMSIAM."""
-        super().check_config(cfg)
-        names = ("PROJECTOR_DIM", "PREDICTOR_HIDDEN_DIM")
-        check_rules(cfg, [(f"SIMSIAM.{name}", cfg.SIMSIAM[name] >= 1, ">= 1") for name in names])
-
-    def forward(self, view1: Tensor, view2: Tensor, epoch: float) -> StepOutput:
-        """Take one step: Eq. 4; ``epoch`` does not matter here."""
-        g1, z1 = self.encoder.online(view1)
-        _, z2 = self.encoder.online(view2)
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute Eq. 4."""
+        view1, view2 = batch.views
+        g1, z1 = self.encoder(view1)
+        _, z2 = self.encoder(view2)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = negative_cosine(p1, z2.detach()) / 2 + negative_cosine(p2, z1.detach()) / 2
         return StepOutput(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from torch.nn.functional import interpolate
 
 from mls_d2.data.images import EncodedImage
@@ -40,102 +41,109 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class LocalCrops:
-    """Small views beside the two: multi-crop (SwAV, arXiv 2006.09882, section 3.2).
+class ViewGroup:
+    """Views of one size, which make one tensor.
 
     Attributes:
-        count: L of an image, >= 0.
+        count: views per image, >= 1.
         size: their side in pixels.
         scale: bounds of their area as a share of the image's, in (0, 1].
     """
 
-    count: int = 0
-    size: int = 96
-    scale: tuple[float, float] = (0.05, 0.14)
+    count: int
+    size: int
+    scale: tuple[float, float]
 
 
-class TwoCrops:
-    """Cut two random resized crops out of an image, and local ones where they are asked for.
+class Crops:
+    """Cut groups of random resized crops out of an image, each crop drawn independently.
+
+    A subclass that draws crops jointly overrides :meth:`draw`.
 
     Args:
-        size: side of the crops in pixels.
-        scale: bounds of the crop's area as a share of the image's, in (0, 1].
+        groups: in the order in which a method gets the views.
         flip_prob: probability of a horizontal flip, in [0, 1].
-        reduced: decode JPEGs at a half, a quarter or an eighth where :func:`reduction` allows it.
-        local: how many local crops, and which.
+        reduced: decode JPEGs at a half, a quarter or an eighth if :func:`reduction` allows it.
 
     Source: Inception-style crops as in MoCo-v2 (torchvision's RandomResizedCrop rule: area uniform,
-    aspect ratio log-uniform in [3/4, 4/3], ten tries, then a centre crop).
+    aspect ratio log-uniform in [3/4, 4/3], ten tries, then a centre crop); several sizes as in
+    SwAV (arXiv 2006.09882, section 3.2).
     """
 
     def __init__(
-        self,
-        size: int,
-        scale: tuple[float, float],
-        flip_prob: float,
-        *,
-        reduced: bool = False,
-        local: LocalCrops | None = None,
+        self, groups: Sequence[ViewGroup], flip_prob: float, *, reduced: bool = False
     ) -> None:
-        self.size = size
-        self.scale = scale
+        self.groups = tuple(groups)
         self.flip_prob = flip_prob
         self.reduced = reduced
-        self.local = local or LocalCrops()
 
     def __call__(
         self, image: EncodedImage, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[list[np.ndarray], list[Crop]]:
         """Draw the crops, decode the image once, as large as they need it, and cut them.
 
         Args:
-            image: its header tells the size.
+            image: its header has the size.
             rng: source of the randomness.
 
         Returns:
-            Views ``(2, size, size, 3)`` uint8, their geometry ``(2, 5)``, see
-            :meth:`Crop.as_array`, and local views ``(L, s, s, 3)`` uint8.
+            For each group its views ``(count, size, size, 3)`` uint8, and the crops of all V views.
 
         Raises:
             BrokenImageError: the image cannot be decoded.
         """
-        local = self.local
-        crops = [self.draw(image.height, image.width, rng) for _ in range(2)]
-        small = [
-            self.draw(image.height, image.width, rng, scale=local.scale) for _ in range(local.count)
-        ]
-        factor = min(reduction(crops, self.size), reduction(small, local.size))
-        pixels = image.decode(factor if self.reduced else 1)
+        crops = self.draw(image.height, image.width, rng)
+        parts, first = [], 0
+        for group in self.groups:
+            parts.append((group.size, crops[first : first + group.count]))
+            first += group.count
+        factor = min(reduction(part, size) for size, part in parts) if self.reduced else 1
+        pixels = image.decode(factor)
         vertical, horizontal = pixels.shape[0] / image.height, pixels.shape[1] / image.width
-
-        def views(crops: Sequence[Crop], size: int) -> np.ndarray:
-            made = np.empty((len(crops), size, size, 3), np.uint8)
-            for view, crop in zip(made, crops, strict=True):
+        views = []
+        for size, part in parts:
+            made = np.empty((len(part), size, size, 3), np.uint8)
+            for view, crop in zip(made, part, strict=True):
                 view[:] = cut(pixels, crop.scaled(horizontal, vertical), size)
-            return made
+            views.append(made)
+        return views, crops
 
-        geometry = np.stack([crop.as_array() for crop in crops])
-        return views(crops, self.size), geometry, views(small, local.size)
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+        """Draw the crops of all views of an image of ``height`` × ``width`` pixels."""
+        return [
+            random_crop(height, width, group.scale, self.flip_prob, rng)
+            for group in self.groups
+            for _ in range(group.count)
+        ]
 
-    def draw(
-        self,
-        height: int,
-        width: int,
-        rng: np.random.Generator,
-        *,
-        scale: tuple[float, float] | None = None,
-    ) -> Crop:
-        """Draw one crop of an image of ``height`` × ``width`` pixels; ``scale`` for another one."""
-        flipped = bool(rng.random() < self.flip_prob)
-        low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
-        for _ in range(_TRIES):
-            area = height * width * rng.uniform(*(scale or self.scale))
-            ratio = math.exp(rng.uniform(low, high))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
-                return Crop(int(x), int(y), w, h, flipped)
-        return _centre_crop(height, width, flipped)
+
+def crops_from_config(cfg: CfgNode) -> Crops:
+    """Return two views and the local ones that ``PRETRAIN.AUGMENT`` describes."""
+    node = cfg.PRETRAIN.AUGMENT
+    groups = [ViewGroup(2, node.CROP_SIZE, tuple(node.CROP_SCALE))]
+    if node.LOCAL_CROPS:
+        groups.append(ViewGroup(node.LOCAL_CROPS, node.LOCAL_SIZE, tuple(node.LOCAL_SCALE)))
+    return Crops(groups, node.FLIP_PROB, reduced=cfg.PRETRAIN.DECODE == "reduced")
+
+
+def random_crop(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    flip_prob: float,
+    rng: np.random.Generator,
+) -> Crop:
+    """Draw one crop of an image of ``height`` × ``width`` pixels; see :class:`Crops`."""
+    flipped = bool(rng.random() < flip_prob)
+    low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+            return Crop(int(x), int(y), w, h, flipped)
+    return _centre_crop(height, width, flipped)
 
 
 def reduction(crops: Sequence[Crop], size: int) -> int:
@@ -151,7 +159,7 @@ def reduction(crops: Sequence[Crop], size: int) -> int:
 def cut(image: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """Return the view ``(size, size, 3)`` of an image ``(H, W, 3)`` that ``crop`` describes.
 
-    Bilinear, over all of the pixels below where the crop shrinks: to within rounding what Pillow's
+    Bilinear, over all covered pixels if the crop shrinks: to within rounding what Pillow's
     ``resize`` gives, and so what MoCo's torchvision transform sees.
     """
     patch = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]

@@ -244,7 +244,7 @@ def run_watched(main: Callable[[], int | None], *, address: str = "", timeout_s:
     try:
         code = exit_code_of(main)
     except Exception as error:
-        if is_lost_connection(error):
+        if comm.get_world_size() > 1 and is_lost_connection(error):
             watchdog.end_after_lost_connection(error)
         traceback.print_exc()
         code = 1

@@ -59,13 +59,6 @@ def test_bad_input_is_one_message_and_exit_code_2(run_in_process, words, code):
     assert "Traceback" not in err
 
 
-def test_help_shows_an_example_of_each_use(run_in_process):
-    code, out, _ = run_in_process("--help")
-    assert code == 0
-    for word in ("--resume", "--eval-only", "--num-gpus", "MODEL.WEIGHTS random", "results.json"):
-        assert word in out
-
-
 @pytest.mark.slow
 def test_a_run_survives_ctrl_c_and_resumes(scenes_root, tmp_path):
     environment = os.environ | {"DETECTRON2_DATASETS": str(scenes_root), "OMP_NUM_THREADS": "1"}

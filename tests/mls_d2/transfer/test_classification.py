@@ -12,7 +12,7 @@ from torchvision.datasets import Flowers102
 
 from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config.loading import load_cfg
-from mls_d2.data.classification import DATASETS, load_classification
+from mls_d2.data.classification import DATASETS
 from mls_d2.results.schema import read_result
 from mls_d2.run.registration import register_all
 from mls_d2.transfer import classification
@@ -281,10 +281,3 @@ def test_one_image_is_refused_if_a_trained_norm_sees_one_value_of_it(
         check_batch(cfg, world_size=2)
     for enough in (("CLASSIFICATION.CROP_SIZE", 33), ("MODEL.RESNETS.NORM", "FrozenBN")):
         check_batch(narrow_cfg("voc2007_finetune", *ONE_EACH, *enough), world_size=1)
-
-
-def test_memory_is_saved_by_smaller_crops_and_people_see_the_test_crop(narrow_cfg, scenes):
-    cfg = narrow_cfg("voc2007_linear")
-    assert task_of(cfg).input_size(cfg) == "CLASSIFICATION.CROP_SIZE (32)"
-    record = load_classification("voc2007_test").records[0]
-    assert task_of(cfg).test_mapper(cfg)(record)["image"].shape == (3, 32, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -136,7 +137,8 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
 
 def _unwritable(path: str, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    code = "unwritable" if isinstance(error, FileNotFoundError | PermissionError) else "no-space"
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    code = "no-space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "unwritable"
     return UserError(
         f"cannot write to '{path}': {reason}; free space or choose another folder", code=code
     )

@@ -161,17 +161,15 @@ def _earlier(path: str) -> list[dict[str, Any]]:
 
 def _git_state() -> tuple[str | None, bool]:
     root = Path(mls_d2.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, False
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
+
     try:
-        revision = _git(root, "rev-parse", "HEAD")
-        return revision, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        if (root / ".git").exists():
+            changes = git("status", "--porcelain", "--untracked-files=no")
+            return git("rev-parse", "HEAD").strip(), bool(changes.strip())
     except (OSError, subprocess.SubprocessError):
-        return None, False
-
-
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
+        pass
+    return None, False

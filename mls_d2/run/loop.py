@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mls_d2.core.errors import UserError
 from mls_d2.run.failures import one_line_failures
+from mls_d2.run.watchdog import progress
 
 
 class NonFiniteLossError(UserError):
@@ -115,14 +116,17 @@ class TrainingLoop(TrainerBase):
         with one_line_failures(self.relief), EventStorage(start_iter) as self.storage:
             self._batches = iter(self._loader)
             try:
+                progress.note(start_iter - 1)
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
                     self.before_step()
                     self.run_step()
+                    progress.note(self.iter)
                     self.after_step()
                 # So that hooks can tell in after_train that the training is complete.
                 self.iter += 1
             finally:
+                progress.note(None)
                 self.after_train()
 
     def run_step(self) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -53,8 +53,7 @@ class State:
     code: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why this process has to end, and with which exit code."""
 
     message: str
@@ -245,7 +244,7 @@ def run_watched(main: Callable[[], int | None], *, address: str = "", timeout_s:
     try:
         code = exit_code_of(main)
     except Exception as error:
-        if is_lost_connection(error):
+        if comm.get_world_size() > 1 and is_lost_connection(error):
             watchdog.end_after_lost_connection(error)
         traceback.print_exc()
         code = 1

@@ -168,6 +168,7 @@ def export_backbone(
     """Write what a method exports in the format that Detectron2 loads, with what belongs to it."""
     info = {
         "method": cfg.PRETRAIN.METHOD,
+        "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
         "synthetic": synthetic,
         "epochs": length.max_iter / length.iters_per_epoch,

@@ -45,7 +45,7 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url",
         default="auto",
-        help="where the processes meet, e.g. tcp://HOST:PORT; needed for several machines",
+        help="address of the first machine, e.g. tcp://HOST:PORT; needed for several machines",
     )
     parser.add_argument(
         "--timeout",

@@ -123,7 +123,7 @@ class TrainingLoop(TrainerBase):
                     self.run_step()
                     progress.note(self.iter)
                     self.after_step()
-                # So that hooks can tell in after_train that the training is complete.
+                # Shows hooks in after_train that the training is complete.
                 self.iter += 1
             finally:
                 progress.note(None)

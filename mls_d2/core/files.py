@@ -103,9 +103,7 @@ def sha256_of(path: str) -> str:
 def trim_metrics(path: str, iteration: int) -> None:
     """Remove the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
 
-    Args:
-        path: a file of Detectron2's ``JSONWriter``, one object per line; it may be missing.
-        iteration: the next iteration to run.
+    ``path`` is a file of Detectron2's ``JSONWriter``, one object per line; it may be missing.
     """
     if not os.path.isfile(path):
         return

@@ -80,13 +80,10 @@ class Throughput(HookBase):
 
 
 class SeedSteps(HookBase):
-    """Seeds Python, NumPy and torch before every step from (seed, process, iteration).
+    """Seeds Python, NumPy and torch before every step from (seed >= 0, process, iteration).
 
     Random numbers are then the same in a resumed run, on the CPU and on GPUs, and no state of a
     generator has to be saved.
-
-    Args:
-        seed: of the run (>= 0).
     """
 
     def __init__(self, seed: int) -> None:
@@ -153,10 +150,9 @@ class StopOnInterrupt(HookBase):
     processes ask each other after every step, because a scheduler gives them only seconds.
 
     Raises:
-        KeyboardInterrupt: after the checkpoint was written; a
-            :class:`mls_d2.core.errors.Preempted` if a scheduler asked. A signal during the last
-            step does not raise, because the run is over; call ``interrupt.raise_if_agreed``
-            afterwards.
+        KeyboardInterrupt: after the checkpoint was written; Preempted if a scheduler asked. One
+            during the last step does not raise, because the run is over; call
+            ``interrupt.raise_if_agreed`` afterwards.
     """
 
     def __init__(

@@ -151,10 +151,6 @@ class PeriodicEvaluation(HookBase):
     """Evaluates every ``TEST.EVAL_PERIOD`` iterations, but not after the last.
 
     The last one is evaluated after the loop, when an interruption loses no training.
-
-    Args:
-        cfg: a Detectron2 config.
-        model: in training.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:

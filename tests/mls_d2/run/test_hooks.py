@@ -1,4 +1,4 @@
-"""Hooks measure and save what they say."""
+"""Hooks measure, seed and save."""
 
 import math
 import random

@@ -39,7 +39,7 @@ def model():
 
 @pytest.fixture
 def data(monkeypatch):
-    """Batches of images whose colours tell their labels, but for a little noise."""
+    """Batches of images whose colours are their labels, with a little noise."""
     generator = torch.Generator().manual_seed(0)
     items = []
     for index in range(30):

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 
 import yaml
-from detectron2.config import CfgNode
 
-from mls_d2.config.defaults import get_cfg
+from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
 

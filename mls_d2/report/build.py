@@ -1,62 +1,51 @@
-"""From folders of finished runs to a folder with a report."""
+"""From folders of finished runs to a folder with a report, or to a comparison on the terminal."""
 
 from __future__ import annotations
 
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import atomic_write, check_writable
-from mls_d2.report.curves import METRICS_FILE, pretraining_folders, read_curves
-from mls_d2.report.document import Picture, Report
+from mls_d2.report.contents import Report, ReportPicture, make_section
+from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
 from mls_d2.report.groups import Group, group_results
-from mls_d2.report.html import render_html
-from mls_d2.report.latex import render_latex
-from mls_d2.report.markdown import render
-from mls_d2.report.options import DEFAULT_BASELINE, Options
-from mls_d2.report.plots import LOSS, Curves, plot_group, plot_pretraining
-from mls_d2.report.sections import make_section
-from mls_d2.report.spreadsheet import results_csv
-from mls_d2.results.schema import LocatedResult, collect_results
+from mls_d2.report.plots import LOSS, plot_group, plot_pretraining
+from mls_d2.report.published import published_beside, why_not_compared
+from mls_d2.report.render_html import render_html
+from mls_d2.report.render_text import aligned, render_csv, render_latex, render_markdown
+from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions, comparison_table
+from mls_d2.results.schema import RESULTS_FILE, LocatedResult, collect_results
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 """The file to open first."""
 
-MARKDOWN_FILE = "report.md"
-
 PICTURE_FILE = "predictions.png"
 """The picture that an evaluation may leave beside its ``results.json``."""
 
 
-def write_report(folders: Sequence[Path], out: Path, options: Options | None = None) -> Report:
+def write_report(
+    folders: Sequence[Path], out: Path, options: ReportOptions | None = None
+) -> Report:
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.tex`` and their pictures.
 
     Args:
         folders: folders to search for ``results.json``, or such files.
         out: the folder to write; it is created. Files of an earlier report are replaced.
-        options: what a reader may choose.
-
-    Returns:
-        What was written.
+        options: the user's choices.
 
     Raises:
-        UserError: if a folder does not exist, no usable result is found, the baseline is not among
+        UserError: a folder does not exist, there is no usable result, the baseline is not among
             the results or is several rows of one table, or ``out`` cannot be written.
     """
-    options = options or Options()
-    results, problems = collect_results(folders)
-    groups, left_out = group_results(results, mix=options.mix)
-    problems += left_out
-    if not groups:
-        raise _nothing_to_report(folders, problems)
+    options = options or ReportOptions()
+    results, groups, problems = _load(folders, options)
     _check_baseline(groups, options)
-    for problem in problems:
-        logger.warning("%s", problem)
     check_writable(str(out))
     sections = [
         make_section(
@@ -68,101 +57,134 @@ def write_report(folders: Sequence[Path], out: Path, options: Options | None = N
         )
         for number, group in enumerate(groups, start=1)
     ]
-    pretraining = _plot_pretraining(folders, results, out)
-    report = Report(sections, pretraining, problems, options)
+    report = Report(sections, _plot_pretraining(folders, results, out), problems, options)
     for line in report.disagreements:
         logger.warning("%s", line)
-    _write_text(out / "results.csv", results_csv(groups))
-    _write_text(out / "results.tex", render_latex(report))
-    _write_text(out / MARKDOWN_FILE, render(report))
-    _write_text(out / REPORT_FILE, render_html(report, out))
+    texts = {
+        "results.csv": render_csv(report),
+        "results.tex": render_latex(report),
+        "report.md": render_markdown(report),
+        REPORT_FILE: render_html(report, out),
+    }
+    for name, text in texts.items():
+        with atomic_write(str(out / name), "w") as file:
+            file.write(text)
     return report
 
 
-def _check_baseline(groups: Sequence[Group], options: Options) -> None:
-    # Without runs from random initialisation the default does no harm: the report says so.
-    known = {
-        name for group in groups for row in group.rows for name in (row.label, row.first.method)
-    }
-    if options.baseline != DEFAULT_BASELINE and options.baseline not in known:
+def compare(folders: Sequence[Path], options: ReportOptions | None = None) -> str:
+    """Return, for each task and method, our numbers beside the published ones, for a terminal.
+
+    Runs of several seeds are one mean ± sample standard deviation. If no published number may
+    stand beside ours, the reason is printed instead.
+
+    Args:
+        folders: folders to search for ``results.json``, or such files.
+        options: the user's choices; the baseline is not used.
+
+    Raises:
+        UserError: a folder does not exist, or there is no usable result.
+    """
+    options = options or ReportOptions()
+    blocks = []
+    for group in _load(folders, options)[1]:
+        for row in group.rows:
+            reference = published_beside(row.first, options.published)
+            seeds = ", ".join(str(run.result.seed) for run in row.runs)
+            plural = "s" * (len(row.runs) > 1)
+            note = f" ({group.note})" if group.note else ""
+            source = f"no published number: {why_not_compared(row.first, options.published)}"
+            if reference:
+                label = f"{reference.label} ({reference.pretraining})"
+                source = f"published: {label}, {reference.reference}"
+                source += f"\n{reference.note}" if reference.note else ""
+            table = aligned(comparison_table(group, row, reference))
+            head = f"{group.title}, {row.label}, seed{plural} {seeds}{note}"
+            blocks.append("\n".join([head, *table, source]))
+    return "\n\n".join(blocks)
+
+
+def _load(
+    folders: Sequence[Path], options: ReportOptions
+) -> tuple[list[LocatedResult], list[Group], list[str]]:
+    """Return all results, their groups and what is left out, which is logged."""
+    results, unreadable = collect_results(folders)
+    groups, left_out = group_results(results, mix=options.mix)
+    problems = unreadable + left_out
+    names = ", ".join(map(str, folders))
+    if not groups and problems:
         raise UserError(
-            f"baseline '{options.baseline}' is not among the results; "
-            f"{nearest(options.baseline, known)}"
+            f"none of the {len(problems)} results below {names} can be used; the first: "
+            f"{problems[0]}",
+            code="damaged-file",
         )
+    if not groups:
+        raise UserError(
+            f"no {RESULTS_FILE} below {names}: no evaluation has finished there; run `make demo`, "
+            "or `make pretrain` and `make eval-coco`, first",
+            code="missing-file",
+        )
+    for problem in problems:
+        logger.warning("%s", problem)
+    return results, groups, problems
+
+
+def _check_baseline(groups: Sequence[Group], options: ReportOptions) -> None:
+    # Without runs from random initialisation the default does no harm: the report remarks on it.
+    baseline = options.baseline
+    rows = [row for group in groups for row in group.rows]
+    known = {name for row in rows for name in (row.label, row.first.method)}
+    if baseline != DEFAULT_BASELINE and baseline not in known:
+        message = f"baseline '{baseline}' is not among the results; {nearest(baseline, known)}"
+        raise UserError(message, code="unknown-name")
     for group in groups:
-        rows = group.of_method(options.baseline)
-        if len(rows) > 1 and not group.mixed and group.row(options.baseline) is None:
-            labels = ", ".join(f"'{row.label}'" for row in rows)
+        same = group.of_method(baseline)
+        if len(same) > 1 and not group.mixed and group.row(baseline) is None:
+            labels = ", ".join(f"'{row.label}'" for row in same)
             raise UserError(
-                f"baseline '{options.baseline}' is {len(rows)} rows of {group.task}; give the "
-                f"label of one of them: {labels}"
+                f"baseline '{baseline}' is {len(same)} rows of {group.task}; give the label of "
+                f"one of them: {labels}",
+                code="ambiguous-name",
             )
 
 
-def _nothing_to_report(folders: Sequence[Path], problems: Sequence[str]) -> UserError:
-    where = ", ".join(str(folder) for folder in folders)
-    if problems:
-        return UserError(
-            f"none of the {len(problems)} results below {where} can be used; the first: "
-            f"{problems[0]}"
-        )
-    return UserError(
-        f"no results.json below {where}: no evaluation has finished there; run `make demo`, or "
-        "`make pretrain` and `make eval-coco`, first"
-    )
-
-
-def _plot_curves(group: Group, number: int, out: Path) -> Picture:
+def _plot_curves(group: Group, number: int, out: Path) -> ReportPicture:
     curves = {
         run.path: read_curves(run.path.with_name(METRICS_FILE), only=LOSS) for run in group.runs
     }
-    facts = [group.task, f"preset {group.preset}"]
-    facts += ["synthetic scenes"] if group.synthetic else []
-    facts += [group.note] if group.note else []
-    title = ", ".join(facts)
+    title = f"{group.title}, {group.note}" if group.note else group.title
     stem = out / ("curves" if number == 1 else f"curves-{number}")
     plot = plot_group(group, curves, title=title, stem=stem)
-    return Picture(plot.name, f"Training loss and results, {group.task}, preset {group.preset}")
+    return ReportPicture(plot.name, f"Training loss and results, {group.title}")
 
 
 def _plot_pretraining(
     folders: Sequence[Path], results: Sequence[LocatedResult], out: Path
-) -> Picture | None:
-    found = pretraining_folders([path for path in folders if path.is_dir()], results)
-    if not found:
+) -> ReportPicture | None:
+    runs = pretraining_runs([path for path in folders if path.is_dir()], results)
+    if not runs:
         return None
-    plot = plot_pretraining(_labelled(found), title="Pretraining", stem=out / "pretraining")
-    return Picture(plot.name, "Losses, similarity and feature spread in pretraining")
+    names = [run.folder.name for run in runs]
+    labelled = {}
+    for run in runs:
+        # The whole path if names repeat.
+        label = run.folder.name if names.count(run.folder.name) == 1 else str(run.folder)
+        labelled[f"synthetic, {label}" if run.synthetic else label] = run.curves
+    plot = plot_pretraining(labelled, title="Pretraining", stem=out / "pretraining")
+    return ReportPicture(plot.name, "Losses, similarity and feature spread in pretraining")
 
 
-def _labelled(found: Mapping[Path, Curves]) -> dict[str, Curves]:
-    """Label runs with their folder's name, or with the whole path where names repeat."""
-    names = [folder.name for folder in found]
-    return {
-        folder.name if names.count(folder.name) == 1 else str(folder): curves
-        for folder, curves in found.items()
-    }
-
-
-def _copy_pictures(group: Group, number: int, out: Path) -> list[Picture]:
-    """Copy one picture a row, of its first run that has one, into ``out``."""
-    pictures: list[Picture] = []
+def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
+    """Copy one picture per row, of its first run that has one, into ``out``."""
+    pictures: list[ReportPicture] = []
     for row in group.rows:
         having = [run for run in row.runs if run.path.with_name(PICTURE_FILE).is_file()]
         for run in having[:1]:
             caption = f"{row.label}, seed {run.result.seed}"
-            name = f"predictions-{number}-{len(pictures) + 1}-{_slug(caption)}.png"
+            slug = re.sub(r"[^A-Za-z0-9.]+", "-", caption).strip("-.")[:60]
+            name = f"predictions-{number}-{len(pictures) + 1}-{slug}.png"
             source = run.path.with_name(PICTURE_FILE)
             with source.open("rb") as read, atomic_write(str(out / name)) as written:
                 shutil.copyfileobj(read, written)
-            pictures.append(Picture(name, caption))
+            pictures.append(ReportPicture(name, caption))
     return pictures
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(str(path), "w") as file:
-        file.write(text)

@@ -1,12 +1,14 @@
-"""Results sorted into groups that may stand in one table, and into the rows of that table."""
+"""Results sorted into groups that are comparable, and into the rows of a group's table."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
 
 from mls_d2.config.recipes import Recipe, differing_keys, pretraining_recipe, transfer_recipe
 from mls_d2.core.errors import UserError
@@ -16,31 +18,18 @@ _MAX_LISTED = 6
 _MAX_DISAGREEING = 4
 _HEADLINE = ("AP", "mIoU", "mAP", "top1")
 
-
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """What makes a run the same run as another; ``recipe`` items stand for their dict."""
-
-    task: str
-    preset: str
-    recipe: frozenset[tuple[str, str]]
-    method: str
-    pretraining: frozenset[tuple[str, str]]
-    weights: str
-    seed: int
-
-    @property
-    def conditions(self) -> Recipe:
-        """What must be equal for two cells of a task to be comparable."""
-        return {"preset": self.preset, **dict(self.recipe)}
+# Columns of the frame of all runs. Runs that are equal in all of _CELL repeat each other.
+_GROUP = ["task", "preset", "recipe"]
+_ROW = ["method", "pretraining", "preset", "recipe"]
+_CELL = [*_GROUP, "method", "pretraining", "weights", "seed"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class MethodRow:
     """The runs of one method: same pretraining, any seed."""
 
     label: str
-    """The method, with what sets it apart where several rows of a group share the method."""
+    """The method, with what differs from other rows of the group that share the method."""
     runs: tuple[LocatedResult, ...]
     """Sorted by seed; never empty."""
 
@@ -51,30 +40,27 @@ class Row:
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """Return ``(seed, value)`` of each run; ``metric`` reads ``"bbox.AP"``; NaN if absent."""
-        task, _, name = metric.partition(".")
+        evaluator, _, name = metric.partition(".")
         return [
-            (run.result.seed, run.result.metrics.get(task, {}).get(name, math.nan))
+            (run.result.seed, run.result.metrics.get(evaluator, {}).get(name, math.nan))
             for run in self.runs
         ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rows that are comparable: same task, preset, data and fine-tuning recipe.
-
-    Only where that was asked for they are not, and ``mixed`` says so.
-    """
+    """Comparable rows: same task, preset, data and fine-tuning recipe, unless ``mixed``."""
 
     task: str
     preset: str
-    rows: tuple[Row, ...]
+    rows: tuple[MethodRow, ...]
     """Random initialisation first, then by label."""
     note: str
-    """What sets the group apart from the others of its task; empty if it is the only one."""
+    """What differs from the other groups of the task; empty if it is the only one."""
     disagreements: tuple[str, ...] = ()
     """One message for each pair of runs that should have given the same numbers and did not."""
     mixed: str = ""
-    """The keys in which rows differ that should not stand in one table; empty if they may."""
+    """The keys in which rows differ that are not comparable; empty if all are."""
 
     @property
     def runs(self) -> list[LocatedResult]:
@@ -82,9 +68,11 @@ class Group:
         return [run for row in self.rows for run in row.runs]
 
     @property
-    def synthetic(self) -> bool:
-        """Whether data of any row is generated."""
-        return any(run.result.dataset["synthetic"] for run in self.runs)
+    def title(self) -> str:
+        """Task, preset and kind of data."""
+        kinds = sorted({run.result.dataset.synthetic for run in self.runs})
+        data = " and ".join("synthetic scenes" if kind else "real images" for kind in kinds)
+        return f"{self.task}, preset {self.preset}, {data}"
 
     @functools.cached_property
     def metrics(self) -> list[str]:
@@ -93,37 +81,42 @@ class Group:
 
     @functools.cached_property
     def headline(self) -> list[str]:
-        """The metrics that sum a result up, for example ``["bbox.AP", "segm.AP"]``."""
+        """The metrics that summarise a result, for example ``["bbox.AP", "segm.AP"]``."""
         metrics = self.metrics
         return [name for name in metrics if name.partition(".")[2] in _HEADLINE] or metrics[:1]
 
-    def row(self, name: str) -> Row | None:
-        """Return the row of that label, or else the only one of that method; None without one."""
+    def row(self, name: str) -> MethodRow | None:
+        """Return the row of that label, or else the only one of that method; None if neither."""
         labelled = [row for row in self.rows if row.label == name]
         found = labelled or self.of_method(name)
         return found[0] if len(found) == 1 else None
 
-    def of_method(self, method: str) -> list[Row]:
-        """Return the rows of ``method``: several where its pretraining differs."""
+    def of_method(self, method: str) -> list[MethodRow]:
+        """Return the rows of ``method``: several if its pretraining differs."""
         return [row for row in self.rows if row.first.method == method]
 
 
 def metric_label(metric: str) -> str:
-    """Return how a metric is called in tables: ``"box AP"`` for ``"bbox.AP"``."""
-    task, _, name = metric.partition(".")
-    prefix = {"bbox": "box ", "segm": "mask "}.get(task, "")
+    """Return the name of a metric in tables: ``"box AP"`` for ``"bbox.AP"``."""
+    evaluator, _, name = metric.partition(".")
+    prefix = {"bbox": "box ", "segm": "mask "}.get(evaluator, "")
     return prefix + name
 
 
 def shown_metrics(results: Iterable[Result]) -> list[str]:
-    """Return the names of all metrics but per-category ones (``AP-person``) and AP by size."""
+    """Return the names of all metrics except per-category ones (``AP-person``) and AP by size."""
     names: dict[str, None] = {}
     for result in results:
-        for task, values in result.metrics.items():
-            for metric in values:
-                if "-" not in metric and metric not in ("APs", "APm", "APl"):
-                    names[f"{task}.{metric}"] = None
+        for evaluator, values in result.metrics.items():
+            for name in values:
+                if "-" not in name and name not in ("APs", "APm", "APl"):
+                    names[f"{evaluator}.{name}"] = None
     return list(names)
+
+
+def is_synthetic(result: Result) -> bool:
+    """Whether generated scenes took part in a result: in its data or in its pretraining."""
+    return result.dataset.synthetic or bool(result.backbone.info.get("synthetic"))
 
 
 def group_results(
@@ -133,58 +126,119 @@ def group_results(
 
     Args:
         results: in any order.
-        mix: put all results of a task into one group, comparable or not; the group says so.
+        mix: put all results of a task into one group, comparable or not; the group is marked.
 
     Returns:
         The groups, sorted by task and preset, and one message for each result that is left out:
-        its config is unreadable, or a newer run of the same cell (group, method, backbone and
-        seed) exists.
+        its config is unreadable, or a newer run of the same task, recipe, method, backbone and
+        seed exists.
     """
-    cells: dict[_Cell, LocatedResult] = {}
-    problems: list[str] = []
-    disagreements: dict[_Cell, list[str]] = defaultdict(list)
+    records, problems = [], []
     for located in sorted(results, key=lambda item: (item.result.finished, str(item.path))):
         try:
-            cell = _cell(located.result)
+            records.append(_record(located))
         except UserError as error:
             problems.append(f"{located.path} is left out: {error}")
-            continue
-        if cell in cells:
+    frame = pd.DataFrame(records, columns=[*_CELL, "run"], dtype=object)
+    disagreements: dict[object, list[str]] = {}
+    for _, repeated in frame.groupby(_CELL, sort=False):
+        for older, newer in itertools.pairwise(repeated["run"]):
             problems.append(
-                f"{cells[cell].path} is left out: {located.path} is a newer run of "
+                f"{older.path} is left out: {newer.path} is a newer run of "
                 "the same method, backbone and seed"
             )
-            disagreements[cell] += _disagreement(cells[cell], located)
-        cells[cell] = located
-    members: dict[object, list[_Cell]] = defaultdict(list)
-    for cell in cells:
-        members[cell.task if mix else (cell.task, cell.preset, cell.recipe)].append(cell)
-    groups = [_group(group, cells, disagreements) for group in members.values()]
+            disagreements.setdefault(repeated.index[-1], []).extend(_disagreement(older, newer))
+    frame = frame.drop_duplicates(_CELL, keep="last")
+    names = _dataset_names(frame["run"])
+    groups = []
+    for _, members in frame.groupby(["task"] if mix else _GROUP, sort=False):
+        differing = differing_keys(_conditions(members, names))
+        others = frame[frame["task"] == members["task"].iloc[0]]
+        apart = differing_keys(_conditions(others, names))
+        found = [line for place in members.index for line in disagreements.get(place, ())]
+        groups.append(
+            Group(
+                task=members["task"].iloc[0],
+                preset=" + ".join(sorted(set(members["preset"]))),
+                rows=_rows(members, names),
+                note="" if differing else _listed(_conditions(members, names)[0], apart),
+                disagreements=tuple(found),
+                mixed=", ".join(differing),
+            )
+        )
     return sorted(groups, key=lambda group: (group.task, group.preset, group.note)), problems
 
 
-def _group(
-    group: Sequence[_Cell],
-    cells: Mapping[_Cell, LocatedResult],
-    disagreements: Mapping[_Cell, Sequence[str]],
-) -> Group:
-    differing = differing_keys([cell.conditions for cell in group])
-    return Group(
-        task=group[0].task,
-        preset=" + ".join(sorted({cell.preset for cell in group})),
-        rows=_rows(group, cells),
-        note="" if differing else _note(group[0], cells),
-        disagreements=tuple(line for cell in group for line in disagreements.get(cell, ())),
-        mixed=", ".join(differing),
-    )
+def _record(run: LocatedResult) -> dict[str, object]:
+    """Return the row of the frame for one run; recipes are frozen sets of their items."""
+    result = run.result
+    recipe = {**transfer_recipe(result.config), "dataset": result.dataset.fingerprint}
+    pretraining: Recipe = {}
+    if "config" in result.backbone.info:
+        pretraining = pretraining_recipe(str(result.backbone.info["config"]))
+    elif result.backbone.sha256:
+        pretraining = {"weights": result.backbone.sha256[:12]}
+    return {
+        "task": result.task,
+        "preset": result.preset,
+        "recipe": frozenset(recipe.items()),
+        "method": result.method,
+        "pretraining": frozenset(pretraining.items()),
+        "weights": result.backbone.sha256,
+        "seed": result.seed,
+        "run": run,
+    }
+
+
+def _dataset_names(runs: Iterable[LocatedResult]) -> dict[str, str]:
+    """Return a name for each fingerprint that tells it from all others."""
+    datasets = {run.result.dataset.fingerprint: run.result.dataset for run in runs}
+    names = {
+        fingerprint: f"{data.name} ({data.num_images} images, "
+        f"{'synthetic' if data.synthetic else 'real'})"
+        for fingerprint, data in datasets.items()
+    }
+    shared = list(names.values())
+    return {
+        fingerprint: name if shared.count(name) == 1 else f"{name} {fingerprint[:12]}"
+        for fingerprint, name in names.items()
+    }
+
+
+def _conditions(members: pd.DataFrame, names: Mapping[str, str]) -> list[Recipe]:
+    """Return, for each run, what must be equal for runs of a task to be comparable."""
+    found: list[Recipe] = []
+    for preset, items in zip(members["preset"], members["recipe"], strict=True):
+        recipe = dict(items)
+        found.append({"preset": preset, **recipe, "dataset": names[recipe["dataset"]]})
+    return found
+
+
+def _rows(members: pd.DataFrame, names: Mapping[str, str]) -> tuple[MethodRow, ...]:
+    kinds = members.drop_duplicates(_ROW)
+    mixed_in = differing_keys(_conditions(kinds, names))
+    all_synthetic = all(is_synthetic(run.result) for run in members["run"])
+    rows = []
+    for (method, pretraining, _, _), same in members.groupby(_ROW, sort=False):
+        siblings = [dict(items) for items in kinds["pretraining"][kinds["method"] == method]]
+        apart = _listed(dict(pretraining), differing_keys(siblings))
+        conditions = _listed(_conditions(same, names)[0], mixed_in)
+        runs = sorted(same["run"], key=lambda run: (run.result.seed, str(run.path)))
+        label = method
+        if mixed_in and not all_synthetic and any(is_synthetic(run.result) for run in runs):
+            label += ", synthetic"
+        if apart or conditions:
+            label += f" ({'; '.join(part for part in (apart, conditions) if part)})"
+        rows.append(MethodRow(label, tuple(runs)))
+    return tuple(sorted(rows, key=lambda row: (row.first.method != "random", row.label)))
 
 
 def _disagreement(older: LocatedResult, newer: LocatedResult) -> list[str]:
-    """Return one line if two runs of one cell have different metrics, else none."""
+    """Return one line if two runs that repeat each other have different metrics, else none."""
     ours, theirs = (
         {
-            f"{task}.{name}": value
-            for task, values in run.result.metrics.items()
+            f"{evaluator}.{name}": value
+            for evaluator, values in run.result.metrics.items()
             for name, value in values.items()
         }
         for run in (newer, older)
@@ -209,54 +263,9 @@ def _equal(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
 
 
-def _cell(result: Result) -> _Cell:
-    backbone = result.backbone
-    recipe = {**transfer_recipe(result.config), "dataset": result.dataset["fingerprint"][:12]}
-    pretraining: Recipe = {}
-    if "config" in backbone["info"]:
-        pretraining = pretraining_recipe(str(backbone["info"]["config"]))
-    elif backbone["sha256"]:
-        pretraining = {"weights": backbone["sha256"][:12]}
-    return _Cell(
-        task=result.task,
-        preset=result.preset,
-        recipe=frozenset(recipe.items()),
-        method=result.method,
-        pretraining=frozenset(pretraining.items()),
-        weights=backbone["sha256"],
-        seed=result.seed,
-    )
-
-
-def _rows(group: Sequence[_Cell], cells: Mapping[_Cell, LocatedResult]) -> tuple[Row, ...]:
-    members: dict[object, list[_Cell]] = defaultdict(list)
-    for cell in group:
-        members[cell.method, cell.pretraining, cell.preset, cell.recipe].append(cell)
-    kinds = [row[0] for row in members.values()]
-    mixed_in = differing_keys([cell.conditions for cell in kinds])
-    rows = []
-    for row in members.values():
-        siblings = [dict(cell.pretraining) for cell in kinds if cell.method == row[0].method]
-        apart = _listed(dict(row[0].pretraining), differing_keys(siblings))
-        conditions = _listed(row[0].conditions, mixed_in)
-        runs = sorted((cells[cell] for cell in row), key=_order)
-        label = "; ".join(part for part in (apart, conditions) if part)
-        method = row[0].method
-        rows.append(Row(f"{method} ({label})" if label else method, tuple(runs)))
-    return tuple(sorted(rows, key=lambda row: (row.first.method != "random", row.label)))
-
-
-def _order(run: LocatedResult) -> tuple[int, str]:
-    return run.result.seed, str(run.path)
-
-
-def _note(cell: _Cell, cells: Iterable[_Cell]) -> str:
-    """Return what sets the group of ``cell`` apart from the other groups of its task."""
-    recipes = [other.conditions for other in cells if other.task == cell.task]
-    return _listed(cell.conditions, differing_keys(recipes))
-
-
 def _listed(recipe: Recipe, keys: Sequence[str]) -> str:
-    shown = [f"{key} = {recipe.get(key, 'not set')}" for key in keys[:_MAX_LISTED]]
+    """Return the values of ``keys``, those of preset and data first."""
+    ordered = sorted(keys, key=lambda key: (key not in ("dataset", "preset"), key))
+    shown = [f"{key} = {recipe.get(key, 'not set')}" for key in ordered[:_MAX_LISTED]]
     more = len(keys) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

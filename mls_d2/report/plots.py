@@ -15,17 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mls_d2.core.files import atomic_write
-from mls_d2.report.curves import Curve, smooth
-from mls_d2.report.groups import Group, Row, metric_label
+from mls_d2.report.curves import Curve, Curves, smooth
+from mls_d2.report.groups import Group, MethodRow, metric_label
 from mls_d2.report.statistics import summarize
-
-Curves = Mapping[str, Curve]
-"""Metric name to curve, of one run."""
 
 LOSS = "total_loss"
 """The metric of fine-tuning that is plotted."""
 
-# Okabe & Ito, "Color universal design": told apart under all common colour deficiencies.
+# Okabe & Ito, "Color universal design": distinct under all common colour deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*"
@@ -86,7 +83,7 @@ def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> P
     """Plot losses, InfoNCE accuracy, similarity and feature spread of pretraining runs.
 
     Args:
-        runs: label of a run to its curves; what none of them has gets no panel.
+        runs: label of a run to its curves; a quantity that none of them has gets no panel.
         title: printed above.
         stem: the file to write, without ending.
 
@@ -155,15 +152,15 @@ def _style(index: int) -> dict[str, Any]:
     }
 
 
-def _styles(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return one style a row; random initialisation is always grey."""
+def _styles(rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
+    """Return one style per row; random initialisation is always grey."""
     numbers = itertools.count()
     grey = {"color": _RANDOM_COLOUR, "linestyle": (0, (4, 1)), "marker": "X"}
     return [grey if row.first.method == "random" else _style(next(numbers)) for row in rows]
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any]) -> None:
-    """Draw the smoothed curves of one row, and what it was smoothed from where there is one."""
+    """Draw the smoothed curves of one row, and the raw curve too if there is only one."""
     smoothed = [smooth(curve.values, max(1, len(curve.values) // 25)) for curve in curves]
     if len(curves) == 1 and len(curves[0].values) >= 50:
         (curve,) = curves
@@ -182,10 +179,10 @@ def _label_curve_panel(axes: Axes, label: str) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel(label)
     if not axes.lines:
-        _say_not_logged(axes)
+        _mark_not_logged(axes)
 
 
-def _say_not_logged(axes: Axes) -> None:
+def _mark_not_logged(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="#555555")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -194,7 +191,7 @@ def _say_not_logged(axes: Axes) -> None:
 def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]]) -> None:
     """Draw every run as a point and the mean with its standard deviation as a bar beside it."""
     if not group.headline:
-        _say_not_logged(axes)
+        _mark_not_logged(axes)
         return
     step = 0.8 / len(group.rows)
     for index, (row, style) in enumerate(zip(group.rows, styles, strict=True)):

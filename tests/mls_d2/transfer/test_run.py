@@ -95,9 +95,9 @@ def test_a_run_writes_what_belongs_to_it(make_cfg, drawn):
     assert result.backbone == {"file": "random", "sha256": "", "info": {}}
     assert set(result.metrics) == {"bbox", "segm"}
     assert {"AP", "AP50", "AP-blue", "AP-green"} <= set(result.metrics["bbox"])
-    assert result.dataset["num_images"] == 8
+    assert result.dataset.num_images == 8
     assert result.wall_time_s > 0
-    assert (result.device["kind"], result.device["count"]) == ("cpu", torch.get_num_threads())
+    assert (result.device.kind, result.device.count) == ("cpu", torch.get_num_threads())
     assert result.images_per_s > 0
     assert 100 < result.peak_memory_mb < 100_000
     there = set(os.listdir(cfg.OUTPUT_DIR))
@@ -249,8 +249,8 @@ def test_the_backbone_is_on_record_and_its_change_is_refused(make_cfg, backbone)
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.method == "mls"
-    assert result.backbone["sha256"] == sha256(backbone)
-    assert result.backbone["info"] == {"method": "mls", "synthetic": True}
+    assert result.backbone.sha256 == sha256(backbone)
+    assert result.backbone.info == {"method": "mls", "synthetic": True}
     state = read_backbone(backbone).state_dict
     write_backbone(backbone, {name: value + 1 for name, value in state.items()}, {})
     with pytest.raises(UserError, match="MODEL.WEIGHTS: the content has changed"):

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.core.errors import run_tool
-from mls_d2.report.build import REPORT_FILE, compare, write_report
+from mls_d2.report.build import REPORT_FILE, compare, update_document, write_report
 from mls_d2.report.published import load_published
-from mls_d2.report.render_text import render_terminal
+from mls_d2.report.render import render_terminal
 from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions
-from mls_d2.report.update_document import update_document
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

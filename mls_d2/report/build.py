@@ -1,4 +1,4 @@
-"""From folders of finished runs to a folder with a report, or to a comparison on the terminal."""
+"""From folders of finished runs to a report, to tables in a document, or to a comparison."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from pathlib import Path
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import atomic_write, check_writable
-from mls_d2.report.contents import Report, ReportPicture, make_section
+from mls_d2.report.contents import TABLES, Report, ReportPicture, make_section
 from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
 from mls_d2.report.groups import Group, group_results
 from mls_d2.report.plots import LOSS, plot_group, plot_pretraining
 from mls_d2.report.published import published_beside, why_not_compared
-from mls_d2.report.render_html import render_html
-from mls_d2.report.render_text import aligned, render_csv, render_latex, render_markdown
+from mls_d2.report.render import (
+    aligned,
+    render_csv,
+    render_html,
+    render_latex,
+    render_markdown,
+    render_markdown_tables,
+)
 from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions, comparison_table
 from mls_d2.results.schema import RESULTS_FILE, LocatedResult, collect_results
 
@@ -27,6 +33,8 @@ REPORT_FILE = "report.html"
 
 PICTURE_FILE = "predictions.png"
 """The picture that an evaluation may leave beside its ``results.json``."""
+
+_MARKER = re.compile(r"^[ \t]*<!--\s*report:(begin|end)(?:\s+(.*?))?\s*-->[ \t]*$", re.MULTILINE)
 
 
 def write_report(
@@ -96,12 +104,58 @@ def compare(folders: Sequence[Path], options: ReportOptions | None = None) -> st
             source = f"no published number: {why_not_compared(row.first, options.published)}"
             if reference:
                 label = f"{reference.label} ({reference.pretraining})"
-                source = f"published: {label}, {reference.reference}"
+                source = f"published: {label}, Table {reference.table} of {reference.source}"
                 source += f"\n{reference.note}" if reference.note else ""
             table = aligned(comparison_table(group, row, reference))
             head = f"{group.title}, {row.label}, seed{plural} {seeds}{note}"
             blocks.append("\n".join([head, *table, source]))
     return "\n\n".join(blocks)
+
+
+def update_document(path: Path, report: Report) -> list[str]:
+    """Replace the tables between markers in a Markdown file by those of ``report``.
+
+    ``<!-- report:begin NAME -->`` and ``<!-- report:end NAME -->`` are on lines of their own. NAME
+    is the kind of table (``results``, ``differences``, ``cost``, ``provenance``), for one task
+    ``TASK/KIND``. The file is written only if something changes, and only if every marker is valid.
+
+    Returns:
+        The names of the tables, in the order of the file.
+
+    Raises:
+        UserError: the file cannot be read or written, has no marker, an unknown name, or markers
+            that do not pair.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read '{path}': {reason}", code="missing-file") from None
+    markers = list(_MARKER.finditer(text))
+    if not markers:
+        raise UserError(
+            f"{path} has no table to update: put <!-- report:begin results --> and "
+            "<!-- report:end results --> on lines of their own around its place",
+            code="missing-data",
+        )
+    names: list[str] = []
+    pieces: list[str] = []
+    position = 0
+    for number, marker in enumerate(markers):
+        kind, name = marker.group(1), marker.group(2) or ""
+        if kind != ("begin", "end")[number % 2] or (kind == "end" and name != names[-1]):
+            raise _unpaired(path, text, marker)
+        if kind == "begin":
+            names.append(name)
+            pieces += [text[position : marker.end()], f"\n{_content(path, name, report)}\n"]
+        position = marker.start()
+    if len(markers) % 2:
+        raise _unpaired(path, text, markers[-1])
+    changed = "".join([*pieces, text[position:]])
+    if changed != text:
+        with atomic_write(str(path)) as file:
+            file.write(changed.encode("utf-8"))
+    return names
 
 
 def _load(
@@ -188,3 +242,26 @@ def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
                 shutil.copyfileobj(read, written)
             pictures.append(ReportPicture(name, caption))
     return pictures
+
+
+def _unpaired(path: Path, text: str, marker: re.Match[str]) -> UserError:
+    line = text.count("\n", 0, marker.start()) + 1
+    return UserError(
+        f"{path}, line {line}: '{marker.group().strip()}' is not part of a pair; each "
+        "report:begin NAME needs a report:end of the same NAME after it",
+        code="bad-value",
+    )
+
+
+def _content(path: Path, name: str, report: Report) -> str:
+    task, _, kind = name.rpartition("/")
+    tasks = sorted({group.task for group in report.groups})
+    if kind not in TABLES:
+        hint = nearest(kind, TABLES)
+        raise UserError(f"{path}: no kind of table is called '{kind}'; {hint}", code="unknown-name")
+    if task and task not in tasks:
+        hint = nearest(task, tasks)
+        message = f"{path}: there are no results of task '{task}'; {hint}"
+        raise UserError(message, code="unknown-name")
+    sections = [item for item in report.sections if task in ("", item.group.task)]
+    return render_markdown_tables(sections, kind)

@@ -9,9 +9,9 @@ from pathlib import Path
 from mls_d2.report.groups import Group, is_synthetic
 from mls_d2.report.published import Published, is_shortened, published_beside
 from mls_d2.report.statistics import ALPHA, MIN_RUNS
-from mls_d2.report.table_model import Table
 from mls_d2.report.tables import (
     ReportOptions,
+    Table,
     baseline_of,
     cost_table,
     differences_table,
@@ -47,12 +47,12 @@ class Section:
 
     group: Group
     baseline: str
-    warning: str
-    """Printed above everything else; empty for a group of comparable rows."""
+    marks: Sequence[str]
+    """Sentences that belong to every table of the group, first of all that it is mixed."""
     remarks: Sequence[str]
-    """Sentences above the table of results."""
+    """Further sentences above the table of results."""
     footnotes: Sequence[str]
-    """Sentences under the tables of results and of differences."""
+    """Sentences under the table of results."""
     tables: Mapping[str, Table | None]
     """By kind, one of TABLES; None if it would be empty."""
     curves: ReportPicture
@@ -63,8 +63,7 @@ class Section:
     def evaluated_on(self) -> str:
         """The data of the first row in words."""
         data = self.group.rows[0].first.dataset
-        kind = ", synthetic" if data.synthetic else ""
-        images = f"{data.num_images} images{kind}"
+        images = f"{data.num_images} images{', synthetic' if data.synthetic else ''}"
         return f"Evaluated on {data.name}, {images}, fingerprint {data.fingerprint}."
 
 
@@ -97,10 +96,9 @@ class Report:
     @property
     def banners(self) -> list[str]:
         """Warnings that hold for the whole report."""
-        protocols = self.options.published.protocols
         results = [run.result for run in self.runs]
         generated = [result.dataset.synthetic for result in results]
-        short = [is_shortened(result, protocols) for result in results]
+        short = [is_shortened(result, self.options.published) for result in results]
         banners = []
         if any(generated):
             some = _in_some(generated)
@@ -126,59 +124,38 @@ def make_section(
     pictures: Sequence[ReportPicture] = (),
     out: Path | None = None,
 ) -> Section:
-    """Return ``group`` with its tables.
-
-    Args:
-        group: what to show.
-        options: the user's choices.
-        curves: its plot.
-        pictures: predictions of its models, in the order of the rows.
-        out: the report's folder, for links to the runs' files; no links without it.
-    """
-    warning = ""
+    """Return ``group`` with its tables; see :class:`Section` and :func:`provenance_table`."""
+    marks = []
     if group.mixed:
-        warning = (
+        marks.append(
             "MIXED: these rows are not comparable. "
             f"They differ in {group.mixed}; no difference between them is taken."
         )
-    return Section(
-        group=group,
-        baseline=options.baseline,
-        warning=warning,
-        remarks=_remarks(group, options),
-        footnotes=_footnotes(group),
-        tables={
-            "results": results_table(group, options),
-            "differences": differences_table(group, options),
-            "cost": cost_table(group),
-            "provenance": provenance_table(group, out),
-        },
-        curves=curves,
-        pictures=pictures,
-    )
-
-
-def _remarks(group: Group, options: ReportOptions) -> list[str]:
-    remarks = []
     if group.note:
-        remarks.append(
+        marks.append(
             "Not comparable with the other tables of this task. "
             f"What differs in these runs: {group.note}."
         )
     reason = group_not_comparable(group, options.published)
     if reason:
-        remarks.append(f"Not comparable with published numbers: {reason}.")
-    else:
-        remarks += _references(group, options.published)
+        marks.append(f"Not comparable with published numbers: {reason}.")
+    remarks = [] if reason else _sources(group, options.published)
     if baseline_of(group, options) is None and not group.mixed:
         remarks.append(
             f"No run of the baseline, {options.baseline}, is among these, so no difference to it "
             "is shown."
         )
-    return remarks
+    tables = {
+        "results": results_table(group, options),
+        "differences": differences_table(group, options),
+        "cost": cost_table(group),
+        "provenance": provenance_table(group, out),
+    }
+    notes = _footnotes(group)
+    return Section(group, options.baseline, marks, remarks, notes, tables, curves, pictures)
 
 
-def _references(group: Group, published: Published) -> list[str]:
+def _sources(group: Group, published: Published) -> list[str]:
     """Return the sources of the numbers that stand beside those of ``group``, and their notes."""
     beside = [published_beside(row.first, published) for row in group.rows]
     matched = [row for row in beside if row is not None]
@@ -196,16 +173,16 @@ def _references(group: Group, published: Published) -> list[str]:
 def _footnotes(group: Group) -> list[str]:
     """Return what the spread over runs leaves out: that of pretraining, if it has one seed."""
     once = [
-        row.label
+        row.first.method
         for row in group.rows
-        if len(row.runs) > 1 and len({run.result.backbone.sha256 for run in row.runs}) == 1
-        if row.first.backbone.sha256
+        if len(row.runs) > 1 and {run.result.backbone.sha256 for run in row.runs} ^ {""}
+        if len({run.result.backbone.sha256 for run in row.runs}) == 1
     ]
     if not once:
         return []
     return [
-        f"Pretrained with one seed: {', '.join(once)}. Their spread and every test with them "
-        "cover the fine-tuning alone, not the pretraining."
+        f"Pretrained with one seed: {', '.join(dict.fromkeys(once))}. The spread of these rows, "
+        "and every test with them, covers the fine-tuning alone, not the pretraining."
     ]
 
 

@@ -123,7 +123,7 @@ def pretraining_runs(
         folder = Path(backbone.file).parent
         if backbone.sha256:
             candidates.setdefault(folder.resolve(), folder)
-        if backbone.info.get("synthetic"):
+        if backbone.synthetic:
             synthetic.add(folder.resolve())
     found = []
     for real, folder in sorted(candidates.items(), key=lambda item: item[1]):

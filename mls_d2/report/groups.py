@@ -116,7 +116,7 @@ def shown_metrics(results: Iterable[Result]) -> list[str]:
 
 def is_synthetic(result: Result) -> bool:
     """Whether generated scenes took part in a result: in its data or in its pretraining."""
-    return result.dataset.synthetic or bool(result.backbone.info.get("synthetic"))
+    return result.dataset.synthetic or result.backbone.synthetic
 
 
 def group_results(

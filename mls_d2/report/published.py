@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +17,10 @@ import yaml
 
 from mls_d2.config.recipes import Recipe, pretraining_recipe, transfer_recipe
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.results.schema import Result, pretraining_datasets
-
-Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-MetricColumn = Annotated[str, msgspec.Meta(pattern=r"^[^/]+/[^.]+\..+$")]
-"""``task/evaluator.metric``, for example ``coco_mask_rcnn_fpn/bbox.AP``."""
+from mls_d2.results.schema import InitialWeights, Result
 
 
-class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fine-tuning that a result on a task needs to be compared with published numbers."""
 
     iterations: int
@@ -34,31 +30,41 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of the training and the test set."""
 
 
-class FileRow(msgspec.Struct, forbid_unknown_fields=True):
-    """One row of a table of a file; ``docs/report.md`` describes the format."""
+class FileRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One row of a table of a file."""
 
     method: str
-    data: str | None
-    epochs: float | None
-    values: list[Percent | None]
+    """The name that results use, for example ``"mocov2"``."""
     label: str = ""
+    """The name that the paper prints."""
+    data: str | None
+    """What it was pretrained on; None for random initialisation."""
+    epochs: float | None
+    """Of pretraining; None if the paper does not state them."""
     config: dict[str, Any] = {}
+    """Dotted key to the value that the pretraining config must have if it has the key."""
     transfer: dict[str, Any] = {}
+    """The same of the fine-tuning config, for example of its heads."""
     note: str = ""
+    """Printed with the numbers."""
+    values: list[Annotated[float, msgspec.Meta(ge=0, le=100)] | None]
+    """One per column of the table; None if the paper leaves it out."""
 
 
-class FileTable(msgspec.Struct, forbid_unknown_fields=True):
+class FileTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of a file."""
 
     table: int | str
     title: str
-    columns: list[MetricColumn]
+    columns: list[Annotated[str, msgspec.Meta(pattern=r"^[^/]+/[^.]+\..+$")]]
+    """``task/evaluator.metric``, for example ``coco_mask_rcnn_fpn/bbox.AP``."""
     rows: list[FileRow]
     source: str = ""
+    """The publication, if it is not that of the file."""
 
 
-class PublishedFile(msgspec.Struct, forbid_unknown_fields=True):
-    """A whole file."""
+class PublishedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of published numbers; ``docs/report.md`` describes the format."""
 
     source: str
     tables: list[FileTable]
@@ -67,28 +73,13 @@ class PublishedFile(msgspec.Struct, forbid_unknown_fields=True):
     tasks: dict[str, Protocol] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedRow:
+class PublishedRow(FileRow, frozen=True, kw_only=True):
     """One method's published numbers on one task."""
 
     task: str
-    method: str
-    """The name that results use, for example ``"mocov2"``."""
-    label: str
-    """The name that the paper prints."""
-    data: str | None
-    """What it was pretrained on; None for random initialisation."""
     dataset: str
-    """What the name of that dataset contains here, in lower case; empty for no data."""
-    epochs: float | None
-    """Pretraining epochs; None if the paper does not state them."""
-    config: Mapping[str, Any]
-    """Dotted key to the value that the pretraining config must have if it has the key."""
-    transfer: Mapping[str, Any]
-    """The same of the fine-tuning config, for example of its heads."""
-    note: str
-    """What readers of the numbers should be aware of; may be empty."""
-    metrics: Mapping[str, float]
+    """What the name of the pretraining dataset contains, in lower case; empty for no data."""
+    metrics: dict[str, float]
     """For example ``{"bbox.AP": 40.1, …}``, in percent; what the paper leaves out is absent."""
     table: str
     source: str
@@ -99,11 +90,6 @@ class PublishedRow:
         """``"COCO, 400 epochs"``; ``"none"`` for random initialisation."""
         epochs = [] if self.epochs is None else [f"{self.epochs:g} epochs"]
         return ", ".join([self.data or "none", *epochs])
-
-    @property
-    def reference(self) -> str:
-        """Table and publication."""
-        return f"Table {self.table} of {self.source}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +116,7 @@ def load_published(paths: Sequence[str | os.PathLike[str]] = ()) -> Published:
     """Return the paper's numbers followed by those of the user's files.
 
     Args:
-        paths: files in the format of ``published.yaml``, which ``docs/report.md`` describes. Their
-            protocol of a task replaces ours.
+        paths: files in the format of ``published.yaml``. Their protocol of a task replaces ours.
 
     Raises:
         UserError: a file cannot be read or does not follow the format; names file and place.
@@ -145,9 +130,8 @@ def load_published(paths: Sequence[str | os.PathLike[str]] = ()) -> Published:
             message = f"cannot read published numbers from '{path}': {reason}"
             raise UserError(message, code="missing-file") from None
         added = _parse(text, str(path))
-        published = Published(
-            published.rows + added.rows, {**published.protocols, **added.protocols}
-        )
+        protocols = {**published.protocols, **added.protocols}
+        published = Published(published.rows + added.rows, protocols)
     return published
 
 
@@ -155,12 +139,23 @@ def published_beside(result: Result, published: Published) -> PublishedRow | Non
     """Return the row whose numbers may stand beside ``result``; None if there is none."""
     if not_comparable(result, published):
         return None
-    return matching_row(
-        published.of_task(result.task),
-        method=result.method,
-        info=result.backbone.info,
-        transfer=_recipe_or_empty(result.config, transfer_recipe),
-    )
+    rows = published.of_task(result.task)
+    return matching_row(rows, result.method, result.backbone, result.config)
+
+
+def matching_row(
+    rows: Iterable[PublishedRow], method: str, backbone: InitialWeights, config: str = ""
+) -> PublishedRow | None:
+    """Return the first row of ``method`` for a pretraining and a fine-tuning ``config``, YAML.
+
+    Its pretraining data are ours, its epochs ours or not stated, and ours contradict no value of
+    its configs.
+    """
+    for row in rows:
+        same = row.method == method and _same_pretraining(row, backbone)
+        if same and not _contradictions(row, backbone, config):
+            return row
+    return None
 
 
 def not_comparable(result: Result, published: Published) -> str:
@@ -169,25 +164,24 @@ def not_comparable(result: Result, published: Published) -> str:
     Preset, data, length of the fine-tuning and the backbone's preset and data decide; whether a row
     of the same method exists does not.
     """
-    info = result.backbone.info
     reasons = []
     if result.preset == "quick":
         reasons.append("shortened schedule")
     elif result.preset != "paper":
         reasons.append(f"preset {result.preset}, not the published recipe")
     elif result.task in published.protocols:
-        protocol = published.protocols[result.task]
+        protocol, images = published.protocols[result.task], result.dataset.num_images
         reasons.append(_shortened(result, protocol))
-        if result.dataset.num_images not in protocol.images:
+        if images not in protocol.images:
             expected = " or ".join(map(str, protocol.images))
-            images = result.dataset.num_images
             reasons.append(f"another dataset, {images} images instead of {expected}")
     if result.dataset.synthetic:
         reasons.append("synthetic scenes")
-    elif info.get("synthetic"):
+    elif result.backbone.synthetic:
         reasons.append("backbone pretrained on synthetic scenes")
-    if info.get("preset", "paper") != "paper":
-        reasons.append(f"backbone pretrained with preset {info['preset']}")
+    preset = result.backbone.info.get("preset", "paper")
+    if preset != "paper":
+        reasons.append(f"backbone pretrained with preset {preset}, not the published recipe")
     return ", ".join(filter(None, reasons))
 
 
@@ -199,67 +193,33 @@ def why_not_compared(result: Result, published: Published) -> str:
     rows = published.of_task(result.task)
     if not rows:
         return f"there are none for task {result.task}"
-    same = [row for row in rows if row.method == result.method]
-    if not same:
+    ours = [row for row in rows if row.method == result.method]
+    if not ours:
         methods = ", ".join(dict.fromkeys(row.method for row in rows))
         return f"there are none for {result.method} on {result.task}, only for {methods}"
-    info = result.backbone.info
-    if result.backbone.sha256 and not pretraining_datasets(info):
+    if result.backbone.sha256 and not result.backbone.datasets:
         return "its file does not state what it was pretrained on"
-    ours = _recipe_or_empty(str(info.get("config", "")), pretraining_recipe)
-    for row in same:
-        if _same_pretraining(row, info):
-            transfer = _recipe_or_empty(result.config, transfer_recipe)
-            apart = _contradictions(ours, row.config) + _contradictions(transfer, row.transfer)
-            return f"{result.method} is published with another recipe ({', '.join(apart)})"
-    pretraining = "; ".join(dict.fromkeys(row.pretraining for row in same))
+    for row in ours:
+        if _same_pretraining(row, result.backbone):
+            apart = ", ".join(_contradictions(row, result.backbone, result.config))
+            return f"{result.method} is published there with another recipe ({apart})"
+    pretraining = "; ".join(dict.fromkeys(row.pretraining for row in ours))
     return f"{result.method} is published there with other pretraining ({pretraining})"
 
 
-def matching_row(
-    rows: Iterable[PublishedRow],
-    *,
-    method: str,
-    info: Mapping[str, Any],
-    transfer: Recipe | None = None,
-) -> PublishedRow | None:
-    """Return the published row that one of our backbones is to be compared with.
-
-    Args:
-        rows: the rows of the task.
-        method: our method's name.
-        info: metadata of our backbone; ``dataset``, ``epochs``, ``config`` and ``synthetic``
-            count.
-        transfer: the recipe of the fine-tuning.
-
-    Returns:
-        The first row of the same method whose pretraining data are ours, whose epochs are ours or
-        not stated in the paper, and whose configs ours do not contradict; None if there is none.
-    """
-    ours = _recipe_or_empty(str(info.get("config", "")), pretraining_recipe)
-    for row in rows:
-        contradicted = _contradictions(ours, row.config) or _contradictions(
-            transfer or {}, row.transfer
-        )
-        if row.method == method and _same_pretraining(row, info) and not contradicted:
-            return row
-    return None
-
-
-def is_shortened(result: Result, protocols: Mapping[str, Protocol]) -> bool:
+def is_shortened(result: Result, published: Published) -> bool:
     """Whether a result's fine-tuning was shorter than the published one, on purpose or not."""
-    if result.preset == "quick":
-        return True
-    return result.task in protocols and bool(_shortened(result, protocols[result.task]))
+    protocol = published.protocols.get(result.task)
+    return result.preset == "quick" or (protocol is not None and bool(_shortened(result, protocol)))
 
 
 def _shortened(result: Result, protocol: Protocol) -> str:
     """Return how much shorter than ``protocol`` the fine-tuning was; empty if it was not."""
+    recipe = _recipe(result.config, transfer_recipe)
     try:
-        recipe = transfer_recipe(result.config)
         iterations = int(recipe["SOLVER.MAX_ITER"])
         batch = int(recipe["SOLVER.IMS_PER_BATCH"])
-    except (UserError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return ""
     # Rounding on another number of processes may cost a few iterations.
     if iterations * batch >= 0.99 * protocol.iterations * protocol.batch:
@@ -270,27 +230,30 @@ def _shortened(result: Result, protocol: Protocol) -> str:
     )
 
 
-def _same_pretraining(row: PublishedRow, info: Mapping[str, Any]) -> bool:
-    """Whether data and epochs of a backbone's pretraining are those of ``row``."""
+def _same_pretraining(row: PublishedRow, backbone: InitialWeights) -> bool:
     # No dataset counts as one without a name, which only a row without data matches.
-    names = [name.lower() for name in pretraining_datasets(info)] or [""]
+    names = [name.lower() for name in backbone.datasets] or [""]
     same_data = all(row.dataset in name for name in names) and bool(row.dataset) == (names != [""])
-    return same_data and not info.get("synthetic") and row.epochs in (None, info.get("epochs"))
+    return same_data and row.epochs in (None, backbone.info.get("epochs"))
 
 
-def _recipe_or_empty(config: str, read: Any) -> Recipe:
+def _contradictions(row: PublishedRow, backbone: InitialWeights, config: str) -> list[str]:
+    """Return ``"MLS.K 5 instead of 20"`` for each value of our configs that is not the row's."""
+    pretraining = _recipe(str(backbone.info.get("config", "")), pretraining_recipe)
+    transfer = _recipe(config, transfer_recipe)
+    return [
+        f"{key} {ours[key]} instead of {value}"
+        for ours, theirs in ((pretraining, row.config), (transfer, row.transfer))
+        for key, value in theirs.items()
+        if key in ours and not _same(ours[key], str(value))
+    ]
+
+
+def _recipe(config: str, read: Callable[[str], Recipe]) -> Recipe:
+    """Return the recipe of a config; empty if it is unreadable."""
     with contextlib.suppress(UserError):
         return read(config)
     return {}
-
-
-def _contradictions(recipe: Recipe, published: Mapping[str, Any]) -> list[str]:
-    """Return ``"MLS.K 5 instead of 20"`` for each key of ``recipe`` with another value."""
-    return [
-        f"{key} {recipe[key]} instead of {value}"
-        for key, value in published.items()
-        if key in recipe and not _same(recipe[key], str(value))
-    ]
 
 
 def _same(one: str, other: str) -> bool:
@@ -307,44 +270,35 @@ def _parse(text: str, name: str) -> Published:
         message = f"{name} is not readable YAML: {' '.join(str(error).split())}"
         raise UserError(message, code="damaged-file") from None
     except msgspec.ValidationError as error:
-        raise UserError(f"{name}: {error}{_nearest_key(str(error))}", code="bad-value") from None
+        unknown = re.search(r"unknown field `(.*?)`", str(error))
+        structs = (PublishedFile, FileTable, FileRow, Protocol)
+        keys = {key for struct in structs for key in struct.__struct_fields__}
+        hint = f"; {nearest(unknown[1], keys)}" if unknown else ""
+        raise UserError(f"{name}: {error}{hint}", code="bad-value") from None
     rows = [row for table in file.tables for row in _rows_of(table, file, name)]
     return Published(tuple(rows), file.tasks)
 
 
-def _nearest_key(message: str) -> str:
-    unknown = re.search(r"unknown field `(.*?)`", message)
-    structs = (PublishedFile, FileTable, FileRow, Protocol)
-    fields = {field for struct in structs for field in struct.__struct_fields__}
-    return f"; {nearest(unknown[1], fields)}" if unknown else ""
-
-
 def _rows_of(table: FileTable, file: PublishedFile, name: str) -> Iterator[PublishedRow]:
     for number, row in enumerate(table.rows, start=1):
-        where = f"{name}: table {table.table}, row {number}"
+        place = f"{name}: table {table.table}, row {number}"
         if row.data is not None and row.data not in file.datasets:
             hint = nearest(row.data, file.datasets)
-            message = f"{where}: data {row.data!r} is not listed under datasets; {hint}"
+            message = f"{place}: data {row.data!r} is not listed under datasets; {hint}"
             raise UserError(message, code="unknown-name")
         if len(row.values) != len(table.columns):
-            message = f"{where}: {len(row.values)} values for {len(table.columns)} columns"
+            message = f"{place}: {len(row.values)} values for {len(table.columns)} columns"
             raise UserError(message, code="bad-value")
         tasks: dict[str, dict[str, float]] = {}
         for column, value in zip(table.columns, row.values, strict=True):
             task, _, metric = column.partition("/")
             tasks.setdefault(task, {}).update({} if value is None else {metric: value})
+        fields = msgspec.structs.asdict(row) | {
+            "label": row.label or row.method,
+            "config": {**file.configs.get(row.method, {}), **row.config},
+            "dataset": file.datasets.get(row.data or "", "").lower(),
+            "table": str(table.table),
+            "source": table.source or file.source,
+        }
         for task, metrics in tasks.items():
-            yield PublishedRow(
-                task=task,
-                method=row.method,
-                label=row.label or row.method,
-                data=row.data,
-                dataset=file.datasets.get(row.data or "", "").lower(),
-                epochs=row.epochs,
-                config={**file.configs.get(row.method, {}), **row.config},
-                transfer=row.transfer,
-                note=row.note,
-                metrics=metrics,
-                table=str(table.table),
-                source=table.source or file.source,
-            )
+            yield PublishedRow(**fields, task=task, metrics=metrics)

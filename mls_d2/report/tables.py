@@ -1,15 +1,17 @@
-"""The tables of a report, built from groups of results."""
+"""One model of a table, which every format is rendered from, and the tables of a report."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from mls_d2.report.groups import Group, MethodRow, metric_label, shown_metrics
+import pandas as pd
+
+from mls_d2.report.groups import Group, MethodRow, metric_label
 from mls_d2.report.published import (
     Published,
     PublishedRow,
@@ -17,24 +19,14 @@ from mls_d2.report.published import (
     not_comparable,
     published_beside,
 )
-from mls_d2.report.statistics import Summary, difference, summarize
-from mls_d2.report.table_model import (
-    ABSENT,
-    Column,
-    Link,
-    Table,
-    TableCell,
-    difference_cell,
-    duration_cell,
-    format_p,
-    number_cell,
-    summary_cell,
-    text_columns,
-)
-from mls_d2.results.schema import LocatedResult, Result, pretraining_datasets
+from mls_d2.report.statistics import Difference, Summary, difference, summarize
+from mls_d2.results.schema import LocatedResult, Result
 
 DEFAULT_BASELINE = "random"
 """The method that differences are taken to."""
+
+ABSENT = "–"
+"""Stands for a number that was not measured."""
 
 LINKED_FILES = ("results.json", "config.yaml", "log.txt", "predictions.png")
 """Files in the folder of a run that people read."""
@@ -55,7 +47,82 @@ class ReportOptions:
     """Numbers to set beside ours."""
 
 
-_DEFAULTS = ReportOptions()
+@dataclasses.dataclass(frozen=True)
+class TableCell:
+    """One entry of a table, without the markup of any format."""
+
+    text: str
+    value: float = math.nan
+    """What to sort by; NaN for text, and for a number that was not measured."""
+    std: float = math.nan
+    """Sample standard deviation over ``n`` runs; NaN if there is none."""
+    n: int = 0
+    significant: bool = False
+    """Of a difference: marked by a star."""
+    best: bool = False
+    """Significantly above every other row: printed in bold."""
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name to path relative to the report's folder; shown instead of the text if possible."""
+
+    def __str__(self) -> str:
+        return f"{self.text} *" if self.significant else self.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The head of a column."""
+
+    name: str
+    numeric: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns, and rows with a cell for each of them."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[TableCell]]
+
+    def frame(self, write: Callable[[TableCell], str]) -> pd.DataFrame:
+        """Return the table as a frame of texts, each cell written by ``write``."""
+        rows = [[write(cell) for cell in row] for row in self.rows]
+        return pd.DataFrame(rows, columns=[column.name for column in self.columns], dtype=object)
+
+
+def summary_cell(summary: Summary, *, digits: int = 2, best: bool = False) -> TableCell:
+    """Return ``"40.12 ± 0.20"``; without the spread for a single run, a dash for none."""
+    if not summary.n:
+        return TableCell(ABSENT)
+    text = f"{summary.mean:.{digits}f}"
+    text += f" ± {summary.std:.{digits}f}" if summary.n > 1 else ""
+    return TableCell(text, summary.mean, summary.std, summary.n, best=best)
+
+
+def difference_cell(found: Difference, *, star: bool = True) -> TableCell:
+    """Return ``"+1.20 ± 0.30"``; ``star`` says whether a significant one is marked."""
+    if not math.isfinite(found.mean):
+        return TableCell(ABSENT)
+    text = f"{found.mean:+.2f}" + (f" ± {found.std:.2f}" if math.isfinite(found.std) else "")
+    return TableCell(text, found.mean, found.std, found.n, significant=star and found.significant)
+
+
+def number_cell(value: float, form: str) -> TableCell:
+    """Return a number in a format such as ``".1f"``; a dash for NaN."""
+    return TableCell(format(value, form) if math.isfinite(value) else ABSENT, value)
+
+
+def duration_cell(seconds: float) -> TableCell:
+    """Return ``"45 s"``, ``"3 min 05 s"`` or ``"12 h 07 min"``; a dash for NaN."""
+    if not math.isfinite(seconds):
+        return TableCell(ABSENT, seconds)
+    minutes, rest = divmod(round(seconds), 60)
+    text = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{rest} s"
+    return TableCell(f"{minutes} min {rest:02d} s" if 0 < minutes < 60 else text, seconds)
+
+
+def p_cell(p: float) -> TableCell:
+    """Return ``"0.023"``, ``"< 0.001"``, or a dash for NaN."""
+    return TableCell("< 0.001", p) if p < 0.001 else number_cell(p, ".3f")
 
 
 def group_not_comparable(group: Group, published: Published) -> str:
@@ -64,12 +131,12 @@ def group_not_comparable(group: Group, published: Published) -> str:
     return "" if "" in reasons else "; ".join(dict.fromkeys(reasons))
 
 
-def baseline_of(group: Group, options: ReportOptions = _DEFAULTS) -> MethodRow | None:
+def baseline_of(group: Group, options: ReportOptions) -> MethodRow | None:
     """Return the row that others are compared with; None if there is none to compare with."""
     return None if group.mixed else group.row(options.baseline)
 
 
-def results_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table:
+def results_table(group: Group, options: ReportOptions) -> Table:
     """Return one row per method with every metric.
 
     Beside a headline metric are the difference to the baseline and, if they are comparable, the
@@ -77,7 +144,7 @@ def results_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table:
     """
     baseline = baseline_of(group, options)
     beside = not group_not_comparable(group, options.published)
-    columns = [*text_columns("method"), Column("n")]
+    columns = [*_texts("method"), Column("n")]
     for metric in group.metrics:
         label = metric_label(metric)
         columns.append(Column(label))
@@ -87,15 +154,15 @@ def results_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table:
     best = {metric: best_row(group, metric) for metric in group.metrics}
     rows = []
     for row in group.rows:
-        cells = [TableCell(row.label), _count(len(row.runs))]
+        cells = [TableCell(row.label), number_cell(len(row.runs), "d")]
         published = published_beside(row.first, options.published) if beside else None
         for metric in group.metrics:
-            cells.append(summary_cell(summary_of(row, metric), best=best[metric] is row))
+            cells.append(summary_cell(_summary(row, metric), best=best[metric] is row))
             if metric in group.headline:
                 cells += [_to_baseline(row, baseline, metric)] if baseline else []
                 cells += _to_published(row, published, metric) if beside else []
-        rows.append([*cells, TableCell(pretraining_text(row.first))])
-    return Table([*columns, *text_columns("pretraining")], rows)
+        rows.append([*cells, TableCell(_pretraining(row.first))])
+    return Table([*columns, *_texts("pretraining")], rows)
 
 
 def best_row(group: Group, metric: str) -> MethodRow | None:
@@ -103,16 +170,16 @@ def best_row(group: Group, metric: str) -> MethodRow | None:
 
     None if it is not, if rows are not comparable, or if there is only one row.
     """
-    measured = [row for row in group.rows if summary_of(row, metric).n]
+    measured = [row for row in group.rows if _summary(row, metric).n]
     if group.mixed or len(measured) < 2:
         return None
-    best = max(measured, key=lambda row: summary_of(row, metric).mean)
+    best = max(measured, key=lambda row: _summary(row, metric).mean)
     values = best.values(metric)
     others = [row.values(metric) for row in measured if row is not best]
     return best if all(difference(values, other).significant for other in others) else None
 
 
-def differences_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table | None:
+def differences_table(group: Group, options: ReportOptions) -> Table | None:
     """Return one row per method and headline metric: its difference to the baseline, tested.
 
     None if there is no baseline, or no other row.
@@ -120,17 +187,16 @@ def differences_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table
     baseline = baseline_of(group, options)
     if baseline is None or len(group.rows) < 2:
         return None
-    columns = [*text_columns("method", "metric"), Column(f"difference to {baseline.label}")]
-    columns += [Column("n"), *text_columns("test"), Column("p"), *text_columns("verdict")]
     rows = []
     for row in group.rows:
         for metric in group.headline if row is not baseline else ():
             found = difference(row.values(metric), baseline.values(metric))
             cells = [TableCell(row.label), TableCell(metric_label(metric))]
-            cells += [difference_cell(found, star=False), _count(found.n)]
-            cells += [TableCell(found.test or ABSENT), TableCell(format_p(found.p), found.p)]
-            rows.append([*cells, TableCell(found.verdict)])
-    return Table(columns, rows)
+            cells += [difference_cell(found, star=False), number_cell(found.n, "d")]
+            cells += [TableCell(found.test or ABSENT), p_cell(found.p), TableCell(found.verdict)]
+            rows.append(cells)
+    columns = [*_texts("method", "metric"), Column(f"difference to {baseline.label}")]
+    return Table([*columns, Column("n"), *_texts("test"), Column("p"), *_texts("verdict")], rows)
 
 
 def cost_table(group: Group) -> Table:
@@ -142,34 +208,21 @@ def cost_table(group: Group) -> Table:
         runs = [run.result for run in row.runs]
         speed = summarize([run.images_per_s for run in runs])
         memory = summarize([run.peak_memory_mb for run in runs])
-        hours = [summarize([device_hours(run, kind) for run in runs]).mean for kind in shown]
-        cells = [TableCell(row.label), summary_cell(speed, digits=1), _wall_time(row)]
+        hours = [summarize([_device_hours(run, kind) for run in runs]).mean for kind in shown]
+        cells = [TableCell(row.label), summary_cell(speed, digits=1)]
+        cells.append(duration_cell(summarize([run.wall_time_s for run in runs]).mean))
         cells += [number_cell(value, ".3g") for value in hours]
         rows.append([*cells, summary_cell(memory, digits=0)])
-    columns = [*text_columns("method"), Column("training images/s"), Column("wall time")]
+    columns = [*_texts("method"), Column("training images/s"), Column("wall time")]
     columns += [Column(_HOURS[kind]) for kind in shown]
     return Table([*columns, Column("peak memory (MiB)")], rows)
 
 
-def device_hours(result: Result, kind: str) -> float:
-    """Return how long a run occupied devices of one kind, in hours; NaN if it had none.
-
-    CPU hours are those of its threads.
-    """
-    if result.device.kind != kind or result.device.count < 1:
-        return math.nan
-    return result.wall_time_s * result.device.count / 3600
-
-
-def provenance_table(group: Group, out: Path | None = None) -> Table:
+def provenance_table(group: Group, out: Path | None) -> Table:
     """Return one row per run: the source of its weights and of its numbers.
 
-    Args:
-        group: the runs.
-        out: the report's folder, for links to the runs' files; no links without it.
+    There are links to the runs' files from ``out``, the report's folder, if it is given.
     """
-    columns = [*text_columns("method"), Column("seed"), *text_columns("backbone", "sha256")]
-    columns += text_columns("finished (UTC)", "versions", "device", "result")
     rows = []
     for row in group.rows:
         for run in row.runs:
@@ -180,101 +233,49 @@ def provenance_table(group: Group, out: Path | None = None) -> Table:
                 result.backbone.sha256[:12] or ABSENT,
                 result.finished,
                 ", ".join(f"{name} {version}" for name, version in versions.items() if version),
-                device_text(result),
+                _device(result),
             ]
-            cells = [TableCell(row.label), _count(result.seed), *map(TableCell, texts)]
-            links = run_links(run, out) if out is not None else ()
+            cells = [TableCell(row.label), number_cell(result.seed, "d"), *map(TableCell, texts)]
+            links = _links(run, out) if out is not None else {}
             rows.append([*cells, TableCell(str(run.path), links=links)])
-    return Table(columns, rows)
+    columns = [*_texts("method"), Column("seed"), *_texts("backbone", "sha256")]
+    return Table([*columns, *_texts("finished (UTC)", "versions", "device", "result")], rows)
 
 
-def runs_table(groups: Sequence[Group]) -> Table:
-    """Return one row per run with all metrics in full precision; unmeasured numbers are empty.
-
-    There is at least one group. Rows with the same number in column ``group`` are comparable.
-    """
-    metrics = shown_metrics(run.result for group in groups for run in group.runs)
-    records = []
-    for number, group in enumerate(groups, start=1):
-        for row in group.rows:
-            values = {metric: row.values(metric) for metric in metrics}
-            for place, run in enumerate(row.runs):
-                measured = {metric: _exact(values[metric][place][1]) for metric in metrics}
-                record = {"group": str(number), "row": row.label, **_run_record(run)}
-                records.append(record | measured)
-    rows = [[TableCell(text) for text in record.values()] for record in records]
-    return Table(text_columns(*records[0]), rows)
-
-
-def summary_table(group: Group, options: ReportOptions = _DEFAULTS) -> Table:
-    """Return one row per method for a terminal: the headline metrics and the time."""
-    baseline = baseline_of(group, options)
-    columns = [*text_columns("method"), Column("n")]
-    for metric in group.headline:
-        columns.append(Column(metric_label(metric)))
-        columns += [Column(f"- {options.baseline}")] if baseline else []
-    rows = []
-    for row in group.rows:
-        cells = [TableCell(row.label), _count(len(row.runs))]
-        for metric in group.headline:
-            cells.append(summary_cell(summary_of(row, metric)))
-            cells += [_to_baseline(row, baseline, metric)] if baseline else []
-        rows.append([*cells, _wall_time(row)])
-    return Table([*columns, Column("wall time")], rows)
+def summary_table(results: Table, cost: Table, group: Group) -> Table:
+    """Return the columns of two tables of ``group`` that a terminal has space for."""
+    labels = {metric_label(metric) for metric in group.headline}
+    places = [
+        place
+        for place, column in enumerate(results.columns)
+        if column.name in {"method", "n"} | labels
+        or (column.name.partition(" − ")[0] in labels and not column.name.endswith("published"))
+    ]
+    (time,) = (place for place, column in enumerate(cost.columns) if column.name == "wall time")
+    rows = [
+        [*(row[place] for place in places), costs[time]]
+        for row, costs in zip(results.rows, cost.rows, strict=True)
+    ]
+    return Table([*(results.columns[place] for place in places), cost.columns[time]], rows)
 
 
 def comparison_table(group: Group, row: MethodRow, published: PublishedRow | None) -> Table:
     """Return one row per metric of ``row``: ours, and beside it the published number."""
-    columns = [*text_columns("metric"), Column("ours")]
-    columns += [Column("paper"), Column("difference")] if published else []
+    columns = [*_texts("metric"), Column("ours")]
+    columns += [Column("published"), Column("difference")] if published else []
     rows = []
     for metric in group.metrics:
-        cells = [TableCell(metric_label(metric)), summary_cell(summary_of(row, metric))]
+        cells = [TableCell(metric_label(metric)), summary_cell(_summary(row, metric))]
         rows.append(cells + (_to_published(row, published, metric) if published else []))
     return Table(columns, rows)
 
 
-def run_links(run: LocatedResult, out: Path) -> list[Link]:
-    """Return links from the report's folder to those files of a run that exist."""
-    folder = os.path.relpath(run.path.parent.resolve(), out.resolve())
-    names = [name for name in LINKED_FILES if run.path.with_name(name).is_file()]
-    return [Link(name, quote(Path(folder, name).as_posix())) for name in names]
+def _texts(*names: str) -> list[Column]:
+    return [Column(name, numeric=False) for name in names]
 
 
-def device_text(result: Result) -> str:
-    """Return ``"8 × NVIDIA H100"``, ``"cpu, 2 threads"`` or a dash if it was not recorded."""
-    device = result.device
-    if device.kind == "unknown":
-        return ABSENT
-    if device.kind == "cpu":
-        return f"cpu, {device.count} threads"
-    return f"{device.count} × {device.name or device.kind}"
-
-
-def pretraining_text(result: Result) -> str:
-    """Return what the backbone was pretrained on, for example ``"coco_2017_train, 400 epochs"``."""
-    info = result.backbone.info
-    if not result.backbone.sha256:
-        return "none"
-    parts = [" + ".join(pretraining_datasets(info))] if info.get("dataset") else []
-    if isinstance(info.get("epochs"), int | float):
-        parts.append(f"{info['epochs']:g} epochs")
-    if info.get("synthetic"):
-        parts.append("synthetic")
-    return ", ".join(parts) or "not recorded"
-
-
-def summary_of(row: MethodRow, metric: str) -> Summary:
-    """Return mean and spread of ``metric`` over the runs of ``row``."""
+def _summary(row: MethodRow, metric: str) -> Summary:
     return summarize([value for _, value in row.values(metric)])
-
-
-def _count(number: int) -> TableCell:
-    return TableCell(str(number), number)
-
-
-def _wall_time(row: MethodRow) -> TableCell:
-    return duration_cell(summarize([run.result.wall_time_s for run in row.runs]).mean)
 
 
 def _to_baseline(row: MethodRow, baseline: MethodRow, metric: str) -> TableCell:
@@ -286,30 +287,40 @@ def _to_baseline(row: MethodRow, baseline: MethodRow, metric: str) -> TableCell:
 
 def _to_published(row: MethodRow, published: PublishedRow | None, metric: str) -> list[TableCell]:
     reference = published.metrics.get(metric, math.nan) if published else math.nan
-    ours = summary_of(row, metric).mean
+    ours = _summary(row, metric).mean
     return [number_cell(reference, ".1f"), number_cell(ours - reference, "+.2f")]
 
 
-def _run_record(run: LocatedResult) -> dict[str, str]:
-    result = run.result
-    return {
-        "task": result.task,
-        "preset": result.preset,
-        "method": result.method,
-        "seed": str(result.seed),
-        "dataset": result.dataset.name,
-        "synthetic": str(result.dataset.synthetic).lower(),
-        "backbone": result.backbone.file,
-        "backbone_sha256": result.backbone.sha256,
-        "images_per_s": _exact(result.images_per_s),
-        "wall_time_s": _exact(result.wall_time_s),
-        "peak_memory_mb": _exact(result.peak_memory_mb),
-        "device": result.device.kind,
-        "device_count": str(result.device.count),
-        "finished": result.finished,
-        "result": str(run.path),
-    }
+def _device_hours(result: Result, kind: str) -> float:
+    """Return GPU or CPU hours, those of the threads; NaN if none of that kind was used."""
+    if result.device.kind != kind or result.device.count < 1:
+        return math.nan
+    return result.wall_time_s * result.device.count / 3600
 
 
-def _exact(value: float) -> str:
-    return repr(value) if math.isfinite(value) else ""
+def _links(run: LocatedResult, out: Path) -> dict[str, str]:
+    """Return links from the report's folder to those files of a run that exist."""
+    folder = os.path.relpath(run.path.parent.resolve(), out.resolve())
+    names = [name for name in LINKED_FILES if run.path.with_name(name).is_file()]
+    return {name: quote(Path(folder, name).as_posix()) for name in names}
+
+
+def _device(result: Result) -> str:
+    device = result.device
+    if device.kind == "unknown":
+        return ABSENT
+    if device.kind == "cpu":
+        return f"cpu, {device.count} threads"
+    return f"{device.count} × {device.name or device.kind}"
+
+
+def _pretraining(result: Result) -> str:
+    """Return what the backbone was pretrained on, for example ``"coco_2017_train, 400 epochs"``."""
+    backbone = result.backbone
+    if not backbone.sha256:
+        return "none"
+    epochs = backbone.info.get("epochs")
+    parts = [" + ".join(backbone.datasets)] if backbone.datasets else []
+    parts += [f"{epochs:g} epochs"] if isinstance(epochs, int | float) else []
+    parts += ["synthetic"] if backbone.synthetic else []
+    return ", ".join(parts) or "not recorded"

@@ -36,6 +36,17 @@ class InitialWeights(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, Any]
     """The ``pretrain`` metadata of the backbone file; empty if there is none."""
 
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the pretraining datasets; empty if they are not recorded."""
+        names = self.info.get("dataset") or []
+        return [names] if isinstance(names, str) else [str(name) for name in names]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was pretrained on generated scenes."""
+        return bool(self.info.get("synthetic"))
+
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """The data that the model was fine-tuned and evaluated on."""
@@ -102,41 +113,34 @@ class LocatedResult:
 def write_result(path: str | os.PathLike[str], result: Result) -> None:
     """Write ``result`` as JSON with sorted keys; the file appears complete or not at all.
 
-    NaN and infinities become ``null``, so that every JSON parser reads the file.
-
-    Args:
-        path: the file to write, usually ``OUTPUT_DIR/results.json``; its folder is created.
-        result: what to write.
+    The folder is created. NaN and infinities become ``null``, so that every JSON parser reads it.
 
     Raises:
         UserError: a field has a type that the schema does not allow, or the file cannot be written.
     """
     path = Path(path)
-    fields = _plain(msgspec.structs.asdict(result), "")
+    fields = _plain(result, "")
     _from_fields(fields, f"cannot write {path}", code="bad-value")
-    text = json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot create {path.parent}: {error.strerror}; choose another folder"
         raise UserError(message, code="unwritable") from error
     with atomic_write(str(path), "w") as file:
-        file.write(text)
+        file.write(json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read one ``results.json``.
+    """Read one ``results.json`` of this or an older schema version.
 
-    Files of older schema versions are migrated. Fields that the schema does not have are ignored;
-    ``null`` numbers become NaN.
+    Fields that the schema does not have are ignored; ``null`` numbers become NaN.
 
     Raises:
         UserError: the file is missing, truncated, not JSON, of an unsupported schema version, or a
             field is missing or has a wrong type; the message names the file and the field.
     """
-    path = Path(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", code="missing-file") from error
     except (ValueError, RecursionError) as error:
@@ -155,10 +159,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 def collect_results(
     folders: Iterable[str | os.PathLike[str]],
 ) -> tuple[list[LocatedResult], list[str]]:
-    """Read every ``results.json`` below ``folders``, also behind links.
-
-    Args:
-        folders: folders to search through, or result files.
+    """Read every ``results.json`` below ``folders`` (or such files), also behind links.
 
     Returns:
         The results in the order of their paths, each file once, and one message for each file
@@ -198,29 +199,21 @@ def files_below(folder: Path, name: str) -> Iterator[Path]:
             yield Path(here, name)
 
 
-def pretraining_datasets(info: Mapping[str, Any]) -> list[str]:
-    """Return the names under ``dataset`` in a backbone's metadata: one name, a list or nothing."""
-    names = info.get("dataset") or []
-    return [names] if isinstance(names, str) else [str(name) for name in names]
-
-
-def _add_device(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**fields, "device": {"kind": "unknown", "name": "", "count": 0}}
-
-
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_device}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Version 1 did not record the device.
+    1: lambda fields: {**fields, "device": {"kind": "unknown", "name": "", "count": 0}},
+}
 """From each older version to the next one; a new schema version adds one function."""
 
 
 def _migrate(fields: dict[str, Any], what: str) -> dict[str, Any]:
     """Return the fields of a result of any supported version in version RESULTS_SCHEMA."""
     schema: Any = fields.get("schema")
-    oldest = min(_MIGRATIONS)
-    is_version = isinstance(schema, int) and not isinstance(schema, bool)
-    if not is_version or not oldest <= schema <= RESULTS_SCHEMA:
-        newer = is_version and schema > RESULTS_SCHEMA
+    versions = [*_MIGRATIONS, RESULTS_SCHEMA]
+    if isinstance(schema, bool) or schema not in versions:
+        newer = isinstance(schema, int) and schema > RESULTS_SCHEMA
         remedy = "update mls_d2, a newer one wrote it" if newer else "run that evaluation again"
-        message = f"{what}: schema {schema!r}, expected {oldest} to {RESULTS_SCHEMA}; {remedy}"
+        message = f"{what}: schema {schema!r}, expected one of {versions}; {remedy}"
         raise UserError(message, code="unknown-version")
     for version in range(schema, RESULTS_SCHEMA):
         fields = _MIGRATIONS[version](fields)

@@ -11,7 +11,7 @@ from pathlib import Path
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import atomic_write, check_writable
 from mls_d2.report.contents import TABLES, Report, ReportPicture, make_section
-from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
+from mls_d2.report.curves import METRICS_FILE, pretraining_curves, read_curves
 from mls_d2.report.groups import Group, group_results
 from mls_d2.report.plots import LOSS, plot_group, plot_pretraining
 from mls_d2.report.published import published_beside, why_not_compared
@@ -207,25 +207,19 @@ def _plot_curves(group: Group, number: int, out: Path) -> ReportPicture:
         run.path: read_curves(run.path.with_name(METRICS_FILE), only=LOSS) for run in group.runs
     }
     title = f"{group.title}, {group.note}" if group.note else group.title
-    stem = out / ("curves" if number == 1 else f"curves-{number}")
-    plot = plot_group(group, curves, title=title, stem=stem)
-    return ReportPicture(plot.name, f"Training loss and results, {group.title}")
+    name = "curves.svg" if number == 1 else f"curves-{number}.svg"
+    plot_group(group, curves, title=title, path=out / name)
+    return ReportPicture(name, f"Training loss and results, {group.title}")
 
 
 def _plot_pretraining(
     folders: Sequence[Path], results: Sequence[LocatedResult], out: Path
 ) -> ReportPicture | None:
-    runs = pretraining_runs([path for path in folders if path.is_dir()], results)
+    runs = pretraining_curves([path for path in folders if path.is_dir()], results)
     if not runs:
         return None
-    names = [run.folder.name for run in runs]
-    labelled = {}
-    for run in runs:
-        # The whole path if names repeat.
-        label = run.folder.name if names.count(run.folder.name) == 1 else str(run.folder)
-        labelled[f"synthetic, {label}" if run.synthetic else label] = run.curves
-    plot = plot_pretraining(labelled, title="Pretraining", stem=out / "pretraining")
-    return ReportPicture(plot.name, "Losses, similarity and feature spread in pretraining")
+    plot_pretraining(runs, title="Pretraining", path=out / "pretraining.svg")
+    return ReportPicture("pretraining.svg", "Losses, similarity and feature spread in pretraining")
 
 
 def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:

@@ -9,6 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,6 @@ from mls_d2.results.schema import RESULTS_FILE, LocatedResult, files_below
 
 METRICS_FILE = "metrics.json"
 """The file name that the writers of both phases use."""
-
-ENVIRONMENT_FILE = "environment.json"
-"""The facts of a run, in its folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,64 +33,44 @@ Curves = Mapping[str, Curve]
 """Metric name to curve, of one run."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainingRun:
-    """A pretraining run that belongs to a report."""
-
-    folder: Path
-    curves: Curves
-    synthetic: bool
-    """Whether it is recorded as trained on generated scenes."""
-
-
 def read_curves(path: Path, only: str | None = None) -> Curves:
-    """Read one ``metrics.json``: one JSON object per line, each with ``"iteration"``.
+    """Read one ``metrics.json``, one JSON object per line; empty if it is missing or unusable.
 
     A run that was interrupted leaves a cut line, and one that was resumed may repeat iterations:
-    lines that are not such objects are skipped, and the later value of an iteration counts.
+    lines without an iteration are skipped, and the later value of an iteration counts.
 
     Args:
         path: the file; it may be missing.
         only: the one metric to return; all by default.
-
-    Returns:
-        Metric name to curve; empty if the file does not exist or has nothing usable.
     """
     if not path.is_file():
         return {}
     points: dict[str, dict[int, float]] = defaultdict(dict)
+    skipped = 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    skipped = []
-    for number, line in enumerate(lines):
-        record = None
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
-            skipped.append(number)
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if not isinstance(record.get("iteration"), int):
+            # A run that has not ended may be read while it writes its last line.
+            skipped += number < len(lines)
             continue
-        iteration = record.pop("iteration")
-        for name, value in record.items() if only is None else [(only, record.get(only))]:
-            if isinstance(value, int | float):
-                points[name][iteration] = float(value)
-    # A run that has not ended may be read while it writes its last line.
-    if skipped and skipped != [len(lines) - 1]:
-        count = len(skipped) - (skipped[-1] == len(lines) - 1)
-        logger.warning("%s: skipped %d unreadable lines", path, count)
+        for name in record if only is None else (only,):
+            value = record.get(name)
+            if name != "iteration" and isinstance(value, int | float):
+                points[name][record["iteration"]] = float(value)
+    if skipped:
+        logger.warning("%s: skipped %d unreadable lines", path, skipped)
+    ordered = {name: sorted(values.items()) for name, values in points.items()}
     return {
-        name: Curve(*map(np.array, zip(*sorted(values.items()), strict=True)))
-        for name, values in points.items()
+        name: Curve(*map(np.array, zip(*pairs, strict=True))) for name, pairs in ordered.items()
     }
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the centred moving average over ``window`` points, fewer at the ends.
+    """Return the centred moving average of ``values``, shape ``(P,)``, over ``window`` points.
 
-    Args:
-        values: shape ``(P,)``; values that are not finite take no part.
-        window: at least 1; an even window is widened by one.
-
-    Returns:
-        Shape ``(P,)``; NaN if no finite value lies in the window.
+    Fewer at the ends; an even window is widened by one. Values that are not finite take no part:
+    the result, shape ``(P,)``, is NaN if no finite value lies in the window.
     """
     kernel = np.ones(window // 2 * 2 + 1)
     half = window // 2
@@ -102,14 +80,18 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def pretraining_runs(
+def pretraining_curves(
     folders: Iterable[Path], results: Iterable[LocatedResult]
-) -> list[PretrainingRun]:
-    """Return the pretraining runs that belong to a report, in the order of their paths.
+) -> dict[str, Curves]:
+    """Return the curves of the pretraining runs that belong to a report, in the order of paths.
 
     They are every folder below ``folders`` that has a ``metrics.json`` and no result, and the
     folders of the results' backbone files; only those that logged ``feature_std`` count, which
     every method does and no fine-tuning.
+
+    Returns:
+        Name of the folder, or the whole path if names repeat, to curves. It starts with
+        "synthetic" if a result or the run itself records that it was trained on generated scenes.
     """
     candidates: dict[Path, Path] = {}
     synthetic: set[Path] = set()
@@ -118,6 +100,8 @@ def pretraining_runs(
         for path in files_below(folder, METRICS_FILE):
             if not (path.parent / RESULTS_FILE).exists():
                 candidates.setdefault(path.parent.resolve(), path.parent)
+                if _recorded_as_synthetic(path.parent):
+                    synthetic.add(path.parent.resolve())
     for located in results:
         backbone = located.result.backbone
         folder = Path(backbone.file).parent
@@ -125,16 +109,25 @@ def pretraining_runs(
             candidates.setdefault(folder.resolve(), folder)
         if backbone.synthetic:
             synthetic.add(folder.resolve())
-    found = []
-    for real, folder in sorted(candidates.items(), key=lambda item: item[1]):
-        curves = read_curves(folder / METRICS_FILE)
-        if "feature_std" in curves:
-            found.append(PretrainingRun(folder, curves, real in synthetic or _recorded(folder)))
-    return found
+    runs = {folder: read_curves(folder / METRICS_FILE) for folder in sorted(candidates.values())}
+    runs = {folder: curves for folder, curves in runs.items() if "feature_std" in curves}
+    names = [folder.name for folder in runs]
+    labelled = {}
+    for folder, curves in runs.items():
+        label = folder.name if names.count(folder.name) == 1 else str(folder)
+        labelled[f"synthetic, {label}" if folder.resolve() in synthetic else label] = curves
+    return labelled
 
 
-def _recorded(folder: Path) -> bool:
-    """Whether the facts of a run say that its images are generated."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return bool(json.loads((folder / ENVIRONMENT_FILE).read_text()).get("synthetic"))
+def _recorded_as_synthetic(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(_parsed((folder / "environment.json").read_text()).get("synthetic"))
     return False
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Return a JSON object; empty if it is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+        return parsed if isinstance(parsed, dict) else {}
+    return {}

@@ -1,19 +1,235 @@
-"""The page as text, and, where Chromium is installed, as a browser shows it."""
+"""Every format: nothing in a name is markup, and what marks numbers is printed with them."""
 
+import html
 import html.parser
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
-from mls_d2.report import html as page
+from mls_d2.report import render
 from mls_d2.report.build import write_report
-from mls_d2.report.options import Options
+from mls_d2.report.contents import Report, ReportPicture, make_section
+from mls_d2.report.groups import group_results
+from mls_d2.report.tables import Column, ReportOptions, Table, TableCell
+from mls_d2.results.schema import LocatedResult
 
-EVIL = "<script>window.stolen = 1</script><b>bold</b>\"'&"
+NASTY = (
+    "<script>window.stolen = 1</script><b>bold</b>\"'&|`rm`*b*_i_[a](http://b)\n\n# title ~~s~~ "
+    "$x$ \\input{/etc/passwd} 50% #1 ^ {} &amp;"
+)
+TABLE = Table(
+    [Column("a_b", numeric=False), Column("n"), Column("file", numeric=False)],
+    [
+        [TableCell("a|b"), TableCell("1.00 ± 0.10", best=True), TableCell("–")],
+        [
+            TableCell("c\nd"),
+            TableCell("+2.00", significant=True),
+            TableCell("/x", links={"x": "../x%20y"}),
+        ],
+    ],
+)
+
+
+def report_of(*results, problems=(), pretraining=None, pictures=(), mix=False):
+    located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
+    groups, left_out = group_results(located, mix=mix)
+    options = ReportOptions(mix=mix)
+    curves = ReportPicture("curves.svg", "curves")
+    sections = [make_section(group, options, curves=curves, pictures=pictures) for group in groups]
+    return Report(sections, pretraining, [*problems, *left_out], options)
+
+
+@pytest.fixture
+def nasty_report(make_result):
+    """Results of which every text is NASTY."""
+    base = make_result()
+    changes = {
+        "method": NASTY,
+        "task": NASTY,
+        "preset": NASTY,
+        "dataset": msgspec.structs.replace(base.dataset, name=NASTY, fingerprint=NASTY),
+        "versions": {"torch": NASTY},
+        "metrics": {NASTY.replace(".", ""): {NASTY: 1.0}},
+    }
+    weights = msgspec.structs.replace(base.backbone, file=NASTY, info={"dataset": NASTY})
+    results = [msgspec.structs.replace(base, **changes, backbone=weights)]
+    changes |= {"method": "random", "seed": 1}
+    results.append(msgspec.structs.replace(make_result("random"), **changes))
+    return report_of(*results, problems=[NASTY], pictures=[ReportPicture("p.png", NASTY)])
+
+
+def test_a_table_by_hand_in_markdown():
+    assert render.markdown_table(TABLE).splitlines() == [
+        "| a_b | n | file |",
+        "| --- | ---: | --- |",
+        "| a&#124;b | **1.00 ± 0.10** | – |",
+        "| c d | +2.00 \\* | [x](../x%20y) |",
+    ]
+
+
+def test_a_table_by_hand_in_latex():
+    assert render.latex_table(TABLE, caption="5 % off", label="tab:x") == "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"\centering",
+            r"\caption{5 \% off}",
+            r"\label{tab:x}",
+            r"\begin{tabular}{lrl}",
+            r"\toprule",
+            r"a\_b & n & file \\",
+            r"\midrule",
+            r"a\textbar{}b & \textbf{1.00 $\pm$ 0.10} & -- \\",
+            r"c d & +2.00 * & /x \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+@pytest.mark.parametrize("text", ["coco_2017_train", "a-b.c/d", "mls (MLS.K = 5)", "3 ± 1"])
+def test_plain_names_stay_as_they_are_in_markdown(text):
+    assert render.markdown_escape(text) == text
+
+
+def test_nothing_in_escaped_markdown_is_markup(nasty_report):
+    text = render.markdown_escape(NASTY)
+    shown = html.unescape(re.sub(r"\\([\\`*\[\]~$_])", r"\1", text))
+    assert shown == " ".join(NASTY.split())
+    assert not re.search(r"[<>|\n]", text)
+    assert not re.search(r"(?<!\\)[`*\[\]~$]", text.replace("\\\\", ""))
+    assert not re.search(r"(?<![\w\\])_|(?<!\\)_(?!\w)", text)
+    assert render.markdown_escape("a\x1b[31m\u202eb") == "a \\[31m b"
+    page = render.render_markdown(nasty_report)
+    assert "<" not in page
+    assert "\n# title" not in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    for line, rule in zip(lines, lines[1:], strict=False):
+        if set(rule) <= set("|-: "):
+            width = line.count("|")
+        assert line.count("|") == width
+
+
+def test_nothing_in_escaped_latex_is_a_command(nasty_report):
+    text = render.latex_escape(NASTY)
+    assert "\n" not in text
+    bare = re.sub(r"\\text(backslash|ascii\w+|less|greater|bar)\{\}|\\[{}&%$#_]", "", text)
+    assert not re.search(r"[\\{}&%$#_~^<>|]", bare)
+    page = render.render_latex(nasty_report)
+    found = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", page, re.DOTALL)
+    for spec, body in found:
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(lines) >= 2
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(spec)}
+    labels = re.findall(r"\\label\{(.*?)\}", page)
+    assert len(labels) == len(set(labels)) == len(found) == 3
+
+
+@pytest.mark.full
+def test_latex_takes_it(tmp_path, nasty_report):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not on PATH")
+    (tmp_path / "t.tex").write_text(render.render_latex(nasty_report))
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{t}\\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_the_terminal_shows_any_number_of_results_on_one_screen_of_ascii(make_result):
+    results = [make_result(f"méthode\x1b[2J-{i}" + "x" * 99, max_iter=i % 7) for i in range(60)]
+    lines = render.render_terminal(report_of(*results), "out/report.md").splitlines()
+    assert len(lines) == render.MAX_LINES
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert lines[-1] == "report: out/report.md"
+    # 7 groups take a blank, a title and a header each, 60 rows one each; 24 - 3 - 2 - 1 are shown
+    assert lines[-3] == f"... and {7 * 3 + 60 - 18} more lines in the report"
+
+
+def test_the_terminal_shows_headline_metrics_differences_and_time(make_result):
+    results = [make_result("random", ap=10.0), make_result("mls", ap=15.0)]
+    results.append(make_result("byol", 0, ap=15.0))
+    results.append(make_result("byol", 1, ap=17.0))
+    lines = render.render_terminal(report_of(*results, problems=["bad"]), "x").splitlines()
+    assert lines[0] == "4 results, 1 left out"
+    assert [line.partition(":")[0] for line in lines[1:3]] == [
+        "SYNTHETIC SCENES",
+        "SHORTENED SCHEDULE",
+    ]
+    cells = [re.split(r"  +", line) for line in lines[5:9]]
+    assert cells == [
+        ["method", "n", "box AP", "box AP - random", "mask AP", "mask AP - random", "wall time"],
+        ["random", "1", "10.00", "-", "9.00", "-", "1 min 20 s"],
+        ["byol", "2", "16.00 +- 1.41", "+6.00", "15.00 +- 1.41", "+6.00", "1 min 20 s"],
+        ["mls", "1", "15.00", "+5.00", "14.00", "+5.00", "1 min 20 s"],
+    ]
+    assert len(set(map(len, lines[5:9]))) == 1
+
+
+def test_all_formats_print_marks_and_the_reach_of_the_test(make_result):
+    runs = [
+        make_result(name, seed, ap=10.0 + seed) for name in ("random", "mls") for seed in (0, 1)
+    ]
+    runs += [make_result(max_iter=600), make_result(max_iter=600, ap=9.0, finished="2026")]
+    report = report_of(*runs, problems=["a/results.json: cut"])
+    for text in (render.render_markdown(report), render.render_latex(report).replace("\\", "")):
+        assert "SYNTHETIC SCENES: generated pictures" in text
+        assert "SHORTENED SCHEDULE" in text
+        assert "DISAGREEING RESULTS: 1 repeated runs gave other numbers." in text
+        assert (
+            "Not comparable with published numbers: shortened schedule, synthetic scenes." in text
+        )
+        assert "What differs in these runs: SOLVER.MAX_ITER = 300." in text
+        assert "What differs in these runs: SOLVER.MAX_ITER = 600." in text
+        assert "coco_mask_rcnn_fpn, preset quick, synthetic scenes" in text
+        assert "Pretrained with one seed: mls. The spread of these rows" in text
+    text = render.render_markdown(report)
+    assert "No run of the baseline, random, is among these" in text
+    assert "disagree: bbox.AP 15.00 and 9.00, bbox.AP50 30.00 and 18.00, segm.AP" in text
+    assert "## Left out\n\n- run4 is left out" in text or "- a/results.json: cut\n" in text
+
+
+def test_several_pretraining_seeds_need_no_footnote(make_result):
+    weights = make_result().backbone
+    runs = [
+        make_result(seed=seed, backbone=msgspec.structs.replace(weights, sha256=str(seed) * 64))
+        for seed in (0, 1)
+    ]
+    assert "Pretrained with one seed" not in render.render_markdown(report_of(*runs))
+
+
+def test_mixed_tables_are_marked_in_every_format(make_result, make_paper_result):
+    report = report_of(make_paper_result("random"), make_result("mls"), mix=True)
+    marked = "MIXED: these rows are not comparable. They differ in SOLVER.IMS"
+    assert f"**{marked}" in render.render_markdown(report)
+    assert marked in render.render_latex(report).replace("\\", "")
+    text = render.render_markdown(report)
+    assert "> **MIXED TABLES: some rows differ in more than the method.**" in text
+    assert "| mls, synthetic (dataset = " in text
+    assert "preset paper + quick, real images and synthetic scenes" in text
+
+
+def test_a_paper_result_on_real_data_has_no_banner_and_names_the_sources(make_paper_result):
+    head = "MODEL: {ROI_BOX_HEAD: {NUM_CONV: 4, NUM_FC: 1}}\n"
+    config = head + make_paper_result().config
+    imagenet = {"dataset": "imagenet"}
+    results = [make_paper_result(name, config=config) for name in ("random", "mls")]
+    results.append(make_paper_result("supervised", config=config, info=imagenet))
+    text = render.render_markdown(report_of(*results))
+    assert "> **" not in text
+    assert "Not comparable" not in text
+    assert "Published numbers: Table 1 of Multi-Label Self-Supervised Learning" in text
+    assert "Table of results of PixPro's README" in text
+    assert "Table 1 of the paper has 38.9 box AP and 35.4 mask AP with two fully" in text
+    result = make_paper_result(info={"dataset": ["x"], "synthetic": True}, preset="custom")
+    assert "SYNTHETIC SCENES: backbones pretrained" in render.render_markdown(report_of(result))
 
 
 class Elements(html.parser.HTMLParser):
@@ -49,8 +265,8 @@ def runs(tmp_path, make_result, save_run):
             path = save_run(f"{method}-{seed}", make_result(method, seed, ap=ap))
             Image.new("RGB", (64, 32), (seed, 0, 0)).save(path.with_name("predictions.png"))
     metrics = {"bbox": {"AP": float("nan"), "AP50": 3.0}, "segm": {"AP": 2.0}}
-    save_run("evil", make_result(EVIL, metrics=metrics))
-    save_run("other", make_result(EVIL, task=f"task {EVIL}"))
+    save_run("evil", make_result(NASTY, metrics=metrics))
+    save_run("other", make_result(NASTY, task=f"task {NASTY}"))
     return tmp_path / "runs"
 
 
@@ -60,31 +276,27 @@ def text(runs, tmp_path):
     return (tmp_path / "out" / "report.html").read_text()
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(text):
+def test_the_page_is_well_formed_safe_and_needs_nothing_else(text, tmp_path):
     elements = Elements(text)
     for tag, attrs in elements.found:
         for name in ("src", "href"):
             value = attrs.get(name) or "#"
-            if tag == "a":
-                assert re.match(r"#|\.\./", value), value
-            else:
-                assert value.startswith(("data:", "#")), (tag, value)
+            expected = r"#|\.\./" if tag == "a" else r"#|data:"
+            assert re.match(expected, value), (tag, value)
     assert "url(" not in text
     assert "@import" not in text
     assert [item["content"] for item in elements.all("meta") if "http-equiv" in item] == [
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     ]
-
-
-def test_names_with_html_in_them_stay_text(text):
-    elements = Elements(text)
     assert len(elements.all("script")) == 1
     assert not elements.all("b")
     assert "&lt;b&gt;bold&lt;/b&gt;&#34;&#39;&amp;" in text
-
-
-def test_every_picture_has_a_caption_and_a_picture_a_row_is_shown(text):
-    images = Elements(text).all("img")
+    links = {item["href"] for item in elements.all("a")} - {"#group-1", "#group-2"}
+    assert {"../runs/mls-2/results.json", "../runs/mls-2/predictions.png"} <= links
+    assert all((tmp_path / "out" / link).exists() for link in links)
+    # Of box AP50 and mask AP the last row has one run, which no test can tell apart.
+    assert re.findall(r"<strong>(.*?)</strong>", text) == ["15.03 ± 0.15"]
+    images = elements.all("img")
     assert [image["alt"] for image in images if image["src"].startswith("data:image/png")] == [
         "random, seed 0",
         "mls, seed 0",
@@ -94,37 +306,23 @@ def test_every_picture_has_a_caption_and_a_picture_a_row_is_shown(text):
     assert all(image["alt"] for image in images)
 
 
-def test_links_lead_to_files_that_are_there(text, tmp_path):
-    links = {item["href"] for item in Elements(text).all("a")} - {"#group-1", "#group-2"}
-    assert "../runs/mls-2/results.json" in links
-    assert "../runs/mls-2/predictions.png" in links
-    assert all((tmp_path / "out" / link).exists() for link in links)
-
-
-def test_the_best_is_bold_where_it_is_significant(text):
-    # Of box AP50 and mask AP the last row has one run, which no test can tell apart.
-    assert re.findall(r"<strong>(.*?)</strong>", text) == ["15.03 ± 0.15"]
-
-
-def test_pictures_beyond_the_budget_are_linked(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MAX_EMBEDDED", 10)
-    write_report([runs], tmp_path / "out")
-    elements = Elements((tmp_path / "out" / "report.html").read_text())
+def test_pictures_beyond_the_budget_are_linked_and_a_mixed_table_is_marked(
+    tmp_path, make_result, save_run, monkeypatch
+):
+    monkeypatch.setattr(render, "MAX_EMBEDDED", 10)
+    save_run("a", make_result("random"))
+    save_run("b", make_result("mls", max_iter=600))
+    write_report([tmp_path / "runs"], tmp_path / "out", ReportOptions(mix=True))
+    text = (tmp_path / "out" / "report.html").read_text()
+    elements = Elements(text)
     assert elements.all("img") == []
     linked = [item["href"] for item in elements.all("a") if item["href"].endswith((".svg", "png"))]
     assert "curves.svg" in linked
     assert all((tmp_path / "out" / link).is_file() for link in linked)
-
-
-def test_a_mixed_table_is_marked(tmp_path, make_result, save_run):
-    save_run("a", make_result("random"))
-    save_run("b", make_result("mls", max_iter=600))
-    write_report([tmp_path / "runs"], tmp_path / "out", Options(mix=True))
-    text = (tmp_path / "out" / "report.html").read_text()
     assert '<p class="banner" role="note">MIXED: these rows are not comparable.' in text
 
 
-# What a page tells of itself, sent to the page that frames it. It runs after the page's own script.
+# Facts of a page, sent to the page that frames it. It runs after the page's own script.
 PROBE = """
 <script>
 window.addEventListener("load", () => {
@@ -142,7 +340,7 @@ window.addEventListener("load", () => {
   };
   const style = (node) => getComputedStyle(node);
   const box = (node) => node.getBoundingClientRect();
-  const told = {
+  const facts = {
     before: sorts(),
     clicks: [click(column), click(column), click(0), click(0)],
     width: document.documentElement.scrollWidth,
@@ -159,7 +357,7 @@ window.addEventListener("load", () => {
       .filter((name) => !name.startsWith("data:")),
     stolen: "stolen" in window,
   };
-  parent.postMessage(JSON.stringify(told), "*");
+  parent.postMessage(JSON.stringify(facts), "*");
 });
 </script>
 </body>
@@ -173,7 +371,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture
 def browse(tmp_path):
-    """Return a function that opens a page's text in a frame; it gives what the page told."""
+    """Return a function that opens a page's text in a frame and returns the facts that it sent."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on PATH")
@@ -194,9 +392,9 @@ def browse(tmp_path):
         command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
         command += ["--virtual-time-budget=5000", "--dump-dom", f"file://{folder / 'frame.html'}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        told = html.unescape(re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL).group(1))
+        facts = html.unescape(re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL).group(1))
         console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        return {**json.loads(told), "console": console}
+        return {**json.loads(facts), "console": console}
 
     return open_page
 
@@ -213,52 +411,52 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.slow
-def test_in_a_browser_at_phone_width(text, browse):
-    told = browse(text, width=375)
-    assert told["console"] == []
-    assert told["requests"] == []
-    assert not told["stolen"]
-    assert told["width"] <= told["window"] == 375
-    assert (told["outside"], told["small"]) == (0, 0)
-    assert len(told["pictures"]) == 5
-    assert min(told["pictures"]) > 0
+@pytest.mark.full
+def test_in_a_browser_at_phone_width(browse, text):
+    facts = browse(text, width=375)
+    assert facts["console"] == []
+    assert facts["requests"] == []
+    assert not facts["stolen"]
+    assert facts["width"] <= facts["window"] == 375
+    assert (facts["outside"], facts["small"]) == (0, 0)
+    assert len(facts["pictures"]) == 5
+    assert min(facts["pictures"]) > 0
 
 
-@pytest.mark.slow
-def test_in_a_browser_tables_sort_by_button(text, browse):
-    told = browse(text, width=1200)
-    assert set(told["before"].split()) == {"none"}
-    falling, rising, names, names_back = told["clicks"]
-    assert all(click["focused"] for click in told["clicks"])
+@pytest.mark.full
+def test_in_a_browser_tables_sort_by_button(browse, text):
+    facts = browse(text, width=1200)
+    assert set(facts["before"].split()) == {"none"}
+    falling, rising, names, names_back = facts["clicks"]
+    assert all(click["focused"] for click in facts["clicks"])
     assert falling["cells"] == ["15.03 ± 0.15", "10.00 ± 0.10", "9.13 ± 0.15", "–"]
     assert rising["cells"] == ["9.13 ± 0.15", "10.00 ± 0.10", "15.03 ± 0.15", "–"]
     assert names["cells"][1:] == ["mls", "mocov2", "random"]
     assert names_back["cells"] == names["cells"][::-1]
     for click, order in zip(
-        told["clicks"], ["descending", "ascending", "ascending", "descending"], strict=True
+        facts["clicks"], ["descending", "ascending", "ascending", "descending"], strict=True
     ):
         sorts = click["sorts"].split()
         assert sorts.pop(click["column"]) == order
         assert set(sorts) == {"none"}
 
 
-@pytest.mark.slow
-def test_in_a_browser_light_and_dark_can_be_read(text, browse):
+@pytest.mark.full
+def test_in_a_browser_light_and_dark_can_be_read(browse, text):
     light, dark = browse(text), browse(text, dark=True)
     assert luminance(light["background"]) > 0.8
     assert luminance(dark["background"]) < 0.05
-    for told in (light, dark):
-        assert contrast(told["text"], told["background"]) >= 7
-        assert contrast(told["link"], told["background"]) >= 4.5
+    for facts in (light, dark):
+        assert contrast(facts["text"], facts["background"]) >= 7
+        assert contrast(facts["link"], facts["background"]) >= 4.5
 
 
-@pytest.mark.slow
-def test_the_browser_would_notice_a_bad_page(text, browse):
+@pytest.mark.full
+def test_the_browser_would_notice_a_bad_page(browse, text):
     bad = (
         '<div style="width: 900px">x</div><script>missing()</script><img src="http://127.0.0.1:9/">'
     )
-    told = browse(text.replace("</main>", f"{bad}</main>"))
-    assert told["width"] > 375
-    assert any("missing is not defined" in line for line in told["console"])
-    assert any("Content Security Policy" in line for line in told["console"])
+    facts = browse(text.replace("</main>", f"{bad}</main>"))
+    assert facts["width"] > 375
+    assert any("missing is not defined" in line for line in facts["console"])
+    assert any("Content Security Policy" in line for line in facts["console"])

@@ -7,6 +7,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mls_d2.core.errors import run_tool
 from mls_d2.report.build import REPORT_FILE, compare, update_document, write_report
@@ -46,12 +47,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="METHOD",
         help="method, or row, that differences and tests are taken to (default: %(default)s)",
     )
+    files: dict[str, Any] = {"action": "append", "default": [], "type": Path, "metavar": "FILE"}
     parser.add_argument(
         "--published",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
+        **files,
         help="published numbers of your own, as docs/report.md describes them (repeatable)",
     )
     parser.add_argument(
@@ -61,10 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--update",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
+        **files,
         help="Markdown file whose tables between <!-- report:begin NAME --> and "
         "<!-- report:end NAME --> are replaced; NAME: docs/report.md (repeatable)",
     )

@@ -34,7 +34,12 @@ REPORT_FILE = "report.html"
 PICTURE_FILE = "predictions.png"
 """The picture that an evaluation may leave beside its ``results.json``."""
 
-_MARKER = re.compile(r"^[ \t]*<!--\s*report:(begin|end)(?:\s+(.*?))?\s*-->[ \t]*$", re.MULTILINE)
+_MARKER = re.compile(r"^[ \t]*<!--\s*report:(?:begin|end)\b.*?-->[ \t]*$", re.MULTILINE)
+_BLOCK = re.compile(
+    r"^([ \t]*<!--\s*report:begin\s+(?P<name>[^\n]*?)\s*-->[ \t]*)$.*?"
+    r"^(?P<end>[ \t]*<!--\s*report:end\s+(?P=name)\s*-->[ \t]*)$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def write_report(
@@ -131,31 +136,28 @@ def update_document(path: Path, report: Report) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read '{path}': {reason}", code="missing-file") from None
-    markers = list(_MARKER.finditer(text))
-    if not markers:
+    blocks = list(_BLOCK.finditer(text))
+    paired = {position for block in blocks for position in (block.start(), block.start("end"))}
+    for marker in _MARKER.finditer(text):
+        if marker.start() not in paired:
+            line = text.count("\n", 0, marker.start()) + 1
+            raise UserError(
+                f"{path}, line {line}: '{marker.group().strip()}' is not part of a pair; each "
+                "report:begin NAME needs a report:end of the same NAME after it",
+                code="bad-value",
+            )
+    if not blocks:
         raise UserError(
             f"{path} has no table to update: put <!-- report:begin results --> and "
             "<!-- report:end results --> on lines of their own around its place",
             code="missing-data",
         )
-    names: list[str] = []
-    pieces: list[str] = []
-    position = 0
-    for number, marker in enumerate(markers):
-        kind, name = marker.group(1), marker.group(2) or ""
-        if kind != ("begin", "end")[number % 2] or (kind == "end" and name != names[-1]):
-            raise _unpaired(path, text, marker)
-        if kind == "begin":
-            names.append(name)
-            pieces += [text[position : marker.end()], f"\n{_content(path, name, report)}\n"]
-        position = marker.start()
-    if len(markers) % 2:
-        raise _unpaired(path, text, markers[-1])
-    changed = "".join([*pieces, text[position:]])
+    tables = {block["name"]: _content(path, block["name"], report) for block in blocks}
+    changed = _BLOCK.sub(lambda block: f"{block[1]}\n{tables[block['name']]}\n{block[3]}", text)
     if changed != text:
         with atomic_write(str(path)) as file:
             file.write(changed.encode("utf-8"))
-    return names
+    return [block["name"] for block in blocks]
 
 
 def _load(
@@ -236,15 +238,6 @@ def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
                 shutil.copyfileobj(read, written)
             pictures.append(ReportPicture(name, caption))
     return pictures
-
-
-def _unpaired(path: Path, text: str, marker: re.Match[str]) -> UserError:
-    line = text.count("\n", 0, marker.start()) + 1
-    return UserError(
-        f"{path}, line {line}: '{marker.group().strip()}' is not part of a pair; each "
-        "report:begin NAME needs a report:end of the same NAME after it",
-        code="bad-value",
-    )
 
 
 def _content(path: Path, name: str, report: Report) -> str:

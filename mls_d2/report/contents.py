@@ -47,17 +47,12 @@ class Section:
 
     group: Group
     baseline: str
-    marks: Sequence[str]
-    """Sentences that belong to every table of the group, first of all that it is mixed."""
-    remarks: Sequence[str]
-    """Further sentences above the table of results."""
-    footnotes: Sequence[str]
-    """Sentences under the table of results."""
-    tables: Mapping[str, Table | None]
-    """By kind, one of TABLES; None if it would be empty."""
+    marks: Sequence[str]  # sentences for every table of the group, first of all that it is mixed
+    remarks: Sequence[str]  # further sentences above the table of results
+    footnotes: Sequence[str]  # sentences under the table of results
+    tables: Mapping[str, Table | None]  # by kind, one of TABLES; None if it would be empty
     curves: ReportPicture
-    pictures: Sequence[ReportPicture]
-    """Predictions of the models, one per row; may be empty."""
+    pictures: Sequence[ReportPicture]  # predictions of the models, one per row; may be empty
 
     @property
     def evaluated_on(self) -> str:
@@ -72,10 +67,8 @@ class Report:
     """Everything that a report shows."""
 
     sections: Sequence[Section]
-    pretraining: ReportPicture | None
-    """None if no pretraining run was found."""
-    problems: Sequence[str]
-    """One message for each result that was left out."""
+    pretraining: ReportPicture | None  # None if no pretraining run was found
+    problems: Sequence[str]  # one message for each result that was left out
     options: ReportOptions = dataclasses.field(default_factory=ReportOptions)
 
     @property
@@ -162,12 +155,12 @@ def _sources(group: Group, published: Published) -> list[str]:
     tables: dict[str, dict[str, None]] = {}
     for row in matched or published.of_task(group.task):
         tables.setdefault(row.source, {})[row.table] = None
-    sources = [
-        f"Table{'s' if len(names) > 1 else ''} {', '.join(names)} of {source}"
+    sources = "; ".join(
+        f"Table{'s' * (len(names) > 1)} {', '.join(names)} of {source}"
         for source, names in tables.items()
-    ]
+    )
     notes = dict.fromkeys(row.note for row in matched if row.note)
-    return ([f"Published numbers: {'; '.join(sources)}."] if sources else []) + list(notes)
+    return [f"Published numbers: {sources}."] * bool(sources) + list(notes)
 
 
 def _footnotes(group: Group) -> list[str]:

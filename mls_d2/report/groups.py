@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -18,20 +19,18 @@ _MAX_LISTED = 6
 _MAX_DISAGREEING = 4
 _HEADLINE = ("AP", "mIoU", "mAP", "top1")
 
-# Columns of the frame of all runs. Runs that are equal in all of _CELL repeat each other.
-_GROUP = ["task", "preset", "recipe"]
-_ROW = ["method", "pretraining", "preset", "recipe"]
-_CELL = [*_GROUP, "method", "pretraining", "weights", "seed"]
+# Columns of the frame of runs; those that are equal in all of _CELL are repetitions.
+_GROUP = ["task", "conditions"]
+_ROW = ["method", "pretraining", "conditions"]
+_CELL = ["task", *_ROW, "weights", "seed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodRow:
     """The runs of one method: same pretraining, any seed."""
 
-    label: str
-    """The method, with what differs from other rows of the group that share the method."""
-    runs: tuple[LocatedResult, ...]
-    """Sorted by seed; never empty."""
+    label: str  # the method, with what differs from other rows of the method
+    runs: tuple[LocatedResult, ...]  # sorted by seed; never empty
 
     @property
     def first(self) -> Result:
@@ -53,14 +52,10 @@ class Group:
 
     task: str
     preset: str
-    rows: tuple[MethodRow, ...]
-    """Random initialisation first, then by label."""
-    note: str
-    """What differs from the other groups of the task; empty if it is the only one."""
-    disagreements: tuple[str, ...] = ()
-    """One message for each pair of runs that should have given the same numbers and did not."""
-    mixed: str = ""
-    """The keys in which rows differ that are not comparable; empty if all are."""
+    rows: tuple[MethodRow, ...]  # random initialisation first, then by label
+    note: str  # what differs from the other groups of the task; empty if it is the only one
+    disagreements: tuple[str, ...] = ()  # one message per pair of runs that should be equal
+    mixed: str = ""  # the keys in which rows differ that are not comparable; empty if all are
 
     @property
     def runs(self) -> list[LocatedResult]:
@@ -79,7 +74,7 @@ class Group:
         """The metrics to show, for example ``["bbox.AP", "bbox.AP50", …]``."""
         return shown_metrics(run.result for run in self.runs)
 
-    @functools.cached_property
+    @property
     def headline(self) -> list[str]:
         """The metrics that summarise a result, for example ``["bbox.AP", "segm.AP"]``."""
         metrics = self.metrics
@@ -99,18 +94,18 @@ class Group:
 def metric_label(metric: str) -> str:
     """Return the name of a metric in tables: ``"box AP"`` for ``"bbox.AP"``."""
     evaluator, _, name = metric.partition(".")
-    prefix = {"bbox": "box ", "segm": "mask "}.get(evaluator, "")
-    return prefix + name
+    return {"bbox": "box ", "segm": "mask "}.get(evaluator, "") + name
 
 
 def shown_metrics(results: Iterable[Result]) -> list[str]:
     """Return the names of all metrics except per-category ones (``AP-person``) and AP by size."""
-    names: dict[str, None] = {}
-    for result in results:
-        for evaluator, values in result.metrics.items():
-            for name in values:
-                if "-" not in name and name not in ("APs", "APm", "APl"):
-                    names[f"{evaluator}.{name}"] = None
+    names = {
+        f"{evaluator}.{name}": None
+        for result in results
+        for evaluator, values in result.metrics.items()
+        for name in values
+        if "-" not in name and name not in ("APs", "APm", "APl")
+    }
     return list(names)
 
 
@@ -134,9 +129,10 @@ def group_results(
         seed exists.
     """
     records, problems = [], []
+    names = _dataset_names(results)
     for located in sorted(results, key=lambda item: (item.result.finished, str(item.path))):
         try:
-            records.append(_record(located))
+            records.append(_record(located, names))
         except UserError as error:
             problems.append(f"{located.path} is left out: {error}")
     frame = pd.DataFrame(records, columns=[*_CELL, "run"], dtype=object)
@@ -149,30 +145,36 @@ def group_results(
             )
             disagreements.setdefault(repeated.index[-1], []).extend(_disagreement(older, newer))
     frame = frame.drop_duplicates(_CELL, keep="last")
-    names = _dataset_names(frame["run"])
+    apart = {
+        task: differing_keys(map(dict, same["conditions"])) for task, same in frame.groupby("task")
+    }
     groups = []
-    for _, members in frame.groupby(["task"] if mix else _GROUP, sort=False):
-        differing = differing_keys(_conditions(members, names))
-        others = frame[frame["task"] == members["task"].iloc[0]]
-        apart = differing_keys(_conditions(others, names))
+    for (task, *_), members in frame.groupby(["task"] if mix else _GROUP, sort=False):
+        differing = differing_keys(map(dict, members["conditions"]))
+        note = "" if differing else _listed(members["conditions"].iloc[0], apart[task])
         found = [line for place in members.index for line in disagreements.get(place, ())]
-        groups.append(
-            Group(
-                task=members["task"].iloc[0],
-                preset=" + ".join(sorted(set(members["preset"]))),
-                rows=_rows(members, names),
-                note="" if differing else _listed(_conditions(members, names)[0], apart),
-                disagreements=tuple(found),
-                mixed=", ".join(differing),
-            )
-        )
+        preset = " + ".join(sorted({run.result.preset for run in members["run"]}))
+        rows = _rows(members, differing)
+        groups.append(Group(task, preset, rows, note, tuple(found), ", ".join(differing)))
     return sorted(groups, key=lambda group: (group.task, group.preset, group.note)), problems
 
 
-def _record(run: LocatedResult) -> dict[str, object]:
+def _dataset_names(runs: Iterable[LocatedResult]) -> dict[str, str]:
+    """Return a name for each fingerprint, which is added to it if data share the name."""
+    datasets = {run.result.dataset.fingerprint: run.result.dataset for run in runs}
+    names = {}
+    for fingerprint, data in datasets.items():
+        kind = "synthetic" if data.synthetic else "real"
+        names[fingerprint] = f"{data.name} ({data.num_images} {kind} images)"
+    shared = Counter(names.values())
+    return {key: f"{name} {key[:12]}" if shared[name] > 1 else name for key, name in names.items()}
+
+
+def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, object]:
     """Return the row of the frame for one run; recipes are frozen sets of their items."""
     result = run.result
-    recipe = {**transfer_recipe(result.config), "dataset": result.dataset.fingerprint}
+    dataset = dataset_names[result.dataset.fingerprint]
+    conditions = {**transfer_recipe(result.config), "preset": result.preset, "dataset": dataset}
     pretraining: Recipe = {}
     if "config" in result.backbone.info:
         pretraining = pretraining_recipe(str(result.backbone.info["config"]))
@@ -180,8 +182,7 @@ def _record(run: LocatedResult) -> dict[str, object]:
         pretraining = {"weights": result.backbone.sha256[:12]}
     return {
         "task": result.task,
-        "preset": result.preset,
-        "recipe": frozenset(recipe.items()),
+        "conditions": frozenset(conditions.items()),
         "method": result.method,
         "pretraining": frozenset(pretraining.items()),
         "weights": result.backbone.sha256,
@@ -190,45 +191,20 @@ def _record(run: LocatedResult) -> dict[str, object]:
     }
 
 
-def _dataset_names(runs: Iterable[LocatedResult]) -> dict[str, str]:
-    """Return a name for each fingerprint that tells it from all others."""
-    datasets = {run.result.dataset.fingerprint: run.result.dataset for run in runs}
-    names = {
-        fingerprint: f"{data.name} ({data.num_images} images, "
-        f"{'synthetic' if data.synthetic else 'real'})"
-        for fingerprint, data in datasets.items()
-    }
-    shared = list(names.values())
-    return {
-        fingerprint: name if shared.count(name) == 1 else f"{name} {fingerprint[:12]}"
-        for fingerprint, name in names.items()
-    }
-
-
-def _conditions(members: pd.DataFrame, names: Mapping[str, str]) -> list[Recipe]:
-    """Return, for each run, what must be equal for runs of a task to be comparable."""
-    found: list[Recipe] = []
-    for preset, items in zip(members["preset"], members["recipe"], strict=True):
-        recipe = dict(items)
-        found.append({"preset": preset, **recipe, "dataset": names[recipe["dataset"]]})
-    return found
-
-
-def _rows(members: pd.DataFrame, names: Mapping[str, str]) -> tuple[MethodRow, ...]:
-    kinds = members.drop_duplicates(_ROW)
-    mixed_in = differing_keys(_conditions(kinds, names))
+def _rows(members: pd.DataFrame, mixed_in: Sequence[str]) -> tuple[MethodRow, ...]:
     all_synthetic = all(is_synthetic(run.result) for run in members["run"])
     rows = []
-    for (method, pretraining, _, _), same in members.groupby(_ROW, sort=False):
-        siblings = [dict(items) for items in kinds["pretraining"][kinds["method"] == method]]
-        apart = _listed(dict(pretraining), differing_keys(siblings))
-        conditions = _listed(_conditions(same, names)[0], mixed_in)
+    for (method, pretraining, conditions), same in members.groupby(_ROW, sort=False):
+        siblings = members["pretraining"][members["method"] == method]
+        parts = (
+            _listed(pretraining, differing_keys(map(dict, siblings))),
+            _listed(conditions, mixed_in),
+        )
         runs = sorted(same["run"], key=lambda run: (run.result.seed, str(run.path)))
         label = method
         if mixed_in and not all_synthetic and any(is_synthetic(run.result) for run in runs):
             label += ", synthetic"
-        if apart or conditions:
-            label += f" ({'; '.join(part for part in (apart, conditions) if part)})"
+        label += f" ({'; '.join(filter(None, parts))})" if any(parts) else ""
         rows.append(MethodRow(label, tuple(runs)))
     return tuple(sorted(rows, key=lambda row: (row.first.method != "random", row.label)))
 
@@ -263,8 +239,9 @@ def _equal(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
 
 
-def _listed(recipe: Recipe, keys: Sequence[str]) -> str:
-    """Return the values of ``keys``, those of preset and data first."""
+def _listed(items: Iterable[tuple[str, str]], keys: Sequence[str]) -> str:
+    """Return the values of ``keys`` in a recipe, those of data and preset first."""
+    recipe = dict(items)
     ordered = sorted(keys, key=lambda key: (key not in ("dataset", "preset"), key))
     shown = [f"{key} = {recipe.get(key, 'not set')}" for key in ordered[:_MAX_LISTED]]
     more = len(keys) - len(shown)

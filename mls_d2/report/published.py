@@ -24,43 +24,31 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The fine-tuning that a result on a task needs to be compared with published numbers."""
 
     iterations: int
-    batch: int
-    """Images per iteration, over all processes."""
-    images: tuple[int, ...]
-    """Sizes of the training and the test set."""
+    batch: int  # images per iteration, over all processes
+    images: tuple[int, ...]  # sizes of the training and the test set
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One row of a table of a file."""
 
-    method: str
-    """The name that results use, for example ``"mocov2"``."""
-    label: str = ""
-    """The name that the paper prints."""
-    data: str | None
-    """What it was pretrained on; None for random initialisation."""
-    epochs: float | None
-    """Of pretraining; None if the paper does not state them."""
-    config: dict[str, Any] = {}
-    """Dotted key to the value that the pretraining config must have if it has the key."""
-    transfer: dict[str, Any] = {}
-    """The same of the fine-tuning config, for example of its heads."""
-    note: str = ""
-    """Printed with the numbers."""
-    values: list[Annotated[float, msgspec.Meta(ge=0, le=100)] | None]
-    """One per column of the table; None if the paper leaves it out."""
+    method: str  # as in results, for example "mocov2"
+    label: str = ""  # as the paper prints it
+    data: str | None  # of pretraining; None for random initialisation
+    epochs: float | None  # of pretraining; None if the paper does not state them
+    config: dict[str, Any] = {}  # values of the pretraining config, if it has the key
+    transfer: dict[str, Any] = {}  # the same of the fine-tuning config, for example of its heads
+    note: str = ""  # printed with the numbers
+    values: list[Annotated[float, msgspec.Meta(ge=0, le=100)] | None]  # one per column
 
 
 class FileTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of a file."""
+    """One table of a file; columns read ``task/evaluator.metric``."""
 
     table: int | str
     title: str
     columns: list[Annotated[str, msgspec.Meta(pattern=r"^[^/]+/[^.]+\..+$")]]
-    """``task/evaluator.metric``, for example ``coco_mask_rcnn_fpn/bbox.AP``."""
     rows: list[FileRow]
-    source: str = ""
-    """The publication, if it is not that of the file."""
+    source: str = ""  # the publication, if it is not that of the file
 
 
 class PublishedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,13 +65,10 @@ class PublishedRow(FileRow, frozen=True, kw_only=True):
     """One method's published numbers on one task."""
 
     task: str
-    dataset: str
-    """What the name of the pretraining dataset contains, in lower case; empty for no data."""
-    metrics: dict[str, float]
-    """For example ``{"bbox.AP": 40.1, …}``, in percent; what the paper leaves out is absent."""
+    dataset: str  # what the name of the pretraining dataset contains; empty for no data
+    metrics: dict[str, float]  # such as {"bbox.AP": 40.1}, in percent
     table: str
     source: str
-    """The publication."""
 
     @property
     def pretraining(self) -> str:

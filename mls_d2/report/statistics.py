@@ -10,12 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-ALPHA = 0.05
-"""A difference is significant if its p value is below this."""
-
-MIN_RUNS = 3
-"""No test is made with fewer runs on a side: with two, hardly any difference is found."""
-
+ALPHA = 0.05  # a difference is significant if its p value is below this
+MIN_RUNS = 3  # no test with fewer runs on a side: with two, hardly any difference is found
 PAIRED_TEST = "paired t-test"
 WELCH_TEST = "Welch's t-test"
 
@@ -38,12 +34,9 @@ class Difference:
 
     mean: float
     std: float
-    n: int
-    """Runs of the side that has fewer."""
-    paired: bool
-    """Whether ``std`` and ``p`` come from the differences seed by seed."""
-    p: float = math.nan
-    """Two-sided p value of :attr:`test`; NaN if none was made."""
+    n: int  # runs of the side that has fewer
+    paired: bool  # ``std`` and ``p`` come from the differences seed by seed
+    p: float = math.nan  # two-sided; NaN if no test was made
 
     @property
     def test(self) -> str:

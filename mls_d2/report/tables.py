@@ -22,15 +22,10 @@ from mls_d2.report.published import (
 from mls_d2.report.statistics import Difference, Summary, difference, summarize
 from mls_d2.results.schema import LocatedResult, Result
 
-DEFAULT_BASELINE = "random"
-"""The method that differences are taken to."""
+DEFAULT_BASELINE = "random"  # the method that differences are taken to
+ABSENT = "–"  # a number that was not measured
 
-ABSENT = "–"
-"""Stands for a number that was not measured."""
-
-LINKED_FILES = ("results.json", "config.yaml", "log.txt", "predictions.png")
-"""Files in the folder of a run that people read."""
-
+_LINKED_FILES = ("results.json", "config.yaml", "log.txt", "predictions.png")
 _SHOWN_VERSIONS = ("python", "torch", "torchvision", "detectron2", "mls_d2")
 _HOURS = {"cuda": "GPU-hours", "cpu": "CPU-hours"}
 
@@ -39,12 +34,9 @@ _HOURS = {"cuda": "GPU-hours", "cpu": "CPU-hours"}
 class ReportOptions:
     """What the user of a report may choose."""
 
-    baseline: str = DEFAULT_BASELINE
-    """A method, or the label of a row."""
-    mix: bool = False
-    """Whether results that are not comparable may share one table."""
+    baseline: str = DEFAULT_BASELINE  # a method, or the label of a row
+    mix: bool = False  # results that are not comparable may share one table
     published: Published = dataclasses.field(default_factory=builtin_published)
-    """Numbers to set beside ours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +44,13 @@ class TableCell:
     """One entry of a table, without the markup of any format."""
 
     text: str
-    value: float = math.nan
-    """What to sort by; NaN for text, and for a number that was not measured."""
-    std: float = math.nan
-    """Sample standard deviation over ``n`` runs; NaN if there is none."""
+    value: float = math.nan  # to sort by; NaN for text and for a number that was not measured
+    std: float = math.nan  # sample standard deviation over ``n`` runs
     n: int = 0
-    significant: bool = False
-    """Of a difference: marked by a star."""
-    best: bool = False
-    """Significantly above every other row: printed in bold."""
+    significant: bool = False  # of a difference: marked by a star
+    best: bool = False  # significantly above every other row: printed in bold
+    # Name to path relative to the report's folder, shown instead of the text if possible.
     links: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Name to path relative to the report's folder; shown instead of the text if possible."""
 
     def __str__(self) -> str:
         return f"{self.text} *" if self.significant else self.text
@@ -301,7 +289,7 @@ def _device_hours(result: Result, kind: str) -> float:
 def _links(run: LocatedResult, out: Path) -> dict[str, str]:
     """Return links from the report's folder to those files of a run that exist."""
     folder = os.path.relpath(run.path.parent.resolve(), out.resolve())
-    names = [name for name in LINKED_FILES if run.path.with_name(name).is_file()]
+    names = [name for name in _LINKED_FILES if run.path.with_name(name).is_file()]
     return {name: quote(Path(folder, name).as_posix()) for name in names}
 
 

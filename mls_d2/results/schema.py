@@ -29,12 +29,9 @@ RESULTS_SCHEMA = 2
 class InitialWeights(msgspec.Struct, frozen=True, kw_only=True):
     """The backbone file that a run started from."""
 
-    file: str
-    """Path as the user gave it; ``"random"`` for random initialisation."""
-    sha256: str
-    """Hex digest of the file; empty for random initialisation."""
-    info: dict[str, Any]
-    """The ``pretrain`` metadata of the backbone file; empty if there is none."""
+    file: str  # path as the user gave it; "random" for random initialisation
+    sha256: str  # hex digest of the file; empty for random initialisation
+    info: dict[str, Any]  # the file's ``pretrain`` metadata; empty if there is none
 
     @property
     def datasets(self) -> list[str]:
@@ -54,21 +51,16 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     root: str
     num_images: int
-    synthetic: bool
-    """True for generated scenes."""
-    fingerprint: str
-    """Equal for equal data; only results with equal fingerprints are compared."""
+    synthetic: bool  # generated scenes
+    fingerprint: str  # equal for equal data; only results with equal ones are compared
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """The hardware that a run computed on."""
 
-    kind: str
-    """``"cuda"``, ``"cpu"``, or ``"unknown"`` if it was not recorded."""
-    name: str
-    """As its driver reports it; may be empty."""
-    count: int
-    """GPUs, or CPU threads, of all processes together; 0 if it was not recorded."""
+    kind: str  # "cuda", "cpu", or "unknown" if it was not recorded
+    name: str  # as its driver reports it; may be empty
+    count: int  # GPUs, or CPU threads, of all processes together; 0 if it was not recorded
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,27 +70,20 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: int = RESULTS_SCHEMA
-    method: str
-    """For example ``"mls"``, ``"mocov2"``, ``"random"``."""
+    method: str  # for example "mls", "mocov2", "random"
     backbone: InitialWeights
-    task: str
-    """For example ``"coco_mask_rcnn_fpn"``."""
-    preset: str
-    """``"quick"``, ``"paper"`` or ``"custom"``."""
-    metrics: dict[str, dict[str, float]]
-    """``{"bbox": {"AP": 40.1, …}, …}`` as Detectron2's evaluators return it; AP in percent."""
+    task: str  # for example "coco_mask_rcnn_fpn"
+    preset: str  # "quick", "paper" or "custom"
+    metrics: dict[str, dict[str, float]]  # {"bbox": {"AP": 40.1, …}, …}, in percent
     seed: int
     dataset: Dataset
     device: Device
-    config: str
-    """The whole config, YAML."""
+    config: str  # the whole config, YAML
     versions: dict[str, Any]
     wall_time_s: float
     peak_memory_mb: float
-    images_per_s: float
-    """Training images per second."""
-    finished: str
-    """ISO 8601 time, UTC."""
+    images_per_s: float  # in training
+    finished: str  # ISO 8601, UTC
     command: str
 
 

@@ -249,7 +249,7 @@ def test_names_cannot_close_the_block(tmp_path, make_result):
         (f"a\n{BEGIN.format('results')}", "bad-value", "line 2"),
         (f"a\n{END.format('results')}", "bad-value", "line 2"),
         (f"{BEGIN.format('results')}\n{block('results')}", "bad-value", "line 2"),
-        (f"{BEGIN.format('results')}\n{END.format('cost')}", "bad-value", "line 2"),
+        (f"{BEGIN.format('results')}\n{END.format('cost')}", "bad-value", "line 1"),
         (block("results") + "\n" + block("bad"), "unknown-name", "'bad'"),
         (b"\xff\xfe", "missing-file", "cannot read"),
     ],

@@ -41,16 +41,16 @@ def test_other_schedules_data_and_presets_are_apart_and_named(make_result):
     notes = [group.note for group in groups]
     assert len(set(notes)) == 4
     for note in notes:
-        assert note.startswith("dataset = coco_2017_val (300 images, ")
+        assert note.startswith("dataset = coco_2017_val (300 ")
         assert "SOLVER.MAX_ITER = " in note
-    assert sum("real)" in note for note in notes) == 1
+    assert sum("(300 real images)" in note for note in notes) == 1
     assert sum(group.title.endswith("preset quick, real images") for group in groups) == 1
 
 
 def test_data_that_differ_in_nothing_else_are_told_apart_by_fingerprint(make_result):
     other = replace(make_result().dataset, fingerprint="beef")
     groups, _ = grouped(make_result(), make_result(dataset=other))
-    name = "dataset = coco_2017_val (300 images, synthetic) "
+    name = "dataset = coco_2017_val (300 synthetic images) "
     assert [group.note for group in groups] == [f"{name}beef", f"{name}f00d"]
 
 

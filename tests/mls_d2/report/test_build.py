@@ -182,14 +182,6 @@ def test_without_a_published_number_the_reason_is_printed(voc_runs, fields, reas
     assert "81.6" not in text
 
 
-def test_metrics_that_the_paper_leaves_out_have_a_dash(make_paper_result, save_run, tmp_path):
-    metrics = {"bbox": {"AP": 39.0}, "segm": {"AP": 35.0}}
-    save_run("a", make_paper_result("self_emd", info=COCO_800, metrics=metrics))
-    text = compare([tmp_path / "runs"])
-    assert ["box", "AP", "39.00", "39.3", "-0.30"] in lines_of(text)
-    assert ["mask", "AP", "35.00", "-", "-"] in lines_of(text)
-
-
 def report_of(*results):
     located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
     groups, _ = group_results(located)

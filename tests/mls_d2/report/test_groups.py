@@ -54,14 +54,6 @@ def test_data_that_differ_in_nothing_else_are_told_apart_by_fingerprint(make_res
     assert [group.note for group in groups] == [f"{name}beef", f"{name}f00d"]
 
 
-def test_other_tasks_need_no_note(make_result):
-    groups, _ = grouped(make_result(), make_result(task="voc_faster_rcnn_c4"))
-    assert [(group.task, group.note) for group in groups] == [
-        ("coco_mask_rcnn_fpn", ""),
-        ("voc_faster_rcnn_c4", ""),
-    ]
-
-
 def test_another_pretraining_of_a_method_is_another_row_with_the_reason(make_result):
     results = [make_result(pretraining={"MLS": {"K": k}}, ap=float(k)) for k in (5, 20)]
     (group,), problems = grouped(*results)

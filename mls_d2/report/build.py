@@ -60,16 +60,10 @@ def write_report(
     results, groups, problems = _load(folders, options)
     _check_baseline(groups, options)
     check_writable(str(out))
-    sections = [
-        make_section(
-            group,
-            options,
-            curves=_plot_curves(group, number, out),
-            pictures=_copy_pictures(group, number, out),
-            out=out,
-        )
-        for number, group in enumerate(groups, start=1)
-    ]
+    sections = []
+    for number, group in enumerate(groups, start=1):
+        curves, pictures = _plot_curves(group, number, out), _copy_pictures(group, number, out)
+        sections.append(make_section(group, options, curves, pictures, out))
     report = Report(sections, _plot_pretraining(folders, results, out), problems, options)
     for line in report.disagreements:
         logger.warning("%s", line)

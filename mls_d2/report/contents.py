@@ -112,12 +112,11 @@ class Report:
 def make_section(
     group: Group,
     options: ReportOptions,
-    *,
     curves: ReportPicture,
     pictures: Sequence[ReportPicture] = (),
     out: Path | None = None,
 ) -> Section:
-    """Return ``group`` with its tables; see :class:`Section` and :func:`provenance_table`."""
+    """Return ``group`` with its tables, with links if ``out``, the report's folder, is given."""
     marks = []
     if group.mixed:
         marks.append(
@@ -168,7 +167,7 @@ def _footnotes(group: Group) -> list[str]:
     once = [
         row.first.method
         for row in group.rows
-        if len(row.runs) > 1 and {run.result.backbone.sha256 for run in row.runs} ^ {""}
+        if len(row.runs) > 1 and row.first.backbone.sha256
         if len({run.result.backbone.sha256 for run in row.runs}) == 1
     ]
     if not once:

@@ -47,7 +47,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether a test was made and ``p`` is below :data:`ALPHA`."""
+        """Whether a test was made and ``p`` is below ALPHA."""
         return self.p < ALPHA
 
     @property
@@ -71,11 +71,10 @@ def summarize(values: Sequence[float]) -> Summary:
 def difference(values: Runs, baseline: Runs) -> Difference:
     """Return how much higher ``values`` are than ``baseline``, and the p value of a t-test.
 
-    If both sides have the same seeds, each once, runs are paired by seed and the test is the paired
-    t-test. Otherwise the result is the difference of the means, its spread
-    ``sqrt(std_values**2 + std_baseline**2)``, and the test is Welch's, which does not assume equal
-    variances. Both are two-sided and assume normally distributed runs. There is no test with fewer
-    than :data:`MIN_RUNS` runs on a side, or if the runs do not differ at all.
+    Runs are paired by seed if both sides have the same seeds, each once. Otherwise the spread is
+    ``sqrt(std_values**2 + std_baseline**2)`` and the test is Welch's, which does not assume equal
+    variances. Both tests are two-sided and assume normally distributed runs. None is made with
+    fewer than :data:`MIN_RUNS` runs on a side, or if the runs do not differ at all.
     """
     ours = sorted((seed, value) for seed, value in values if math.isfinite(value))
     theirs = sorted((seed, value) for seed, value in baseline if math.isfinite(value))

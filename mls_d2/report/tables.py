@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -127,8 +128,7 @@ def baseline_of(group: Group, options: ReportOptions) -> MethodRow | None:
 def results_table(group: Group, options: ReportOptions) -> Table:
     """Return one row per method with every metric.
 
-    Beside a headline metric are the difference to the baseline and, if they are comparable, the
-    published number and the difference to that.
+    Beside a headline metric: its difference to the baseline and, if comparable, to the published.
     """
     baseline = baseline_of(group, options)
     beside = not group_not_comparable(group, options.published)
@@ -154,10 +154,7 @@ def results_table(group: Group, options: ReportOptions) -> Table:
 
 
 def best_row(group: Group, metric: str) -> MethodRow | None:
-    """Return the row with the highest mean of ``metric`` if it is significantly above all others.
-
-    None if it is not, if rows are not comparable, or if there is only one row.
-    """
+    """Return the only row that is significantly above all others; None without others."""
     measured = [row for row in group.rows if _summary(row, metric).n]
     if group.mixed or len(measured) < 2:
         return None
@@ -168,10 +165,7 @@ def best_row(group: Group, metric: str) -> MethodRow | None:
 
 
 def differences_table(group: Group, options: ReportOptions) -> Table | None:
-    """Return one row per method and headline metric: its difference to the baseline, tested.
-
-    None if there is no baseline, or no other row.
-    """
+    """Return each row's tested differences to the baseline; None without one or other rows."""
     baseline = baseline_of(group, options)
     if baseline is None or len(group.rows) < 2:
         return None
@@ -207,10 +201,7 @@ def cost_table(group: Group) -> Table:
 
 
 def provenance_table(group: Group, out: Path | None) -> Table:
-    """Return one row per run: the source of its weights and of its numbers.
-
-    There are links to the runs' files from ``out``, the report's folder, if it is given.
-    """
+    """Return the sources of every run's weights and numbers, linked from the folder ``out``."""
     rows = []
     for row in group.rows:
         for run in row.runs:
@@ -233,18 +224,18 @@ def provenance_table(group: Group, out: Path | None) -> Table:
 def summary_table(results: Table, cost: Table, group: Group) -> Table:
     """Return the columns of two tables of ``group`` that a terminal has space for."""
     labels = {metric_label(metric) for metric in group.headline}
-    places = [
-        place
-        for place, column in enumerate(results.columns)
-        if column.name in {"method", "n"} | labels
+    shown = [
+        column.name in {"method", "n"}
         or (column.name.partition(" − ")[0] in labels and not column.name.endswith("published"))
+        for column in results.columns
     ]
-    (time,) = (place for place, column in enumerate(cost.columns) if column.name == "wall time")
+    wall_time = [column.name == "wall time" for column in cost.columns]
     rows = [
-        [*(row[place] for place in places), costs[time]]
+        [*itertools.compress(row, shown), *itertools.compress(costs, wall_time)]
         for row, costs in zip(results.rows, cost.rows, strict=True)
     ]
-    return Table([*(results.columns[place] for place in places), cost.columns[time]], rows)
+    columns = itertools.compress([*results.columns, *cost.columns], shown + wall_time)
+    return Table(list(columns), rows)
 
 
 def comparison_table(group: Group, row: MethodRow, published: PublishedRow | None) -> Table:

@@ -186,7 +186,7 @@ def report_of(*results):
     located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
     groups, _ = group_results(located)
     curves = ReportPicture("curves.svg", "")
-    sections = [make_section(item, ReportOptions(), curves=curves) for item in groups]
+    sections = [make_section(item, ReportOptions(), curves) for item in groups]
     return Report(sections, None, ())
 
 

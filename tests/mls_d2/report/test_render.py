@@ -41,7 +41,7 @@ def report_of(*results, problems=(), pretraining=None, pictures=(), mix=False):
     groups, left_out = group_results(located, mix=mix)
     options = ReportOptions(mix=mix)
     curves = ReportPicture("curves.svg", "curves")
-    sections = [make_section(group, options, curves=curves, pictures=pictures) for group in groups]
+    sections = [make_section(group, options, curves, pictures) for group in groups]
     return Report(sections, pretraining, [*problems, *left_out], options)
 
 

@@ -214,7 +214,7 @@ def test_cityscapes_runs_on_no_more_gpus_than_its_recipe_is_for(tmp_path: Path) 
 def test_what_was_run_is_compared_with_the_paper(tmp_path: Path) -> None:
     output = make("eval-voc", "SEEDS=0,1", "OUT=o", "METHOD=random").stdout
     assert tool_lines(output)[-1].endswith(
-        "compare.py o/quick/voc/random-seed0 o/quick/voc/random-seed1"
+        "report.py --summary o/quick/voc/random-seed0 o/quick/voc/random-seed1"
     )
 
 

@@ -28,11 +28,8 @@ from mls_d2.results.schema import RESULTS_FILE, LocatedResult, collect_results
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "report.html"
-"""The file to open first."""
-
-PICTURE_FILE = "predictions.png"
-"""The picture that an evaluation may leave beside its ``results.json``."""
+REPORT_FILE = "report.html"  # the file to open first
+PICTURE_FILE = "predictions.png"  # beside a results.json, if the evaluation drew one
 
 _MARKER = re.compile(r"^[ \t]*<!--\s*report:(?:begin|end)\b.*?-->[ \t]*$", re.MULTILINE)
 _BLOCK = re.compile(
@@ -163,11 +160,8 @@ def _load(
     problems = unreadable + left_out
     names = ", ".join(map(str, folders))
     if not groups and problems:
-        raise UserError(
-            f"none of the {len(problems)} results below {names} can be used; the first: "
-            f"{problems[0]}",
-            code="damaged-file",
-        )
+        message = f"none of the {len(problems)} results below {names} can be used; the first: "
+        raise UserError(message + problems[0], code="damaged-file")
     if not groups:
         raise UserError(
             f"no {RESULTS_FILE} below {names}: no evaluation has finished there; run `make demo`, "
@@ -191,11 +185,8 @@ def _check_baseline(groups: Sequence[Group], options: ReportOptions) -> None:
         same = group.of_method(baseline)
         if len(same) > 1 and not group.mixed and group.row(baseline) is None:
             labels = ", ".join(f"'{row.label}'" for row in same)
-            raise UserError(
-                f"baseline '{baseline}' is {len(same)} rows of {group.task}; give the label of "
-                f"one of them: {labels}",
-                code="ambiguous-name",
-            )
+            message = f"baseline '{baseline}' is {len(same)} rows of {group.task}; give the label "
+            raise UserError(f"{message}of one of them: {labels}", code="ambiguous-name")
 
 
 def _plot_curves(group: Group, number: int, out: Path) -> ReportPicture:
@@ -222,12 +213,11 @@ def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
     """Copy one picture per row, of its first run that has one, into ``out``."""
     pictures: list[ReportPicture] = []
     for row in group.rows:
-        having = [run for run in row.runs if run.path.with_name(PICTURE_FILE).is_file()]
-        for run in having[:1]:
-            caption = f"{row.label}, seed {run.result.seed}"
+        sources = [(run.path.with_name(PICTURE_FILE), run.result.seed) for run in row.runs]
+        for source, seed in [item for item in sources if item[0].is_file()][:1]:
+            caption = f"{row.label}, seed {seed}"
             slug = re.sub(r"[^A-Za-z0-9.]+", "-", caption).strip("-.")[:60]
             name = f"predictions-{number}-{len(pictures) + 1}-{slug}.png"
-            source = run.path.with_name(PICTURE_FILE)
             with source.open("rb") as read, atomic_write(str(out / name)) as written:
                 shutil.copyfileobj(read, written)
             pictures.append(ReportPicture(name, caption))

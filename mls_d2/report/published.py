@@ -164,8 +164,8 @@ def not_comparable(result: Result, published: Published) -> str:
         reasons.append("synthetic scenes")
     elif result.backbone.synthetic:
         reasons.append("backbone pretrained on synthetic scenes")
-    preset = result.backbone.info.get("preset", "paper")
-    if preset != "paper":
+    elif result.backbone.info.get("preset", "paper") != "paper":
+        preset = result.backbone.info["preset"]
         reasons.append(f"backbone pretrained with preset {preset}, not the published recipe")
     return ", ".join(filter(None, reasons))
 

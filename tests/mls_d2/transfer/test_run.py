@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
 from mls_d2.core.errors import UserError
-from mls_d2.results.schema import read_result
+from mls_d2.results.schema import InitialWeights, read_result
 from mls_d2.run.guards import NonFiniteLossError
 from mls_d2.run.hooks import PeriodicCheckpointer
 from mls_d2.transfer import detection
@@ -92,7 +92,7 @@ def test_a_run_writes_what_belongs_to_it(make_cfg, drawn):
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert (result.method, result.task, result.seed) == ("random", "drawn_mask_rcnn_fpn", 7)
-    assert result.backbone == {"file": "random", "sha256": "", "info": {}}
+    assert result.backbone == InitialWeights(file="random", sha256="", info={})
     assert set(result.metrics) == {"bbox", "segm"}
     assert {"AP", "AP50", "AP-blue", "AP-green"} <= set(result.metrics["bbox"])
     assert result.dataset.num_images == 8

@@ -201,7 +201,7 @@ eval-all: $(EVALS:%=eval-%) ## all of these
 # A run that was finished is not repeated, and one that was interrupted goes on.
 $(EVALS:%=eval-%): eval-%: setup require-gpu scenes-% require-backbone
 	$(call each-run,$*,fine-tune)
-	@$(RUN) tools/compare.py $(strip $(call each-run,$*,folder-of))
+	@$(RUN) tools/report.py --summary $(strip $(call each-run,$*,folder-of))
 
 convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
 	@[ -n "$(SRC)" ] || { \

@@ -109,7 +109,7 @@ def test_the_demo_compares_the_method_with_random_weights() -> None:
     assert f"--config-file {recipe} --resume" in learned
     assert "MODEL.WEIGHTS output/quick/mocov2/backbone.pth" in learned
     assert "OUTPUT_DIR output/quick/coco/mocov2-seed2 SEED 2" in learned
-    assert compared.endswith("tools/compare.py output/quick/coco/mocov2-seed2")
+    assert compared.endswith("tools/report.py --summary output/quick/coco/mocov2-seed2")
     expected = learned.replace("output/quick/mocov2/backbone.pth", "random")
     assert random == expected.replace("mocov2-seed2", "random-seed2")
     assert (REPOSITORY / recipe).is_file()
@@ -214,7 +214,7 @@ def test_cityscapes_runs_on_no_more_gpus_than_its_recipe_is_for(tmp_path: Path) 
 def test_what_was_run_is_compared_with_the_paper(tmp_path: Path) -> None:
     output = make("eval-voc", "SEEDS=0,1", "OUT=o", "METHOD=random").stdout
     assert tool_lines(output)[-1].endswith(
-        "compare.py o/quick/voc/random-seed0 o/quick/voc/random-seed1"
+        "report.py --summary o/quick/voc/random-seed0 o/quick/voc/random-seed1"
     )
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
+try:
+    from detectron2.config import CfgNode
+    from detectron2.config import get_cfg as get_detectron2_cfg
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "mls_d2 needs Detectron2, which has no release on the package index: run `make setup`, or "
+        "`python tools/provide_detectron2.py`, or install it as its project describes"
+    ) from error
 
 from mls_d2.config.options import OPTIONS
 

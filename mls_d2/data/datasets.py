@@ -99,13 +99,13 @@ def dataset_fingerprint(name: str) -> Dataset:
     for path in sorted(paths):
         digest.update(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}\n".encode())
     marker = read_marker(root)
-    return {
-        "name": name,
-        "root": root,
-        "num_images": len(paths),
-        "synthetic": bool(marker and marker.get("synthetic")),
-        "fingerprint": digest.hexdigest(),
-    }
+    return Dataset(
+        name=name,
+        root=root,
+        num_images=len(paths),
+        synthetic=bool(marker and marker.get("synthetic")),
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def combined_fingerprint(train: Sequence[str], test: Sequence[str]) -> Dataset:
@@ -115,14 +115,14 @@ def combined_fingerprint(train: Sequence[str], test: Sequence[str]) -> Dataset:
     """
     trained = [dataset_fingerprint(name) for name in train]
     tested = [dataset_fingerprint(name) for name in test]
-    digest = hashlib.sha256("".join(item["fingerprint"] for item in trained + tested).encode())
-    return {
-        "name": ", ".join([*train, *test]),
-        "root": datasets_root(),
-        "num_images": sum(item["num_images"] for item in trained or tested),
-        "synthetic": any(item["synthetic"] for item in trained + tested),
-        "fingerprint": digest.hexdigest(),
-    }
+    digest = hashlib.sha256("".join(item.fingerprint for item in trained + tested).encode())
+    return Dataset(
+        name=", ".join([*train, *test]),
+        root=datasets_root(),
+        num_images=sum(item.num_images for item in trained or tested),
+        synthetic=any(item.synthetic for item in trained + tested),
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def _parts(name: str) -> list[str]:

@@ -87,8 +87,8 @@ def test_a_complete_dataset_passes_and_is_identified(tree):
     for name in names_of(key):
         check_dataset(name)
     found = combined_fingerprint(names_of(key)[:1], names_of(key)[1:])
-    assert found["num_images"] == SIZES[key][1]
-    assert not found["synthetic"]
+    assert found.num_images == SIZES[key][1]
+    assert not found.synthetic
     assert len(DatasetCatalog.get(names_of(key)[0])) == SIZES[key][1]
 
 
@@ -245,7 +245,7 @@ def test_objects_of_the_scenes_are_found(scenes_root, monkeypatch):
         check_dataset(name)
         assert len(load_classification(name).records) > 10
     found = combined_fingerprint(["scenes_objects_train"], ["scenes_objects_test"])
-    assert found["synthetic"]
+    assert found.synthetic
 
 
 def test_half_a_pair_of_scenes_is_named(scenes_root, tmp_path, monkeypatch):

@@ -144,22 +144,22 @@ def test_images_are_listed_in_order(voc, root):
 
 def test_the_fingerprint_tells_content_apart_and_nothing_else(root):
     before = dataset_fingerprint("test_set")
-    assert before["num_images"] == 3
-    assert before["root"] == str(root)
-    assert not before["synthetic"]
+    assert before.num_images == 3
+    assert before.root == str(root)
+    assert not before.synthetic
     assert dataset_fingerprint("test_set") == before
-    assert dataset_fingerprint("test_set_other")["fingerprint"] == before["fingerprint"]
+    assert dataset_fingerprint("test_set_other").fingerprint == before.fingerprint
     with open(root / "images" / "a.jpg", "ab") as file:
         file.write(b"more")
-    changed_image = dataset_fingerprint("test_set")["fingerprint"]
+    changed_image = dataset_fingerprint("test_set").fingerprint
     text = (root / "instances.json").read_text()
     (root / "instances.json").write_text(text + " ")
-    changed_annotations = dataset_fingerprint("test_set")["fingerprint"]
-    assert len({before["fingerprint"], changed_image, changed_annotations}) == 3
+    changed_annotations = dataset_fingerprint("test_set").fingerprint
+    assert len({before.fingerprint, changed_image, changed_annotations}) == 3
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_root_is(root, tmp_path, monkeypatch):
-    before = dataset_fingerprint("test_set")["fingerprint"]
+    before = dataset_fingerprint("test_set").fingerprint
     moved = tmp_path / "elsewhere"
     shutil.copytree(root, moved)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(moved))
@@ -169,18 +169,18 @@ def test_the_fingerprint_does_not_depend_on_where_the_root_is(root, tmp_path, mo
         **{**metadata.as_dict(), "name": "test_set_other"}
         | {"json_file": str(moved / "instances.json"), "image_root": str(moved / "images")}
     )
-    assert dataset_fingerprint("test_set_other")["fingerprint"] == before
+    assert dataset_fingerprint("test_set_other").fingerprint == before
 
 
 def test_scenes_are_marked_as_synthetic(root):
     write_marker(root, SceneParams(), ["coco/train2017"], complete=True)
-    assert dataset_fingerprint("test_set")["synthetic"]
+    assert dataset_fingerprint("test_set").synthetic
 
 
 def test_training_and_test_sets_are_identified_together(root):
     both = combined_fingerprint(["test_set"], ["test_set_other"])
-    assert both["name"] == "test_set, test_set_other"
-    assert both["num_images"] == 3
+    assert both.name == "test_set, test_set_other"
+    assert both.num_images == 3
     alone = combined_fingerprint([], ["test_set"])
-    assert alone["num_images"] == 3
-    assert len({both["fingerprint"], alone["fingerprint"]}) == 2
+    assert alone.num_images == 3
+    assert len({both.fingerprint, alone.fingerprint}) == 2

@@ -6,8 +6,8 @@ import pytest
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import UserError
-from mls_d2.report.published import matching_row
-from mls_d2.report.published_file import builtin_published
+from mls_d2.report.published import builtin_published, matching_row
+from mls_d2.results.schema import InitialWeights
 from mls_d2.run.processes import scale_to_processes
 from mls_d2.runner.suite import build_suite, parse_seeds, read_suite
 from mls_d2.transfer.tasks import task_of
@@ -175,7 +175,8 @@ def test_a_file_for_a_row_of_the_papers_tables_stands_beside_its_published_numbe
         for task in suite.tasks:
             cfg = load_cfg(str(task.config), task.opts)
             rows = published.of_task(task_of(cfg).name(cfg))
-            found = matching_row(rows, method=row.name, info=info)
+            backbone = InitialWeights(file="", sha256="", info=info)
+            found = matching_row(rows, row.name, backbone)
             assert found is not None, (row.name, task.name)
             assert path.stem == f"paper_table{found.table}"
             # It says how long where the paper does.

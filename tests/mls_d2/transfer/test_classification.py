@@ -138,7 +138,7 @@ def test_each_runs_on_the_scenes(name, scenes, narrow_cfg, drawn):
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == name.removesuffix("_quick")
-    assert result.dataset["synthetic"]
+    assert result.dataset.synthetic
     metrics = result.metrics["classification"]
     keys = {"mAP", "mAP11"} if name.startswith("voc") else {"top1"}
     assert all(0 <= metrics[key] <= 100 for key in keys)
@@ -163,7 +163,7 @@ def test_each_runs_on_files_in_the_layout_of_the_official_ones(
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == f"{key}_finetune"
     assert 0 <= result.metrics["classification"]["top1"] <= 100
-    assert not result.dataset["synthetic"]
+    assert not result.dataset.synthetic
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_it_takes_a_step_and_is_evaluated(make_cfg, config):
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == f"cityscapes_{config[:6]}"
-    assert result.dataset["num_images"] == 4
+    assert result.dataset.num_images == 4
     metrics = result.metrics["sem_seg"]
     assert {"mIoU", "mAcc", "aAcc", "IoU-road", "IoU-bicycle"} <= set(metrics)
     assert 0 < metrics["aAcc"] < 100

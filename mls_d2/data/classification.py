@@ -1,4 +1,4 @@
-"""The classification datasets: what they hold, where they lie, and where to get them."""
+"""Classification datasets: their files, classes and splits, and where to get them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.core.errors import UserError
 from mls_d2.data import classification_readers as readers
-from mls_d2.data.datasets import datasets_root, explain_missing
+from mls_d2.data.dataset_files import datasets_root, explain_missing, listed, missing_of
+
+FOLDER = "folder:"
+"""Before the path of a split whose subfolders are the classes, as the name of a dataset."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,12 @@ class ClassificationDataset:
     Attributes:
         title: its usual name.
         num_classes: C.
-        splits: number of images by split; None where it depends on what was generated.
-        files: files and folders, below the datasets' root, that it cannot do without; ``{split}``
-            stands for the split.
+        splits: number of images by split; None if it depends on what was generated.
+        files: files and folders that must be there, below the datasets' root; ``{split}`` stands
+            for the split.
         page: the official page.
         archives: what to get from there, and where to unpack it.
-        reader: of the files.
+        reader: from the root and the name of a split to the labels.
         multi_label: whether an image may show several classes.
     """
 
@@ -142,63 +145,100 @@ DATASETS: dict[str, ClassificationDataset] = {
         reader=readers.read_object_crops,
     ),
 }  # fmt: skip
-"""By the name that tasks have. A split is registered as ``<name>_<split>``."""
+"""By key. A split is registered as ``<key>_<split>``."""
 
 
 def register_classification() -> None:
     """Register all splits with Detectron2's catalog, once; call it from ``register_all`` alone."""
     for key, data in DATASETS.items():
-        for name in (f"{key}_{split}" for split in data.splits):
-            if name in DatasetCatalog.list():
-                continue
-            DatasetCatalog.register(name, functools.partial(_records, name))
-            MetadataCatalog.get(name).set(
-                evaluator_type="classification",
-                check=functools.partial(check_classification, name),
-            )
+        for split in data.splits:
+            _register(f"{key}_{split}")
+
+
+def register_folder(name: str) -> None:
+    """Register ``folder:PATH``: images in one subfolder of PATH for each class.
+
+    ``folder:birds/train`` and ``folder:birds/val`` are the splits of one dataset: the classes are
+    the subfolders of all folders beside each other that are named train, val, trainval or test.
+    """
+    _register(name)
+
+
+def _register(name: str) -> None:
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, lambda: load_classification(name).records)
+        MetadataCatalog.get(name).set(
+            evaluator_type="classification",
+            check=functools.partial(check_classification, name),
+        )
 
 
 def find(name: str) -> tuple[str, str, ClassificationDataset]:
-    """Return key, split and dataset of a registered name.
+    """Return key, split and dataset of a name; for ``folder:PATH`` read the classes.
 
     Raises:
         UserError: no classification dataset.
     """
+    if name.startswith(FOLDER):
+        return _find_folder(name)
     key, _, split = name.rpartition("_")
     if key not in DATASETS or split not in DATASETS[key].splits:
         names = [f"{key}_{split}" for key, data in DATASETS.items() for split in data.splits]
-        raise UserError(f"'{name}' is no classification dataset; those are {', '.join(names)}")
+        raise UserError(
+            f"'{name}' is no classification dataset; those are {', '.join(names)}, and "
+            "folder:PATH with a folder of images for each class",
+            code="unknown-name",
+        )
     return key, split, DATASETS[key]
 
 
+def _find_folder(name: str) -> tuple[str, str, ClassificationDataset]:
+    path = os.path.abspath(os.path.expanduser(name.removeprefix(FOLDER)))
+    parent, split = os.path.split(path)
+    names = readers.folder_classes(path)
+    data = ClassificationDataset(
+        title=name,
+        num_classes=len(names),
+        splits={split: None},
+        files=(path,),
+        page=path,
+        archives="one folder of images for each class, such as train/dog/1.jpg",
+        reader=lambda root, split: readers.read_folder(path, names),
+    )
+    return os.path.basename(parent) or split, split, data
+
+
 def load_classification(name: str) -> readers.Labelled:
-    """Read the labels of a registered classification dataset.
+    """Read the labels of a classification dataset.
 
     Raises:
-        UserError: files that it cannot do without are missing (names them, and where to get them),
-            or are not what they should be.
+        UserError: files are missing (names them, and where to get them) or damaged.
     """
     _, split, data = find(name)
     root = datasets_root()
     paths = [os.path.join(root, part.format(split=split)) for part in data.files]
     absent = [path for path in paths if not os.path.exists(path)]
     if absent:
-        raise UserError(_explain(name, absent, len(paths), "files and folders"))
+        raise _missing(name, absent, len(paths), "files and folders")
     try:
         labelled = data.reader(root, split)
     except UserError:
         raise
-    except (RuntimeError, ValueError, KeyError, LookupError, OSError, TypeError) as error:
-        # torchvision says "not found or corrupted" of a whole dataset; scipy fails in many ways.
+    except Exception as error:
+        # torchvision says "not found or corrupted" of a whole dataset, and "run with
+        # download=True" for another checksum; scipy fails in many ways.
+        problem = str(error).partition(" or it's corrupted")[0]
         raise UserError(
-            f"dataset '{name}': a file of {', '.join(paths)} is damaged ({error}); get it again: "
-            f"{data.page}, {data.archives}"
+            f"dataset '{name}': one of these files is damaged ({problem}); get them again from "
+            f"{data.page}, {data.archives}:{listed(paths)}",
+            code="damaged-file",
         ) from None
     if len(labelled.names) != data.num_classes or not labelled.records:
         raise UserError(
             f"dataset '{name}': {len(labelled.names)} classes and {len(labelled.records)} images "
             f"are listed, expected {data.num_classes} classes; a part of {data.title} is missing. "
-            f"Get it again: {data.page}, {data.archives}"
+            f"Get it again: {data.page}, {data.archives}",
+            code="missing-data",
         )
     return labelled
 
@@ -210,19 +250,14 @@ def check_classification(name: str) -> None:
         UserError: names some of what is missing, how much it is and where to get it.
     """
     files = sorted({record["file_name"] for record in load_classification(name).records})
-    # One listing a folder instead of a look at each file.
-    folders = {os.path.dirname(path) for path in files}
-    there = {path: set(os.listdir(path)) if os.path.isdir(path) else set() for path in folders}
-    absent = [path for path in files if os.path.basename(path) not in there[os.path.dirname(path)]]
+    absent = missing_of(files)
     if absent:
-        raise UserError(_explain(name, absent, len(files), "images"))
+        raise _missing(name, absent, len(files), "images")
 
 
-def _records(name: str) -> list[dict]:
-    return load_classification(name).records
-
-
-def _explain(name: str, absent: Sequence[str], total: int, what: str) -> str:
+def _missing(name: str, absent: Sequence[str], total: int, what: str) -> UserError:
     data = find(name)[2]
-    message = explain_missing(name, absent, total, what)
-    return f"{message}\nget {data.title} from {data.page}: {data.archives}"
+    error = explain_missing(name, absent, total, what)
+    return UserError(
+        f"{error}\nget {data.title} from {data.page}: {data.archives}", code=error.code
+    )

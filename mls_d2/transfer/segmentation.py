@@ -19,10 +19,10 @@ from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from torch import nn
 
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes
-from mls_d2.data.detection_mapper import TolerantMapper
-from mls_d2.data.segmentation import SegmentationMapper
+from mls_d2.data.detection import TolerantMapper
+from mls_d2.data.segmentation_mapper import SegmentationMapper
 from mls_d2.evaluation.pictures import write_segmentations
-from mls_d2.evaluation.segmentation import SegmentationEvaluator
+from mls_d2.evaluation.segmentation_evaluator import SegmentationEvaluator
 from mls_d2.transfer.poly_schedule import PolyParamScheduler
 from mls_d2.transfer.segmentation_checks import check_batch, check_classes, check_values
 from mls_d2.transfer.task import Task

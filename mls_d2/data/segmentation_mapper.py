@@ -1,4 +1,4 @@
-"""From records of a segmentation dataset to what the network takes."""
+"""Semantic segmentation: the mapper with its augmentations, and the reader of labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.distortion import photometric_distortion
 from mls_d2.data.images import read_image
 
 _TRIES = 10
+_PROB = 0.5
+_BRIGHTNESS = 32
+_FACTORS = (0.5, 1.5)
+_HUE = 18  # of 180: OpenCV's hues of 8-bit images
+_LEVELS = np.arange(256)
 
 
 class SegmentationMapper:
@@ -25,7 +29,7 @@ class SegmentationMapper:
     crop; the network pads the image. Testing: the image is scaled to the base size.
 
     Args:
-        is_train: which of the two.
+        is_train: whether it is used for training.
         base_size: (height, width) that an image is scaled to fit in.
         scale_range: bounds of the random ratio.
         crop_size: (height, width) of crops.
@@ -118,7 +122,7 @@ def fitting_size(
 ) -> tuple[int, int]:
     """Return the (height, width) of an image that is scaled to fit into ``ratio`` base sizes.
 
-    The long side goes with the base's long side, whichever is upright, and the shape is kept.
+    The long side is compared with the base's long side, and the aspect ratio is kept.
     """
     long, short = (int(side * ratio) for side in sorted(base_size, reverse=True))
     factor = min(long / max(size), short / min(size))
@@ -132,12 +136,12 @@ def choose_crop(
 
     Args:
         labels: ``(H, W)`` uint8.
-        crop_size: (height, width); a side of the image where that is smaller.
+        crop_size: (height, width); limited to the image.
         max_class_share: of the labelled pixels, in (0, 1]; 1 takes the first crop.
         ignore_value: label of pixels that do not count.
 
     Returns:
-        Rows and columns; those of the tenth crop where none of ten is good.
+        Rows and columns; those of the tenth crop if none of the ten is good.
     """
     for _ in range(_TRIES):
         top, left = (
@@ -167,19 +171,23 @@ def read_labels(path: str, num_classes: int, ignore_value: int) -> np.ndarray:
     # OpenCV warns on the terminal about a missing file.
     labels = cv2.imread(path, cv2.IMREAD_UNCHANGED) if os.path.isfile(path) else None
     if labels is None:
-        raise UserError(f"{path}: missing, truncated or no image; get the file again")
+        raise UserError(
+            f"{path}: missing, truncated or no image; get the file again", code="damaged-file"
+        )
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise UserError(
             f"{path} is {labels.dtype} of shape {labels.shape}, expected an 8-bit image of one "
-            "channel"
+            "channel",
+            code="damaged-file",
         )
     found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     wrong = [int(value) for value in found if num_classes <= value != ignore_value]
     if wrong:
         raise UserError(
-            f"{path} holds the labels {', '.join(map(str, wrong[:8]))}; expected train ids 0 to "
+            f"{path} has the labels {', '.join(map(str, wrong[:8]))}; expected train ids 0 to "
             f"{num_classes - 1} and {ignore_value}. It looks like label ids: remove the "
-            "labelTrainIds files, and they are made anew from the labelIds files"
+            "labelTrainIds files, and they are made again from the labelIds files",
+            code="damaged-file",
         )
     return labels
 
@@ -193,8 +201,70 @@ def check_same_size(path: str, size: tuple[int, ...], expected: tuple[int, ...])
     if tuple(size) != tuple(expected):
         raise UserError(
             f"{path} is {size[0]} x {size[1]} pixels, its image {expected[0]} x {expected[1]}; "
-            "the files do not belong together"
+            "the files do not belong together",
+            code="damaged-file",
         )
+
+
+def photometric_distortion(image: np.ndarray) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue at random, each with probability 0.5.
+
+    Brightness by up to 32 levels; contrast and saturation by a factor of 0.5 to 1.5; hue by up to
+    18 of 180 steps. The contrast changes before or after the colours, with equal probability. Draws
+    from NumPy's global generator.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB; it is not changed in place.
+
+    Returns:
+        ``(H, W, 3)`` uint8, RGB.
+
+    Source: SSD (ECCV 2016), as mmsegmentation's recipes use it.
+    """
+    brightness = np.random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _coin() else 0.0
+    contrast = _factor()
+    contrast_last = _coin()
+    saturation = _factor()
+    hue = np.random.randint(-_HUE, _HUE + 1) if _coin() else 0
+    table = _clipped(_LEVELS + brightness)
+    if not contrast_last:
+        table = _clipped(table * contrast)
+    image = cv2.LUT(image, table)
+    image = shift_colours(image, saturation, hue)
+    return cv2.LUT(image, _clipped(_LEVELS * contrast)) if contrast_last else image
+
+
+def shift_colours(image: np.ndarray, saturation: float, hue: int) -> np.ndarray:
+    """Multiply the saturation and turn the hue.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        saturation: factor, >= 0.
+        hue: steps of 2°.
+
+    Returns:
+        ``(H, W, 3)`` uint8, RGB; the image itself if nothing changes.
+    """
+    if saturation == 1 and hue == 0:
+        return image
+    tables = np.empty((256, 1, 3), np.uint8)
+    tables[:, 0, 0] = (_LEVELS + hue) % 180
+    tables[:, 0, 1] = _clipped(_LEVELS * saturation)
+    tables[:, 0, 2] = _LEVELS
+    colours = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    return cv2.cvtColor(cv2.LUT(colours, tables), cv2.COLOR_HSV2RGB)
+
+
+def _coin() -> bool:
+    return np.random.rand() < _PROB
+
+
+def _factor() -> float:
+    return np.random.uniform(*_FACTORS) if _coin() else 1.0
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return values.round().clip(0, 255).astype(np.uint8)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

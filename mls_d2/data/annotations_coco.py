@@ -285,7 +285,7 @@ def _converted(items: list, key: str, kind: type, faults: Faults) -> Iterator[An
             item = {k: _whole(v) if k in _WHOLE_NUMBERS else v for k, v in item.items()}
         try:
             yield msgspec.convert(item, kind)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
             problem, _, place = str(error).partition(" - at `$")
             found = item.get("id") if isinstance(item, dict) else None
             where = f"{key}[{index}]{place.removesuffix('`')} (id {_shown(found)})"

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.detection_mapper import UnreadableImageError
+from mls_d2.data.detection import UnreadableImageError
 from mls_d2.results.schema import read_result
 from mls_d2.transfer import detection
 from mls_d2.transfer import run as transfer

@@ -18,8 +18,8 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import differing_keys, transfer_recipe
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS
-from mls_d2.data.detection_mapper import UnreadableImageError
-from mls_d2.data.segmentation import read_labels
+from mls_d2.data.detection import UnreadableImageError
+from mls_d2.data.segmentation_mapper import read_labels
 from mls_d2.results.schema import read_result
 from mls_d2.run.environment import seed_everything
 from mls_d2.run.registration import register_all

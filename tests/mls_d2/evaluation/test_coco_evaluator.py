@@ -16,7 +16,7 @@ from faster_coco_eval import COCO
 from pycocotools.coco import COCO as OfficialCOCO
 from pycocotools.cocoeval import COCOeval
 
-from mls_d2.evaluation.coco import METRICS, CocoEvaluator, evaluate_detections
+from mls_d2.evaluation.coco_evaluator import METRICS, CocoEvaluator, evaluate_detections
 
 SIZE = 160
 CLASSES = {3: "cat", 7: "dog", 90: "boat", 91: "never there"}

@@ -12,7 +12,11 @@ from cityscapesscripts.helpers.labels import trainId2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.core.errors import UserError
-from mls_d2.evaluation.segmentation import SegmentationEvaluator, confusion_matrix, metrics_of
+from mls_d2.evaluation.segmentation_evaluator import (
+    SegmentationEvaluator,
+    confusion_matrix,
+    metrics_of,
+)
 
 NAMES = ("a", "b", "c", "d")
 

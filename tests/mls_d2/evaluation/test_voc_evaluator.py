@@ -13,7 +13,7 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
 from mls_d2.core.errors import UserError
-from mls_d2.evaluation.voc import VocEvaluator
+from mls_d2.evaluation.voc_evaluator import VocEvaluator
 
 SIZE = 100
 DOG, CAT = CLASS_NAMES.index("dog"), CLASS_NAMES.index("cat")

@@ -28,7 +28,7 @@ BIG = 2**53 + 1
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """A function that registers a file's content as ``own``, with pictures, and returns its path."""
+    """A function that registers content as ``own``, with pictures, and returns the file."""
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / name)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -84,7 +84,7 @@ REFUSED = {
     **{
         f"bbox {value!r}": put(*OBJECT, "bbox", value)
         for value in (..., None, [], "1 2 3 4", [1, 2, 3], [1, 2, 3, "4"], [1, 2, -3, 4],
-                      [1, 2, 3, float("nan")], [1, 2, 3, float("inf")], [1, 2, 3, 1e9], [[1, 2, 3, 4]])
+                      [1, 2, 3, float("nan")], [1, 2, 3, 1e400], [1, 2, 3, 1e9], [[1, 2, 3, 4]])
     },
     "double object": put(*OBJECT, "id", 0),
     "double image": put(*IMAGE, "id", 4),
@@ -259,8 +259,7 @@ def check_mutations(dataset, seeds):
             check_dataset("own")
             ground_truth(path)
         except UserError as error:
-            assert error.code
-            refused += 1
+            refused += bool(error.code)
         MetadataCatalog.get("own").__dict__.pop("thing_classes", None)
         MetadataCatalog.get("own").__dict__.pop("thing_dataset_id_to_contiguous_id", None)
     return refused

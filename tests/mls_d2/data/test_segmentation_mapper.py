@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from mls_d2.core.errors import UserError
 from mls_d2.data import segmentation_mapper
 from mls_d2.data.images import BrokenImageError
 from mls_d2.data.segmentation_mapper import (
@@ -145,22 +144,22 @@ def test_testing_takes_the_whole_image_at_its_base_size(record):
 
 
 @pytest.mark.parametrize(
-    ("labels", "problem"),
+    "labels",
     [
-        (np.full((HEIGHT, WIDTH), 26, np.uint8), "holds the labels 26.*looks like label ids"),
-        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "expected an 8-bit image of one channel"),
-        (np.zeros((HEIGHT, WIDTH), np.uint16), "uint16 of shape"),
-        (np.zeros((HEIGHT, 4), np.uint8), "is 24 x 4 pixels, its image 24 x 48"),
+        np.full((HEIGHT, WIDTH), 26, np.uint8),
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        np.zeros((HEIGHT, WIDTH), np.uint16),
+        np.zeros((HEIGHT, 4), np.uint8),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(record, labels, problem):
+def test_labels_that_do_not_fit_are_refused(record, refuses, labels):
     cv2.imwrite(record["sem_seg_file_name"], labels)
-    with pytest.raises(UserError, match=problem):
+    with refuses("damaged-file"):
         mapper()(record)
 
 
-def test_files_that_cannot_be_read_are_named(record, tmp_path):
-    with pytest.raises(UserError, match="none.png: missing"):
+def test_files_that_cannot_be_read_are_named(record, tmp_path, refuses):
+    with refuses("damaged-file"):
         read_labels(str(tmp_path / "none.png"), 19, 255)
     with open(record["file_name"], "r+b") as file:
         file.truncate(60)

@@ -8,7 +8,6 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from mls_d2.core.errors import UserError
 from mls_d2.evaluation.pictures import (
     compare,
     draw_output,
@@ -61,8 +60,8 @@ def test_only_detections_that_are_sure_enough_are_drawn(score, seen):
     assert (np.abs(drawn.astype(int) - 100).max() > 5) == seen
 
 
-def test_another_output_is_refused():
-    with pytest.raises(UserError, match="returns scores; instances and sem_seg"):
+def test_another_output_is_refused(refuses):
+    with refuses("bad-value"):
         draw_output(IMAGE, {"scores": torch.zeros(3)}, Metadata(), min_score=0.5)
 
 
@@ -162,7 +161,7 @@ def test_segmentations_are_image_truth_and_prediction_in_the_classes_colours(tmp
     assert right == [[128] * 3, [0, 0, 0], [0, 0, 255]]
 
 
-class Fake(torch.nn.Module):
+class FakeClassifier(torch.nn.Module):
     """Takes every image for the same class."""
 
     def __init__(self, label):
@@ -181,7 +180,7 @@ def mapper(record):
     return {**record, "image": image}
 
 
-def draw(path, model, colours="RGB"):
+def draw_classes(path, model, colours="RGB"):
     records = [{"image_id": n, "classes": [1], "difficult": []} for n in range(9)]
     write_classifications(
         str(path), model, records, mapper, ("ant", "bee", "cow"), colours, num_images=3
@@ -196,20 +195,20 @@ def draw(path, model, colours="RGB"):
 
 
 def test_right_is_green_and_wrong_is_red(tmp_path):
-    right = draw(tmp_path / "right.png", Fake(1))
+    right = draw_classes(tmp_path / "right.png", FakeClassifier(1))
     assert right["green"] > 30
     assert right["red"] == 0
     assert right["blue"] > 5000
-    wrong = draw(tmp_path / "wrong.png", Fake(2))
+    wrong = draw_classes(tmp_path / "wrong.png", FakeClassifier(2))
     assert wrong["red"] > 30
     assert wrong["green"] == 0
     # Where the input is BGR, its last channel is red.
-    assert draw(tmp_path / "bgr.png", Fake(1), "BGR")["red"] > 5000
+    assert draw_classes(tmp_path / "bgr.png", FakeClassifier(1), "BGR")["red"] > 5000
 
 
 def test_images_are_spread_and_the_mode_is_kept(tmp_path):
-    model = Fake(0).train()
-    draw(tmp_path / "a.png", model)
+    model = FakeClassifier(0).train()
+    draw_classes(tmp_path / "a.png", model)
     assert model.seen == [0, 4, 8]
     assert model.training
 

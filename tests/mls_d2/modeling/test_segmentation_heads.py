@@ -150,10 +150,6 @@ def test_the_heads_give_the_same_on_a_gpu(align_corners):
         torch.testing.assert_close(head.cuda()(features.cuda()).cpu(), expected)
 
 
-def random(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
 def by_loops(mask: torch.Tensor, mode: str, size: tuple[int, int]) -> torch.Tensor:
     count, _, height, width = mask.shape
     out = torch.zeros(count, height * width, height, width, dtype=mask.dtype)
@@ -199,17 +195,3 @@ def test_distribute_is_collect_transposed():
     mask = random(2, 21, 4, 3)
     collected, distributed = (psa_mask(mask, mode, (7, 3)) for mode in ("collect", "distribute"))
     assert torch.equal(collected.flatten(2).transpose(1, 2), distributed.flatten(2))
-
-
-@pytest.mark.parametrize(
-    ("shape", "mode", "size", "message"),
-    [
-        ((1, 9, 2, 2), "gather", (3, 3), "mode must be one of"),
-        ((1, 8, 2, 2), "collect", (4, 2), "must be odd"),
-        ((1, 10, 2, 2), "collect", (3, 3), r"expected a mask \(N, 3·3, H, W\)"),
-        ((9, 2, 2), "collect", (3, 3), "expected a mask"),
-    ],
-)
-def test_what_does_not_fit_is_refused(shape, mode, size, message):
-    with pytest.raises(ValueError, match=message):
-        psa_mask(torch.zeros(shape), mode, size)

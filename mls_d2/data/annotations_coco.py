@@ -100,7 +100,7 @@ class _ImageList(Struct, gc=False):
 _KINDS: dict[str, type] = {
     "images": CocoImage, "annotations": CocoObject, "categories": CocoCategory,
 }  # fmt: skip
-_WHOLE_NUMBERS = ("id", "image_id", "category_id", "height", "width", "iscrowd", "ignore")
+_WHOLE_NUMBERS = {"id", "image_id", "category_id", "height", "width", "iscrowd", "ignore"}
 
 
 def read_coco(path: str) -> CocoFile:
@@ -171,11 +171,10 @@ def coco_records(name: str) -> list[dict[str, Any]]:
         return [
             {
                 "file_name": os.path.join(metadata.image_root, image.file_name),
-                "height": image.height,
-                "width": image.width,
                 "image_id": image.id,
                 "annotations": objects[image.id],
             }
+            | {"height": image.height, "width": image.width}
             for image in sorted(content.images, key=lambda image: image.id)
         ]
 
@@ -216,7 +215,7 @@ def ground_truth(path: str) -> dict[str, Any]:
         entry = msgspec.structs.asdict(item) | {"id": number, "bbox": list(item.bbox)}
         entry["iscrowd"], entry["ignore"] = int(item.iscrowd or 0), 0
         if isinstance(item.segmentation, Rle):
-            entry["segmentation"] = _plain(item.segmentation)
+            entry["segmentation"] = msgspec.to_builtins(item.segmentation)
         if item.area is None:
             entry["area"] = _area(item, sizes[item.image_id])
         annotations.append(entry)
@@ -282,7 +281,8 @@ def _decode_leniently(path: str, data: bytes, kind: type) -> Any:
 def _converted(items: list, key: str, kind: type, faults: Faults) -> Iterator[Any]:
     for index, item in enumerate(items):
         if isinstance(item, dict):
-            item = {k: _whole(v) if k in _WHOLE_NUMBERS else v for k, v in item.items()}
+            whole = {k: int(v) for k, v in item.items() if type(v) is float and v.is_integer()}
+            item = {**item, **{key: whole[key] for key in whole.keys() & _WHOLE_NUMBERS}}
         try:
             yield msgspec.convert(item, kind)
         except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
@@ -290,10 +290,6 @@ def _converted(items: list, key: str, kind: type, faults: Faults) -> Iterator[An
             found = item.get("id") if isinstance(item, dict) else None
             where = f"{key}[{index}]{place.removesuffix('`')} (id {_shown(found)})"
             faults.add(f"{key} {problem} {place.partition('[')[0]}", f"{where}: {problem}")
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _shown(value: Any) -> str:
@@ -306,9 +302,8 @@ def _check_unique(faults: Faults, key: str, values: list, what: str) -> None:
         return
     for value, count in Counter(values).items():
         if count > 1:
-            faults.add(
-                f"twice {key}", f"{key}: {count} have the {what} {value!r}, expected one at most"
-            )
+            problem = f"{count} have the {what} {value!r}, expected one at most"
+            faults.add(f"{what} {key}", f"{key}: {problem}")
 
 
 def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
@@ -319,17 +314,17 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
     for index, item in enumerate(content.annotations):
         if item.image_id not in sizes:
             continue
-        place = f"annotations[{index}] (id {item.id})"
+        problem, mask = "", item.segmentation
         if item.category_id not in known:
-            faults.add("category", f"{place}: no category has the id {item.category_id}")
-        if item.ignore:
-            faults.add("ignore", f"{place}: ignore is 1, which COCO's evaluation does not use; set "
-                       "iscrowd to 1, or remove the object")  # fmt: skip
-        mask = item.segmentation
-        if isinstance(mask, Rle):
-            if problem := rle_problem(mask, sizes[item.image_id]):
-                faults.add("mask", f"{place}: segmentation {problem}")
-        elif mask is not None:
+            problem = f"no category has the id {item.category_id}"
+        elif item.ignore:
+            problem = "ignore is 1, which COCO's evaluation does not use; expected iscrowd 1, or 0"
+        elif isinstance(mask, Rle):
+            problem = rle_problem(mask, sizes[item.image_id])
+        if problem:
+            kind = problem.partition(" ")[0]
+            faults.add(kind, f"annotations[{index}] (id {item.id}): {problem}")
+        if isinstance(mask, list):
             usable = [polygon for polygon in mask if len(polygon) >= 6 and not len(polygon) & 1]
             short += len(mask) - len(usable)
             item.segmentation = usable if mask else None
@@ -345,12 +340,12 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
 def rle_problem(rle: Rle, size: tuple[int, int]) -> str:
     """Return why a mask is not one of an image of ``size`` (height, width); "" if it is."""
     if rle.size != size:
-        return f"has the size {list(rle.size)}, expected {list(size)}, its image's height and width"
+        return f"segmentation has the size {list(rle.size)}, expected {list(size)}, its image's height and width"
     counts = _compressed_counts(rle.counts) if isinstance(rle.counts, str) else rle.counts
     if counts is None or (len(counts) and min(counts) < 0):
-        return "has damaged counts, expected the compressed text of pycocotools"
+        return "segmentation has damaged counts, expected the compressed text of pycocotools"
     if sum(counts) != size[0] * size[1]:
-        return f"has counts of {sum(counts)} pixels, expected {size[0]} x {size[1]}"
+        return f"segmentation has counts of {sum(counts)} pixels, expected {size[0]} x {size[1]}"
     return ""
 
 
@@ -386,12 +381,8 @@ def _training_object(item: CocoObject, order: dict[int, int]) -> dict[str, Any]:
     return entry
 
 
-def _plain(rle: Rle) -> dict[str, Any]:
-    return {"counts": rle.counts, "size": list(rle.size)}
-
-
 def _compressed(rle: Rle) -> dict[str, Any]:
-    plain = _plain(rle)
+    plain = {"counts": rle.counts, "size": list(rle.size)}
     return mask_util.frPyObjects(plain, *rle.size) if isinstance(rle.counts, list) else plain
 
 
@@ -399,9 +390,8 @@ def _area(item: CocoObject, size: tuple[int, int]) -> float:
     if isinstance(item.segmentation, Rle):
         return float(mask_util.area(_compressed(item.segmentation)))
     if item.segmentation:
-        return float(
-            mask_util.area(mask_util.merge(mask_util.frPyObjects(item.segmentation, *size)))
-        )
+        masks = mask_util.frPyObjects(item.segmentation, *size)
+        return float(mask_util.area(mask_util.merge(masks)))
     return item.bbox[2] * item.bbox[3]
 
 

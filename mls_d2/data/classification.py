@@ -6,12 +6,19 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.core.errors import UserError
 from mls_d2.data import classification_readers as readers
-from mls_d2.data.dataset_files import datasets_root, explain_missing, listed, missing_of
+from mls_d2.data.dataset_files import (
+    dataset_table,
+    datasets_root,
+    explain_missing,
+    listed,
+    missing_of,
+)
 
 FOLDER = "folder:"
 """Before the path of a split whose subfolders are the classes, as the name of a dataset."""
@@ -43,108 +50,18 @@ class ClassificationDataset:
     multi_label: bool = False
 
 
+def _dataset(key: str, multi_label: bool = False, **fields: Any) -> ClassificationDataset:
+    files = fields.pop("files")
+    if key == "voc2007":
+        files += [f"VOC2007/ImageSets/Main/{name}_{{split}}.txt" for name in readers.CLASS_NAMES]
+    return ClassificationDataset(
+        files=tuple(files), reader=readers.READERS[key], multi_label=multi_label, **fields
+    )
+
+
 DATASETS: dict[str, ClassificationDataset] = {
-    "voc2007": ClassificationDataset(
-        title="PASCAL VOC 2007",
-        num_classes=20,
-        splits={"trainval": 5011, "test": 4952},
-        files=(
-            "VOC2007/JPEGImages",
-            "VOC2007/ImageSets/Main/{split}.txt",
-            *(f"VOC2007/ImageSets/Main/{name}_{{split}}.txt" for name in readers.CLASS_NAMES),
-        ),
-        page="http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
-        archives="VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar, whose VOCdevkit/VOC2007 "
-        "becomes VOC2007",
-        reader=readers.read_voc2007,
-        multi_label=True,
-    ),
-    "cub200": ClassificationDataset(
-        title="Caltech-UCSD Birds-200-2011",
-        num_classes=200,
-        splits={"train": 5994, "test": 5794},
-        files=tuple(
-            f"CUB_200_2011/{name}"
-            for name in (
-                "images", "images.txt", "image_class_labels.txt", "train_test_split.txt",
-                "classes.txt",
-            )
-        ),
-        page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
-        archives="CUB_200_2011.tgz, which unpacks to CUB_200_2011",
-        reader=readers.read_cub200,
-    ),
-    "flowers102": ClassificationDataset(
-        title="Oxford 102 Flowers",
-        num_classes=102,
-        splits={"trainval": 2040, "test": 6149},
-        files=("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
-        page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        archives="102flowers.tgz (unpack it), imagelabels.mat and setid.mat, all into flowers-102",
-        reader=readers.read_flowers102,
-    ),
-    "cars": ClassificationDataset(
-        title="Stanford Cars",
-        num_classes=196,
-        splits={"train": 8144, "test": 8041},
-        files=("stanford_cars/devkit/cars_meta.mat", "stanford_cars/devkit/cars_train_annos.mat",
-               "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_{split}"),
-        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
-        archives="cars_train.tgz, cars_test.tgz and car_devkit.tgz (unpack them) and "
-        "cars_test_annos_withlabels.mat, all into stanford_cars; that page is no longer online, so "
-        "take a copy of these files",
-        reader=readers.read_cars,
-    ),
-    "aircraft": ClassificationDataset(
-        title="FGVC Aircraft, variants",
-        num_classes=100,
-        splits={"trainval": 6667, "test": 3333},
-        files=("fgvc-aircraft-2013b/data/images", "fgvc-aircraft-2013b/data/variants.txt",
-               "fgvc-aircraft-2013b/data/images_variant_{split}.txt"),
-        page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-        archives="fgvc-aircraft-2013b.tar.gz, which unpacks to fgvc-aircraft-2013b",
-        reader=readers.read_aircraft,
-    ),
-    "indoor67": ClassificationDataset(
-        title="MIT Indoor Scenes (67)",
-        num_classes=67,
-        splits={"train": 5360, "test": 1340},
-        files=("indoor67/Images", "indoor67/TrainImages.txt", "indoor67/TestImages.txt"),
-        page="https://web.mit.edu/torralba/www/indoor.html",
-        archives="indoorCVPR_09.tar (unpack it), TrainImages.txt and TestImages.txt, all into "
-        "indoor67",
-        reader=readers.read_indoor67,
-    ),
-    "pets": ClassificationDataset(
-        title="Oxford-IIIT Pets",
-        num_classes=37,
-        splits={"trainval": 3680, "test": 3669},
-        files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/{split}.txt"),
-        page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        archives="images.tar.gz and annotations.tar.gz, both unpacked into oxford-iiit-pet",
-        reader=readers.read_pets,
-    ),
-    "dtd": ClassificationDataset(
-        title="Describable Textures (partition 1)",
-        num_classes=47,
-        splits={"trainval": 3760, "test": 1880},
-        files=("dtd/dtd/images", *(f"dtd/dtd/labels/{name}1.txt" for name in ("train", "val",
-                                                                             "test"))),
-        page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-        archives="dtd-r1.0.1.tar.gz, unpacked into dtd (its own folder is dtd, too)",
-        reader=readers.read_dtd,
-    ),
-    "scenes_objects": ClassificationDataset(
-        title="objects of the scenes' COCO part",
-        num_classes=80,
-        splits={"train": None, "test": None},
-        files=("coco/annotations/instances_train2017.json",
-               "coco/annotations/instances_val2017.json", "coco/train2017", "coco/val2017"),
-        page="tools/make_scenes.py",
-        archives="nothing: it generates them",
-        reader=readers.read_object_crops,
-    ),
-}  # fmt: skip
+    key: _dataset(key, **fields) for key, fields in dataset_table("classification").items()
+}
 """By key. A split is registered as ``<key>_<split>``."""
 
 

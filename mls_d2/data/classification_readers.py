@@ -230,6 +230,20 @@ def _folders(path: str) -> list[str]:
     ]
 
 
+READERS: dict[str, Reader] = {
+    "voc2007": read_voc2007,
+    "cub200": read_cub200,
+    "flowers102": read_flowers102,
+    "cars": read_cars,
+    "aircraft": read_aircraft,
+    "indoor67": read_indoor67,
+    "pets": read_pets,
+    "dtd": read_dtd,
+    "scenes_objects": read_object_crops,
+}
+"""By the key of datasets.yaml."""
+
+
 def _parts(split: str) -> tuple[str, ...]:
     return ("train", "val") if split == "trainval" else (split,)
 
@@ -245,12 +259,8 @@ def _join(parts: Sequence[tuple[Sequence, Sequence]], names: Sequence[str]) -> L
 
 
 def _record(path: str, image_id: Any, classes: list[int], difficult: Sequence[int] = ()) -> dict:
-    return {
-        "file_name": path,
-        "image_id": image_id,
-        "classes": classes,
-        "difficult": list(difficult),
-    }
+    labels = {"classes": classes, "difficult": list(difficult)}
+    return {"file_name": path, "image_id": image_id} | labels
 
 
 def _table(path: str) -> dict[str, str]:

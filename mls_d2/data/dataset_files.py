@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mls_d2.core.errors import UserError
 
@@ -16,6 +18,12 @@ _SHOWN = 5
 def datasets_root() -> str:
     """Return the folder below which Detectron2 looks for its builtin datasets."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def dataset_table(section: str) -> dict[str, dict[str, Any]]:
+    """Return a section of datasets.yaml: what datasets hold, and where to get them."""
+    text = Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)[section]
 
 
 def explain_missing(name: str, absent: Sequence[str], total: int, what: str) -> UserError:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import prepare_cityscapes
 from mls_d2.data.classification import DATASETS
-from mls_d2.data.dataset_files import datasets_root, evenly_spaced, listed
+from mls_d2.data.dataset_files import dataset_table, datasets_root, evenly_spaced, listed
 from mls_d2.data.datasets import check_dataset, image_files
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.scenes import read_marker
@@ -36,43 +36,10 @@ class Source:
     prepare: Callable[[str], None] | None = None
 
 
+_PREPARE = {"cityscapes": prepare_cityscapes}
 SOURCES: dict[str, Source] = {
-    "coco": Source(
-        title="COCO 2017",
-        splits={"coco_2017_train": 118_287, "coco_2017_val": 5_000},
-        page="https://cocodataset.org/#download",
-        archives="train2017.zip, val2017.zip and annotations_trainval2017.zip, all unpacked into "
-        "coco/",
-    ),
-    "coco-unlabeled": Source(
-        title="COCO 2017, unlabelled images (to pretrain on more than train2017)",
-        splits={"coco_2017_unlabeled": 123_403},
-        page="https://cocodataset.org/#download",
-        archives="unlabeled2017.zip, unpacked into coco/",
-    ),
-    "voc": Source(
-        title="PASCAL VOC 2007 and 2012",
-        splits={
-            "voc_2007_trainval": 5_011,
-            "voc_2007_test": 4_952,
-            "voc_2012_trainval": 11_540,
-        },
-        page="http://host.robots.ox.ac.uk/pascal/VOC/",
-        archives="VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and "
-        "VOCtrainval_11-May-2012.tar, whose folders VOCdevkit/VOC2007 and VOCdevkit/VOC2012 become "
-        "VOC2007/ and VOC2012/",
-    ),
-    "cityscapes": Source(
-        title="Cityscapes",
-        splits={
-            "cityscapes_fine_sem_seg_train": 2_975,
-            "cityscapes_fine_sem_seg_val": 500,
-        },
-        page="https://www.cityscapes-dataset.com/downloads/ (needs an account)",
-        archives="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, both unpacked into "
-        "cityscapes/",
-        prepare=prepare_cityscapes,
-    ),
+    key: Source(**fields, prepare=_PREPARE.get(key))
+    for key, fields in dataset_table("detection").items()
 } | {
     key: Source(
         title=data.title,

@@ -340,7 +340,7 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
 def rle_problem(rle: Rle, size: tuple[int, int]) -> str:
     """Return why a mask is not one of an image of ``size`` (height, width); "" if it is."""
     if rle.size != size:
-        return f"segmentation has the size {list(rle.size)}, expected {list(size)}, its image's height and width"
+        return f"segmentation has the size {list(rle.size)}, its image {list(size)}"
     counts = _compressed_counts(rle.counts) if isinstance(rle.counts, str) else rle.counts
     if counts is None or (len(counts) and min(counts) < 0):
         return "segmentation has damaged counts, expected the compressed text of pycocotools"

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
@@ -25,12 +24,12 @@ from msgspec import Meta, Struct
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.faults import Faults
+from mls_d2.data.run_length import Rle, Side, rle_problem
 
 logger = logging.getLogger(__name__)
 
 # Evaluation keeps ids in float64. Rasterisation takes time in proportion to coordinates.
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-Side = Annotated[int, Meta(ge=1, le=2**16)]
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Length = Annotated[float, Meta(ge=0, le=1e6)]
 Flag = Annotated[int, Meta(ge=0, le=1)] | bool | None
@@ -44,13 +43,6 @@ class CocoImage(Struct, gc=False):
     file_name: Text
     height: Side
     width: Side
-
-
-class Rle(Struct, gc=False):
-    """A run-length encoded mask of ``size`` (height, width)."""
-
-    counts: str | list[Annotated[int, Meta(ge=0, le=2**32)]]
-    size: tuple[Side, Side]
 
 
 class CocoObject(Struct, gc=False):
@@ -335,36 +327,6 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
         content.annotations = kept
     if short:
         logger.warning("'%s': %d polygons without three points are left out", path, short)
-
-
-def rle_problem(rle: Rle, size: tuple[int, int]) -> str:
-    """Return why a mask is not one of an image of ``size`` (height, width); "" if it is."""
-    if rle.size != size:
-        return f"segmentation has the size {list(rle.size)}, its image {list(size)}"
-    counts = _compressed_counts(rle.counts) if isinstance(rle.counts, str) else rle.counts
-    if counts is None or (len(counts) and min(counts) < 0):
-        return "segmentation has damaged counts, expected the compressed text of pycocotools"
-    if sum(counts) != size[0] * size[1]:
-        return f"segmentation has counts of {sum(counts)} pixels, expected {size[0]} x {size[1]}"
-    return ""
-
-
-def _compressed_counts(text: str) -> list[int] | None:
-    """Return the run lengths of pycocotools' text (``rleFrString``); None if it is damaged."""
-    digits = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return None
-    last = np.flatnonzero((digits & 32) == 0)  # of each number
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
-    if place.max() > 6:
-        return None
-    values = np.add.reduceat((digits & 31) << (5 * place), first)
-    values -= ((digits[last] & 16) > 0) * (np.int64(1) << (5 * (place[last] + 1)))
-    # From the fourth on, a number is the difference to the one before the last.
-    for start in (1, 2):
-        values[start::2] = values[start::2].cumsum()
-    return values.tolist()
 
 
 def _training_object(item: CocoObject, order: dict[int, int]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def load_classification(name: str) -> readers.Labelled:
     except UserError:
         raise
     except Exception as error:
-        # torchvision says "not found or corrupted" of a whole dataset, and "run with
+        # torchvision has "not found or corrupted" for a whole dataset, and "run with
         # download=True" for another checksum; scipy fails in many ways.
         problem = str(error).partition(" or it's corrupted")[0]
         raise UserError(

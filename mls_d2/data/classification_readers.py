@@ -117,8 +117,8 @@ def read_flowers102(root: str, split: str) -> Labelled:
 def read_cars(root: str, split: str) -> Labelled:
     """Read Stanford Cars."""
     data = tv.StanfordCars(root, split=split)
-    paths, labels = zip(*data._samples, strict=True)
-    return _join([(paths, labels)], data.classes)
+    files, labels = zip(*data._samples, strict=True)
+    return _join([(files, labels)], data.classes)
 
 
 def read_aircraft(root: str, split: str) -> Labelled:

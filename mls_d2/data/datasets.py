@@ -95,7 +95,7 @@ def check_dataset(name: str, *, test: bool = False) -> None:
 def image_files(name: str) -> list[str]:
     """Return the paths of a dataset's images, in the order of Detectron2's records.
 
-    Annotations are not read, so this serves for pretraining, whatever they are like.
+    Annotations are not read, so a dataset with damaged ones can be pretrained on.
 
     Raises:
         UserError: no such dataset, or a list that is missing or damaged.

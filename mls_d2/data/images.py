@@ -73,7 +73,7 @@ class EncodedImage:
                     min_factor=reduction,
                 )
             except ValueError:
-                pass  # Damaged, or only odd: Pillow tells them apart.
+                pass  # Damaged, or only odd: Pillow decides.
         try:
             with Image.open(io.BytesIO(self.data)) as image:
                 image.load()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.images import read_image
@@ -21,6 +22,7 @@ _HUE = 18  # of 180: OpenCV's hues of 8-bit images
 _LEVELS = np.arange(256)
 
 
+@dataclass(frozen=True)
 class SegmentationMapper:
     """Detectron2 mapper for semantic segmentation.
 
@@ -28,7 +30,7 @@ class SegmentationMapper:
     mirrored with probability 0.5 and distorted in its colours. Labels are padded to the size of the
     crop; the network pads the image. Testing: the image is scaled to the base size.
 
-    Args:
+    Attributes:
         is_train: whether it is used for training.
         base_size: (height, width) that an image is scaled to fit in.
         scale_range: bounds of the random ratio.
@@ -40,42 +42,29 @@ class SegmentationMapper:
         ignore_value: label of pixels without a class.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        base_size: tuple[int, int],
-        scale_range: tuple[float, float],
-        crop_size: tuple[int, int],
-        max_class_share: float,
-        flip: bool,
-        num_classes: int,
-        ignore_value: int,
-    ) -> None:
-        self._is_train = is_train
-        self._base_size = base_size
-        self._scale_range = scale_range
-        self._crop_size = crop_size
-        self._max_class_share = max_class_share
-        self._flip = flip
-        self._num_classes = num_classes
-        self._ignore_value = ignore_value
+    is_train: bool
+    base_size: tuple[int, int]
+    scale_range: tuple[float, float]
+    crop_size: tuple[int, int]
+    max_class_share: float
+    flip: bool
+    num_classes: int
+    ignore_value: int
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool) -> dict[str, Any]:
-        """Return the arguments that a config states."""
+    def from_config(cls, cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:
+        """Return the mapper of a config."""
         node, head = cfg.INPUT.SEGMENTATION, cfg.MODEL.SEM_SEG_HEAD
-        return {
-            "is_train": is_train,
-            "base_size": tuple(node.BASE_SIZE),
-            "scale_range": tuple(node.SCALE_RANGE),
-            "crop_size": tuple(node.CROP_SIZE),
-            "max_class_share": node.MAX_CLASS_SHARE,
-            "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
-            "num_classes": head.NUM_CLASSES,
-            "ignore_value": head.IGNORE_VALUE,
-        }
+        return cls(
+            is_train=is_train,
+            base_size=tuple(node.BASE_SIZE),
+            scale_range=tuple(node.SCALE_RANGE),
+            crop_size=tuple(node.CROP_SIZE),
+            max_class_share=node.MAX_CLASS_SHARE,
+            flip=cfg.INPUT.RANDOM_FLIP == "horizontal",
+            num_classes=head.NUM_CLASSES,
+            ignore_value=head.IGNORE_VALUE,
+        )
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Read one image.
@@ -92,27 +81,25 @@ class SegmentationMapper:
             UserError: labels that cannot be read, are out of range, or of another size.
         """
         image = read_image(record["file_name"])
-        if not self._is_train:
-            size = fitting_size(image.shape[:2], self._base_size)
+        if not self.is_train:
+            size = fitting_size(image.shape[:2], self.base_size)
             return {**record, "image": _to_tensor(_resize(image, size, cv2.INTER_LINEAR))}
         name = record["sem_seg_file_name"]
-        labels = read_labels(name, self._num_classes, self._ignore_value)
+        labels = read_labels(name, self.num_classes, self.ignore_value)
         check_same_size(name, labels.shape, image.shape[:2])
         image, labels = self._augment(image, labels)
-        padded = np.full(self._crop_size, self._ignore_value, np.uint8)
+        padded = np.full(self.crop_size, self.ignore_value, np.uint8)
         padded[: labels.shape[0], : labels.shape[1]] = labels
         return {**record, "image": _to_tensor(image), "sem_seg": torch.from_numpy(padded)}
 
     def _augment(self, image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ratio = np.random.uniform(*self._scale_range)
-        size = fitting_size(labels.shape, self._base_size, ratio)
+        ratio = np.random.uniform(*self.scale_range)
+        size = fitting_size(labels.shape, self.base_size, ratio)
         labels = _resize(labels, size, cv2.INTER_NEAREST)
-        rows, columns = choose_crop(
-            labels, self._crop_size, self._max_class_share, self._ignore_value
-        )
+        rows, columns = choose_crop(labels, self.crop_size, self.max_class_share, self.ignore_value)
         image = _resize(image, size, cv2.INTER_LINEAR)[rows, columns]
         labels = labels[rows, columns]
-        if self._flip and np.random.rand() < 0.5:
+        if self.flip and np.random.rand() < 0.5:
             image, labels = image[:, ::-1], labels[:, ::-1]
         return photometric_distortion(np.ascontiguousarray(image)), labels
 

@@ -1,7 +1,9 @@
 """Segmentation heads: PSPNet's pyramid pooling, PSANet's attention and a plain FCN.
 
 Each maps features ``(N, C, H, W)`` to logits ``(N, K, H, W)``. Legend of masks: N images, H × W
-positions of a map, Mh × Mw offsets of a mask, both odd.
+positions of a map, Mh × Mw offsets of a mask, both odd. Arguments of all heads: ``in_channels`` is
+C, ``num_classes`` K, ``norm`` Detectron2's name of a norm layer, and ``dropout`` the share of
+channels dropped before the classifier, in [0, 1).
 """
 
 from __future__ import annotations
@@ -23,13 +25,6 @@ MODES = ("collect", "distribute")
 class FCNHead(nn.Module):
     """A 3×3 convolution and a classifier, for the auxiliary loss.
 
-    Args:
-        in_channels: C.
-        num_classes: K.
-        channels: of the convolution.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
-
     Source: mmsegmentation's auxiliary head of PSPNet and PSANet.
     """
 
@@ -49,12 +44,8 @@ class PSPHead(nn.Module):
     """PSPNet: averages over grids of several sizes are concatenated with the features.
 
     Args:
-        in_channels: C.
-        num_classes: K.
         channels: of each pooled branch and of the fused map.
         pool_scales: cells along each side of the grids.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
         align_corners: of the bilinear upsampling of the pooled maps.
 
     Source: Pyramid Scene Parsing Network (CVPR 2017), section 3.2.
@@ -98,12 +89,8 @@ class PSAHead(nn.Module):
     padding, as in the paper's code; mmsegmentation pads it by one and squeezes the result back.
 
     Args:
-        in_channels: C.
-        num_classes: K.
         channels: of both attention branches and of the fused map.
         mask_size: (height, width) of the masks, odd; 2n - 1 reaches all of a map of n positions.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
 
     Source: PSANet (ECCV 2018), sections 3.2 and 3.3: both directions, over-complete masks.
     """
@@ -138,15 +125,7 @@ class PSAHead(nn.Module):
 
 
 class PSABranch(nn.Module):
-    """One direction of PSANet's attention.
-
-    Args:
-        in_channels: C.
-        channels: of the reduced features.
-        mask_size: (height, width), odd.
-        mode: "collect" or "distribute".
-        norm: Detectron2's name of a norm layer.
-    """
+    """One direction of PSANet's attention, ``mode`` "collect" or "distribute"."""
 
     def __init__(
         self, in_channels: int, channels: int, mask_size: tuple[int, int], mode: str, *, norm: str

@@ -59,7 +59,9 @@ class Segmentation(Task):
         """Return Detectron2's loader of augmented crops."""
         return build_detection_train_loader(
             get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False),
-            mapper=TolerantMapper(SegmentationMapper(cfg, is_train=True), is_train=True),
+            mapper=TolerantMapper(
+                SegmentationMapper.from_config(cfg, is_train=True), is_train=True
+            ),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -71,7 +73,7 @@ class Segmentation(Task):
 
     def test_mapper(self, cfg: CfgNode) -> TolerantMapper:
         """Return what scales a whole image."""
-        return TolerantMapper(SegmentationMapper(cfg, is_train=False), is_train=False)
+        return TolerantMapper(SegmentationMapper.from_config(cfg, is_train=False), is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return what counts pixels."""

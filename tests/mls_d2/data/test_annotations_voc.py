@@ -134,7 +134,7 @@ def check_mutations(voc, seeds):
 
 
 def test_mutated_files_are_read_or_refused(voc):
-    assert 50 < check_mutations(voc, range(150)) < 150
+    assert 20 < check_mutations(voc, range(80)) < 80
 
 
 @pytest.mark.full

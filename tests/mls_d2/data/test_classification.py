@@ -31,12 +31,18 @@ def _registered(monkeypatch):
     monkeypatch.setattr(Flowers102, "_file_dict", files)  # Ours have other checksums.
 
 
-@pytest.fixture(params=sorted(WRITERS))
-def tree(request, tmp_path, monkeypatch):
-    """The key of a dataset whose files are below the returned root."""
-    WRITERS[request.param](tmp_path)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return request.param, tmp_path
+@pytest.fixture(scope="module", params=sorted(WRITERS))
+def written(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    WRITERS[request.param](root)
+    return request.param, root
+
+
+@pytest.fixture
+def tree(written, monkeypatch):
+    """The key of a dataset whose files are below the returned root; to be left as it is."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(written[1]))
+    return written
 
 
 def names_of(key):
@@ -107,11 +113,13 @@ def test_each_missing_file_and_its_origin_are_named(tree, refuses):
         assert DATASETS[key].page in str(caught.value)
     records = load_classification(name).records
     for record in records[3:5]:
-        os.unlink(record["file_name"])
+        os.rename(record["file_name"], record["file_name"] + ".hidden")
     with refuses("missing-data") as caught:
         check_dataset(name)
     assert f"2 of {len(records)} images are missing" in str(caught.value)
     assert records[3]["file_name"] in str(caught.value)
+    for record in records[3:5]:
+        os.rename(record["file_name"] + ".hidden", record["file_name"])
 
 
 DAMAGES = {

@@ -93,20 +93,6 @@ def test_what_is_smaller_than_a_crop_is_padded_with_the_ignored_label(record):
     assert (item["sem_seg"][:12] != 255).all()
 
 
-@pytest.mark.usefixtures("plain_colours")
-def test_ratios_are_spread_over_their_range(record, monkeypatch):
-    sizes = []
-    monkeypatch.setattr(
-        segmentation_mapper, "fitting_size", lambda *args: sizes.append(args[2]) or (HEIGHT, WIDTH)
-    )
-    sample = mapper(scale_range=(0.5, 2.0))
-    for _ in range(300):
-        sample(record)
-    assert min(sizes) == pytest.approx(0.5, abs=0.03)
-    assert max(sizes) == pytest.approx(2.0, abs=0.03)
-    assert np.mean(sizes) == pytest.approx(1.25, abs=0.1)
-
-
 def test_a_crop_is_chosen_that_no_class_fills():
     # Only the rightmost of the crops has two classes of at most three quarters.
     labels = np.zeros((4, 40), np.uint8)

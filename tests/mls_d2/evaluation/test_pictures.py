@@ -45,14 +45,6 @@ def test_segmentation_is_drawn_in_the_datasets_colours():
     assert np.unique(drawn[:, 32:].reshape(-1, 3), axis=0).tolist() == [[193, 40, 40]]
 
 
-def test_more_classes_than_colours_still_have_one_each():
-    scores = torch.nn.functional.one_hot(torch.arange(100)).T.reshape(100, 1, 100).float()
-    drawn = draw_output(
-        np.zeros((1, 100, 3), np.uint8), {"sem_seg": scores}, Metadata(), min_score=0
-    )
-    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 50
-
-
 @pytest.mark.parametrize(("score", "seen"), [(0.9, True), (0.2, False)])
 def test_only_detections_that_are_sure_enough_are_drawn(score, seen):
     drawn = draw_output(IMAGE, instances(score), Metadata(thing_classes=["a", "b"]), min_score=0.5)

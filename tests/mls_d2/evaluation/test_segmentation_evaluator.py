@@ -107,17 +107,6 @@ def test_predictions_of_another_size_are_refused(evaluated, refuses):
         evaluator.process([{"sem_seg_file_name": files[0][0]}], [output])
 
 
-def test_counts_of_an_earlier_evaluation_are_dropped(evaluated):
-    _, files = evaluated
-    evaluator = SegmentationEvaluator("eval_sem_seg")
-    truth = cv2.imread(files[0][0], cv2.IMREAD_UNCHANGED)
-    right = torch.nn.functional.one_hot(torch.from_numpy(truth % 19).long(), 19)
-    for logits in (torch.zeros(19, *truth.shape), right.permute(2, 0, 1).float()):
-        evaluator.reset()
-        evaluator.process([{"sem_seg_file_name": files[0][0]}], [{"sem_seg": logits}])
-    assert evaluator.evaluate()["sem_seg"]["aAcc"] == 100
-
-
 def test_pixels_of_all_processes_are_counted(evaluated, monkeypatch):
     _, files = evaluated
     whole, first, second = (SegmentationEvaluator("eval_sem_seg") for _ in range(3))

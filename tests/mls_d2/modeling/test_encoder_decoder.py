@@ -168,8 +168,3 @@ def test_logits_are_the_mean_over_the_windows_that_cover_a_pixel():
                     count[y, x] += 1
     assert seen == [(4, 5)] * 6
     torch.testing.assert_close(out[0], total / count)
-
-
-def test_a_network_that_sees_single_pixels_gives_the_same_in_windows():
-    image = torch.rand(1, 3, 10, 11, dtype=torch.float64)
-    torch.testing.assert_close(slide(lambda part: part**2, image, (6, 4), (3, 3)), image**2)

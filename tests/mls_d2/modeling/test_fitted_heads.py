@@ -29,19 +29,6 @@ def test_a_unit_linear_head_ignores_the_length_of_features():
             assert found[n, c].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_neighbours_are_found_by_direction():
-    known = torch.tensor([[2.0, 0.0], [0.0, 0.1], [-3.0, 0.0]])
-    targets = torch.tensor([[1, 0], [0, 1], [1, 1]]).bool()
-    head = NearestNeighbors(known, targets, k=1, temperature=0.1)
-    found = head(torch.tensor([[5.0, 1.0], [0.1, 9.0], [-1.0, 0.2]]))
-    assert found.tolist() == [[1, 0], [0, 1], [1, 1]]
-    two = NearestNeighbors(known, targets, k=2, temperature=0.5)(torch.tensor([[3.0, 4.0]]))
-    # Cosines 0.6 and 0.8.
-    first, second = np.exp(0.6 / 0.5), np.exp(0.8 / 0.5)
-    expected = [first / (first + second), second / (first + second)]
-    assert two[0].tolist() == pytest.approx(expected, abs=1e-6)
-
-
 def unit(*shape: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=1)
@@ -54,6 +41,8 @@ def test_scores_are_the_weighted_shares_of_the_k_nearest(several):
     if not several:
         targets = F.one_hot(torch.arange(8) % 4, 4).bool()
     scores = knn_scores(queries, features, targets, k=3, temperature=0.1)
+    head = NearestNeighbors(2 * features, targets, k=3, temperature=0.1)
+    torch.testing.assert_close(head(3 * queries), scores)  # lengths do not count
     for m in range(3):
         cosines = [float(queries[m] @ features[n]) for n in range(8)]
         nearest = sorted(range(8), key=lambda n: -cosines[n])[:3]

@@ -189,9 +189,3 @@ def test_every_entry_is_where_the_loops_put_it(mode, size, height, width):
 def test_gradients_are_those_of_finite_differences(mode):
     mask = random(1, 15, 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda m: psa_mask(m, mode, (3, 5)), mask)
-
-
-def test_distribute_is_collect_transposed():
-    mask = random(2, 21, 4, 3)
-    collected, distributed = (psa_mask(mask, mode, (7, 3)) for mode in ("collect", "distribute"))
-    assert torch.equal(collected.flatten(2).transpose(1, 2), distributed.flatten(2))

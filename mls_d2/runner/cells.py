@@ -16,7 +16,7 @@ import mls_d2
 from mls_d2.config.changes import affects_results
 from mls_d2.config.loading import all_keys, load_cfg
 from mls_d2.core.files import sha256_of
-from mls_d2.data.datasets import datasets_root
+from mls_d2.data.dataset_files import datasets_root
 from mls_d2.results.schema import RESULTS_FILE
 from mls_d2.runner.suite import Row, Suite, Task
 from mls_d2.scenes import read_marker

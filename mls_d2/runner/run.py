@@ -16,7 +16,7 @@ import torch
 
 from mls_d2.core.errors import Preempted, UserError
 from mls_d2.core.files import atomic_write, check_writable, write_json
-from mls_d2.data.datasets import datasets_root
+from mls_d2.data.dataset_files import datasets_root
 from mls_d2.runner.cells import TRANSFER, Cell, Tools, plan_cells
 from mls_d2.runner.cluster import SlurmOptions, SlurmRun
 from mls_d2.runner.job import Outcome

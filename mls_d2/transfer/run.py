@@ -112,7 +112,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     if comm.get_local_rank() == 0:
         # A failure here ends the other processes, too.
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name)
+            check_dataset(name, test=name in cfg.DATASETS.TEST)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "

@@ -19,8 +19,8 @@ from mls_d2.config.recipes import differing_keys, transfer_recipe
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS
-from mls_d2.data.detection_mapper import UnreadableImageError
-from mls_d2.data.segmentation import read_labels
+from mls_d2.data.detection import UnreadableImageError
+from mls_d2.data.segmentation_mapper import read_labels
 from mls_d2.results.schema import read_result
 from mls_d2.run.processes import scale_to_processes
 from mls_d2.run.registration import register_all

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from mls_d2.data.segmentation import check_same_size, read_labels
+from mls_d2.data.segmentation_mapper import check_same_size, read_labels
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class SegmentationEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Drop all counts."""
         self._confusion = np.zeros((len(self._classes), len(self._classes)), np.int64)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -71,7 +71,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
         num_classes: K.
 
     Returns:
-        ``(K, K)`` int64: entry (i, j) is how many pixels of class i were taken for class j.
+        ``(K, K)`` int64: entry (i, j) counts the pixels of class i that are predicted as class j.
     """
     known = labels < num_classes
     pairs = num_classes * labels[known].astype(np.int64) + predicted[known]
@@ -88,8 +88,8 @@ def metrics_of(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, float
     Returns:
         ``mIoU``, the mean over classes of the intersection over the union of prediction and ground
         truth; ``mAcc``, that of the share of a class's pixels that were found; ``aAcc``, the share
-        of all pixels that were right; ``IoU-<class>``. NaN, and left out of means, is a class that
-        neither the ground truth has nor, for IoU, any prediction on labelled pixels.
+        of all pixels that were right; ``IoU-<class>``. NaN, and left out of means, for a class that
+        is not in the ground truth and, for IoU, not predicted on labelled pixels either.
 
     Source: cityscapesscripts, and mmsegmentation for the accuracies.
     """

@@ -1,13 +1,21 @@
-"""Scaling, cropping and mirroring keep image and labels together."""
+"""Scaling, cropping, mirroring and colour distortion of images and labels."""
+
+import colorsys
 
 import cv2
 import numpy as np
 import pytest
 
-from mls_d2.core.errors import UserError
-from mls_d2.data import segmentation
+from mls_d2.data import segmentation_mapper
 from mls_d2.data.images import BrokenImageError
-from mls_d2.data.segmentation import SegmentationMapper, choose_crop, fitting_size, read_labels
+from mls_d2.data.segmentation_mapper import (
+    SegmentationMapper,
+    choose_crop,
+    fitting_size,
+    photometric_distortion,
+    read_labels,
+    shift_colours,
+)
 
 HEIGHT, WIDTH = 24, 48
 
@@ -40,7 +48,7 @@ def mapper(*, is_train=True, **changes):
 
 @pytest.fixture
 def plain_colours(monkeypatch):
-    monkeypatch.setattr(segmentation, "photometric_distortion", lambda image: image)
+    monkeypatch.setattr(segmentation_mapper, "photometric_distortion", lambda image: image)
 
 
 @pytest.mark.parametrize(
@@ -85,20 +93,6 @@ def test_what_is_smaller_than_a_crop_is_padded_with_the_ignored_label(record):
     assert (item["sem_seg"][:12] != 255).all()
 
 
-@pytest.mark.usefixtures("plain_colours")
-def test_ratios_are_spread_over_their_range(record, monkeypatch):
-    sizes = []
-    monkeypatch.setattr(
-        segmentation, "fitting_size", lambda *args: sizes.append(args[2]) or (HEIGHT, WIDTH)
-    )
-    sample = mapper(scale_range=(0.5, 2.0))
-    for _ in range(300):
-        sample(record)
-    assert min(sizes) == pytest.approx(0.5, abs=0.03)
-    assert max(sizes) == pytest.approx(2.0, abs=0.03)
-    assert np.mean(sizes) == pytest.approx(1.25, abs=0.1)
-
-
 def test_a_crop_is_chosen_that_no_class_fills():
     # Only the rightmost of the crops has two classes of at most three quarters.
     labels = np.zeros((4, 40), np.uint8)
@@ -136,25 +130,91 @@ def test_testing_takes_the_whole_image_at_its_base_size(record):
 
 
 @pytest.mark.parametrize(
-    ("labels", "problem"),
+    "labels",
     [
-        (np.full((HEIGHT, WIDTH), 26, np.uint8), "holds the labels 26.*looks like label ids"),
-        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "expected an 8-bit image of one channel"),
-        (np.zeros((HEIGHT, WIDTH), np.uint16), "uint16 of shape"),
-        (np.zeros((HEIGHT, 4), np.uint8), "is 24 x 4 pixels, its image 24 x 48"),
+        np.full((HEIGHT, WIDTH), 26, np.uint8),
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        np.zeros((HEIGHT, WIDTH), np.uint16),
+        np.zeros((HEIGHT, 4), np.uint8),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(record, labels, problem):
+def test_labels_that_do_not_fit_are_refused(record, refuses, labels):
     cv2.imwrite(record["sem_seg_file_name"], labels)
-    with pytest.raises(UserError, match=problem):
+    with refuses("damaged-file"):
         mapper()(record)
 
 
-def test_files_that_cannot_be_read_are_named(record, tmp_path):
-    with pytest.raises(UserError, match="none.png: missing"):
+def test_files_that_cannot_be_read_are_named(record, tmp_path, refuses):
+    with refuses("damaged-file"):
         read_labels(str(tmp_path / "none.png"), 19, 255)
     with open(record["file_name"], "r+b") as file:
         file.truncate(60)
     # A tolerant mapper takes this one for an image to be left out.
     with pytest.raises(BrokenImageError, match="image.png"):
         mapper()(record)
+
+
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+def forced(monkeypatch, coins, uniform):
+    """Let the coins (brightness, contrast, contrast last, saturation, hue) and draws be known."""
+    tosses, draws = iter(coins), iter(uniform)
+    monkeypatch.setattr(segmentation_mapper, "_coin", lambda: next(tosses))
+    monkeypatch.setattr(np.random, "uniform", lambda low, high: low + next(draws) * (high - low))
+    return photometric_distortion(picture())
+
+
+def test_without_any_of_them_the_image_stays(monkeypatch):
+    assert np.array_equal(forced(monkeypatch, [False] * 5, []), picture())
+
+
+def test_brightness_adds_and_clips(monkeypatch):
+    out = forced(monkeypatch, [True, False, False, False, False], [0.75])
+    assert np.array_equal(out, np.clip(picture().astype(int) + 16, 0, 255))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_contrast_multiplies_and_clips(monkeypatch, last):
+    out = forced(monkeypatch, [False, True, last, False, False], [0.75])
+    assert np.array_equal(out, np.clip(np.round(picture() * 1.25), 0, 255))
+
+
+def test_contrast_comes_before_or_after_the_colours(monkeypatch):
+    # Bright pixels clip before the colours change, or after it: not the same.
+    first, last = (
+        forced(monkeypatch, [False, True, side, True, False], [1.0, 0.0]) for side in (False, True)
+    )
+    middle = np.clip(np.round(picture() * 1.5), 0, 255).astype(np.uint8)
+    assert np.array_equal(first, shift_colours(middle, 0.5, 0))
+    faded = shift_colours(picture(), 0.5, 0)
+    assert np.array_equal(last, np.clip(np.round(faded * 1.5), 0, 255))
+    assert not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize(("saturation", "hue"), [(0.5, 0), (1.4, 0), (1.0, 18), (0.8, -18)])
+def test_colours_are_those_of_the_hsv_model(saturation, hue):
+    pixels = picture().reshape(-1, 3)
+    expected = []
+    for red, green, blue in pixels / 255:
+        h, s, v = colorsys.rgb_to_hsv(red, green, blue)
+        expected.append(colorsys.hsv_to_rgb((h + hue / 180) % 1, min(1, s * saturation), v))
+    out = shift_colours(picture(), saturation, hue).reshape(-1, 3)
+    error = np.abs(out - 255 * np.array(expected))
+    # Eight bits for hue and saturation in between: a few levels at most, half a level on average.
+    assert error.max() < 5
+    assert error.mean() < 1
+    assert np.array_equal(out.max(1), pixels.max(1))
+
+
+def test_half_of_all_draws_change_each_of_them_within_the_bounds():
+    image = np.full((1, 1, 3), (200, 100, 100), np.uint8)
+    outs = np.array([photometric_distortion(image)[0, 0] for _ in range(2000)], float)
+    same = (outs == image[0, 0]).all(1).mean()
+    # None of four with 1/16, and a little for draws that change nothing after rounding.
+    assert 0.04 < same < 0.11
+    assert outs.max() <= 255
+    top = outs.max(1)  # the value: brightness and contrast only
+    assert top.min() >= np.floor((200 - 32) * 0.5)
+    assert (top < 200).mean() == pytest.approx((top > 200).mean(), abs=0.06)

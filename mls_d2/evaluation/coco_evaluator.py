@@ -16,6 +16,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from faster_coco_eval import COCO, COCOeval_faster
 
+from mls_d2.data.annotations_coco import ground_truth
+
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -35,7 +37,6 @@ class CocoEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, tasks: Sequence[str]) -> None:
         self._metadata = MetadataCatalog.get(dataset_name)
         self._tasks = tuple(tasks)
-        self._truth = COCO(self._metadata.json_file)
         self._detections: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -64,11 +65,12 @@ class CocoEvaluator(DatasetEvaluator):
             {**detection, "category_id": dataset_ids[detection["category_id"]]}
             for detection in itertools.chain.from_iterable(gathered)
         ]
+        truth = COCO(ground_truth(self._metadata.json_file))
         if not detections:
-            logger.warning("the model detected nothing in %d images", len(self._truth.imgs))
+            logger.warning("the model detected nothing in %d images", len(truth.imgs))
         names = dict(zip(sorted(dataset_ids), self._metadata.thing_classes, strict=True))
         classes = {dataset_ids[contiguous]: name for contiguous, name in names.items()}
-        return evaluate_detections(self._truth, detections, self._tasks, classes)
+        return evaluate_detections(truth, detections, self._tasks, classes)
 
 
 def evaluate_detections(
@@ -83,8 +85,8 @@ def evaluate_detections(
         classes: name by category id, for AP by class.
 
     Returns:
-        By task: AP, AP50, AP75, APs, APm, APl, and ``AP-<class>``, in percent. NaN where the ground
-        truth has no such object; 0 where it has and nothing was detected.
+        By task: AP, AP50, AP75, APs, APm, APl, and ``AP-<class>``, in percent. NaN if the ground
+        truth has no such object; 0 if it has and nothing was detected.
     """
     results: dict[str, dict[str, float]] = OrderedDict()
     for task in tasks:
@@ -103,8 +105,8 @@ def evaluate_detections(
 
 
 def _run(truth: COCO, detections: Sequence[dict[str, Any]], task: str) -> COCOeval_faster:
-    # Loading adds keys to each detection, so it gets copies. Masks must come without their box:
-    # size classes would otherwise go by the area of the box.
+    # Loading adds keys to each detection, so it gets copies. Masks must come without their box,
+    # or their size class would be that of the box.
     dropped = {"segmentation"} if task == "bbox" else {"bbox"}
     copies = [{k: v for k, v in item.items() if k not in dropped} for item in detections]
     evaluation = COCOeval_faster(truth, truth.loadRes(copies), task, extra_calc=False)
@@ -113,5 +115,5 @@ def _run(truth: COCO, detections: Sequence[dict[str, Any]], task: str) -> COCOev
 
 
 def _percent(value: float) -> float:
-    # COCO's tool says -1 where there is nothing to measure.
+    # COCO's tool returns -1 if there is nothing to measure.
     return 100.0 * value if value >= 0 else float("nan")

@@ -12,8 +12,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES, register_pascal_voc
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
-from mls_d2.core.errors import UserError
-from mls_d2.evaluation.voc import VocEvaluator
+from mls_d2.evaluation.voc_evaluator import VocEvaluator
 
 SIZE = 100
 DOG, CAT = CLASS_NAMES.index("dog"), CLASS_NAMES.index("cat")
@@ -161,7 +160,7 @@ def test_processes_share_their_detections(make_dataset, monkeypatch):
     assert first.evaluate()["bbox"] == pytest.approx(whole, nan_ok=True)
 
 
-def test_nothing_detected_is_zero_and_said(make_dataset, caplog):
+def test_nothing_detected_is_zero_and_logged(make_dataset, caplog):
     result = evaluate(VocEvaluator(make_dataset(IMAGES)), {"000001": detections()})
     assert result["AP"] == result["AP50"] == 0
     assert "detected nothing in 2 images" in caplog.text
@@ -171,10 +170,28 @@ def test_nothing_to_detect_is_no_number(make_dataset):
     assert math.isnan(evaluate(VocEvaluator(make_dataset({"000001": []})), {})["AP"])
 
 
-@pytest.mark.parametrize("text", [None, "<annotation>", "<annotation><object/></annotation>"])
-def test_a_damaged_or_missing_annotation_is_named(make_dataset, tmp_path, text):
-    name = make_dataset(IMAGES)
-    (file,) = tmp_path.glob("*/Annotations/000002.xml")
-    file.unlink() if text is None else file.write_text(text)
-    with pytest.raises(UserError, match="000002.xml"):
-        VocEvaluator(name)
+def test_equal_scores_count_in_the_order_of_the_list_of_images(make_dataset):
+    images = {
+        f"{number:06d}": [("dog", (11, 11, 30, 30), False)] if number % 3 == 0 else []
+        for number in range(40)
+    }
+    name = make_dataset(images, year=2012)
+    # All of score 0.5 after rounding to three decimals: hits at ranks 1, 4, 7, …
+    found = {image: detections((DOG, 0.5 + 1e-5, (11, 11, 30, 30))) for image in images}
+    count = len(range(0, 40, 3))
+    precision = [n / (3 * n - 2) for n in range(1, count + 1)]
+    expected = 100 * sum(max(precision[n:]) for n in range(count)) / count
+    results = []
+    for order in (list(images), list(images)[::-1]):
+        results.append(evaluate(VocEvaluator(name), {image: found[image] for image in order}))
+    assert results[0] == pytest.approx(results[1], nan_ok=True)
+    assert results[0]["AP50"] == pytest.approx(expected)
+
+
+def test_float_coordinates_are_cut_to_whole_numbers(make_dataset):
+    images = {
+        image: [(name, tuple(c + 0.9 for c in box), hard) for name, box, hard in objects]
+        for image, objects in IMAGES.items()
+    }
+    whole, cut = (evaluate(VocEvaluator(make_dataset(item)), FOUND) for item in (IMAGES, images))
+    assert cut == pytest.approx(whole, nan_ok=True)

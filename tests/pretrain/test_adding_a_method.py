@@ -1,82 +1,98 @@
-"""The method that docs/adding-a-method.md makes is made, trained and exported."""
+"""docs/adding-a-method.md: its VICReg is the real one, and its toy is trained and exported."""
 
 import re
 import sys
-import textwrap
 import types
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from PIL import Image
 
-import mls_d2.config
 from mls_d2.checkpoint.backbone_file import read_backbone
-from mls_d2.core.errors import UserError
+from mls_d2.config.defaults import get_cfg
+from mls_d2.config.loading import load_cfg
+from mls_d2.config.options import OPTIONS
 from pretrain.methods import METHODS
+from pretrain.methods.base import Method
 from pretrain.run import pretrain
+
+SEEN = []
+
+
+class Corner:
+    """An extra of the loader: position and upper left corner of the third view."""
+
+    def __call__(self, position, size, crops, rng) -> np.ndarray:
+        return np.array([position, crops[2].x, crops[2].y], np.float32)
 
 
 @pytest.fixture
 def blocks(request) -> list[str]:
-    """The page's blocks of Python: the file, the keys, the name; and of YAML."""
+    """The page's blocks: of vicreg.py, its config, the toy."""
     text = (request.config.rootpath / "docs/adding-a-method.md").read_text(encoding="utf-8")
     return re.findall(r"```(?:python|yaml)\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
-def vicreg(blocks, monkeypatch):
-    """The module of the page, its keys and its name in their places."""
-    module = types.ModuleType("pretrain.methods.vicreg")
+def toy(blocks, monkeypatch) -> type[Method]:
+    """The page's method, registered; it notes its batches and brings an extra."""
+    monkeypatch.setattr(METHODS, "_obj_map", dict(METHODS._obj_map))
+    module = types.ModuleType("pretrain.methods.toy")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(blocks[0], "docs/adding-a-method.md", "exec"), module.__dict__)
-    add_others = mls_d2.config._add_other_method_keys
+    exec(compile(blocks[-1], "docs/adding-a-method.md", "exec"), module.__dict__)
+    method, forward = module.Toy, module.Toy.forward
 
-    def add_keys(cfg: CfgNode) -> None:
-        add_others(cfg)
-        exec(textwrap.dedent(blocks[1]), {"cfg": cfg, "CfgNode": CfgNode})
+    def noted(self, batch):
+        SEEN.append((batch, self.encoder.backbone.stem.conv1.weight.detach().clone()))
+        return forward(self, batch)
 
-    monkeypatch.setattr(mls_d2.config, "_add_other_method_keys", add_keys)
-    for name in METHODS:
-        monkeypatch.setitem(METHODS, name, METHODS[name])  # Restores what is there.
-    monkeypatch.delitem(METHODS, "vicreg", raising=False)
-    exec(blocks[2], {"METHODS": METHODS, "VICReg": module.VICReg})
-    yield module
-    METHODS.pop("vicreg", None)
+    monkeypatch.setattr(method, "forward", noted)
+    monkeypatch.setattr(method, "loader_extras", classmethod(lambda cls, cfg: {"corner": Corner()}))
+    SEEN.clear()
+    yield method
+    del OPTIONS["toy"]
 
 
-def test_it_is_short(blocks):
-    assert len(blocks) == 4
-    assert sum(len(block.splitlines()) for block in blocks[:3]) <= 65
-    code = [line for line in blocks[0].splitlines() if line.strip()]
-    assert len(code) < 60
+def test_vicreg_is_the_real_file_in_order(blocks, request):
+    folder = request.config.rootpath / "pretrain"
+    *code, config, _ = blocks
+    real = [line for line in (folder / "methods/vicreg.py").read_text().splitlines() if line]
+    assert [line for block in code for line in block.splitlines() if line] == real
+    assert config == (folder / "configs/vicreg_quick.yaml").read_text()
 
 
-def test_its_loss_is_0_for_what_vicreg_wants(vicreg):
-    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])  # Uncorrelated, spread 2/√3.
-    v, c = vicreg.variance_and_covariance(corners)
-    assert (v.item(), c.item()) == (0, 0)
-    v, c = vicreg.variance_and_covariance(0.5 * corners[:, :1].expand(-1, 2))
-    assert v.item() == pytest.approx(1 - (1 / 3 + 1e-4) ** 0.5)
-    assert c.item() == pytest.approx(2 * (1 / 3) ** 2 / 2)
-
-
-def test_it_trains_and_exports(vicreg, blocks, tiny, tmp_path, request):
+def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(8):
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(index).integers(0, 256, (60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     base = request.config.rootpath / "pretrain/configs/mocov2_quick.yaml"
-    config = tmp_path / "vicreg_quick.yaml"
-    config.write_text(blocks[3].replace("mocov2_quick.yaml", str(base)))
+    config = tmp_path / "toy_quick.yaml"
+    config.write_text(f"_BASE_: {base}\nTOY:\n  WEIGHT: 0.5\nPRETRAIN:\n  METHOD: toy\n")
     changes = tiny | {"DATASETS.TRAIN": f"('{folder}',)", "OUTPUT_DIR": str(tmp_path / "run")}
     del changes["PRETRAIN.METHOD"]
     words = [word for pair in changes.items() for word in pair]
-    words += ["PRETRAIN.WARMUP_EPOCHS", "0", "PRETRAIN.EPOCHS", "0.5"]
-    cfg = mls_d2.config.load_cfg(str(config), words)
-    assert read_backbone(pretrain(cfg)).info["method"] == "vicreg"
-    cfg.VICREG.WEIGHT = 0.0
-    with pytest.raises(UserError, match="VICREG.WEIGHT must be > 0, got 0.0"):
+    words += ["PRETRAIN.WARMUP_EPOCHS", "0", "PRETRAIN.BATCH_NORM", "sync"]
+    assert get_cfg().TOY.WEIGHT == 1.0
+    cfg = load_cfg(str(config), words)
+    assert read_backbone(pretrain(cfg)).info["method"] == "toy"
+
+    first = SEEN[0][1]
+    for step, (batch, weight) in enumerate(SEEN):
+        assert [view.shape[2] for view in batch.views] == [32, 32, 16]
+        assert (batch.epoch, batch.progress) == (step / 2, step / 4)
+        assert batch.image_sizes.tolist() == [[60, 80]] * 4
+        x, y, width, height = batch.rectangles.unbind(dim=-1)
+        assert ((x >= 0) & (y >= 0) & (x + width <= 80) & (y + height <= 60)).all()
+        corners = torch.stack([batch.index.float(), x[2], y[2]], dim=1)
+        torch.testing.assert_close(batch.extras["corner"], corners)
+        # Its gradients are dropped in the first two of four steps.
+        assert torch.equal(weight, first) == (step <= 2)
+    assert len(SEEN) == 4
+
+    cfg.TOY.WEIGHT = 0.0
+    with refuses("bad-value") as caught:
         pretrain(cfg)
+    assert caught.match("TOY.WEIGHT must be > 0, got 0.0")

@@ -28,7 +28,15 @@ _LEAST_LABEL_SPREAD = 0.05
 # Loss at chance level, log(candidates), less rounding of the mean over a log period.
 _CHANCE = 0.995
 # What should fall in the long run: losses of predictions rise as there is more to predict.
-_FALLING = ("loss_nce", "loss_ml", "loss_dense", "loss_knn", "loss_invariance")
+_FALLING = (
+    "loss_nce",
+    "loss_ml",
+    "loss_dense",
+    "loss_knn",
+    "loss_invariance",
+    "loss_variance",
+    "loss_swav",
+)
 # Windows of a tenth of the run over which all losses must have risen, each by this share.
 _WINDOWS, _RISE = 3, 0.003
 

@@ -198,3 +198,11 @@ def test_more_prototypes_than_embeddings_are_refused(key, value, named, refuses)
     with refuses("bad-value") as caught:
         METHODS.get("swav").check_config(cfg)
     assert caught.match(named)
+
+
+def test_the_widths_are_those_of_the_paper():
+    with torch.device("meta"):
+        made = METHODS.get("swav")(nn.Identity(), 128, METHODS.get("swav").Options())
+    layers = [layer for layer in made.encoder.projector if isinstance(layer, nn.Linear)]
+    shapes = [tuple(layer.weight.shape) for layer in (*layers, made.prototypes)]
+    assert shapes == [(2048, 128), (128, 2048), (3000, 128)]

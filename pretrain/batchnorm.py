@@ -155,19 +155,24 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
     share = cfg.SOLVER.IMS_PER_BATCH // world_size
     if mode not in MODES:
-        raise UserError(f"PRETRAIN.BATCH_NORM '{mode}' is unknown; {nearest(mode, MODES)}")
+        raise UserError(
+            f"PRETRAIN.BATCH_NORM '{mode}' is unknown; {nearest(mode, MODES)}", code="bad-value"
+        )
     if groups < 1 or share % groups:
         raise UserError(
-            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images of a process, got {groups}"
+            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images of a process, got {groups}",
+            code="bad-value",
         )
     if mode == "sync" and groups > 1:
         raise UserError(
             f"PRETRAIN.BATCH_NORM sync takes the whole batch, but BATCH_NORM_GROUPS is {groups}; "
-            "set it to 1, or BATCH_NORM to shuffled"
+            "set it to 1, or BATCH_NORM to shuffled",
+            code="bad-value",
         )
     if mode == "sync" and world_size > 1 and torch.device(cfg.MODEL.DEVICE).type != "cuda":
         raise UserError(
-            "PRETRAIN.BATCH_NORM sync among several processes needs GPUs; choose shuffled"
+            "PRETRAIN.BATCH_NORM sync among several processes needs GPUs; choose shuffled",
+            code="bad-value",
         )
 
 

@@ -212,7 +212,8 @@ def image_source(names: Sequence[str]) -> ImageSource:
     if shards and len(names) > 1:
         raise UserError(
             f"shards cannot be mixed with other data: DATASETS.TRAIN is {tuple(names)} and "
-            f"'{shards[0]}' holds shards. Pack all of it together with tools/pack_shards.py"
+            f"'{shards[0]}' holds shards. Pack all of it together with tools/pack_shards.py",
+            code="mixed-data",
         )
     return ShardSource(shards[0]) if shards else FileSource(image_paths(names))
 
@@ -227,7 +228,10 @@ def image_paths(names: Sequence[str]) -> list[str]:
         UserError: an unknown name, a missing root, an empty folder, or files that do not exist.
     """
     if not names:
-        raise UserError("DATASETS.TRAIN is empty: give a registered dataset or an image folder")
+        raise UserError(
+            "DATASETS.TRAIN is empty: give a registered dataset or an image folder",
+            code="missing-data",
+        )
     paths: list[str] = []
     for name in names:
         if name in DatasetCatalog.list():
@@ -237,7 +241,8 @@ def image_paths(names: Sequence[str]) -> list[str]:
         else:
             raise UserError(
                 f"'{name}' is neither a registered dataset nor a folder; "
-                f"{nearest(name, DatasetCatalog.list())}"
+                f"{nearest(name, DatasetCatalog.list())}",
+                code="unknown-name",
             )
     return paths
 
@@ -354,14 +359,16 @@ def _registered_paths(name: str) -> list[str]:
         paths = [record["file_name"] for record in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:
         raise UserError(
-            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')"
+            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')",
+            code="missing-data",
         ) from None
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         shown = ", ".join(missing[:3])
         raise UserError(
             f"dataset '{name}' lacks {len(missing)} of its {len(paths)} images, e.g. {shown} "
-            f"(DETECTRON2_DATASETS is '{root}')"
+            f"(DETECTRON2_DATASETS is '{root}')",
+            code="missing-data",
         )
     return paths
 

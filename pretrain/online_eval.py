@@ -116,7 +116,9 @@ def build_online_eval(
     if node.PERIOD <= 0:
         return []
     if node.MAX_IMAGES < 1:
-        raise UserError(f"PRETRAIN.ONLINE_EVAL.MAX_IMAGES must be >= 1, got {node.MAX_IMAGES}")
+        raise UserError(
+            f"PRETRAIN.ONLINE_EVAL.MAX_IMAGES must be >= 1, got {node.MAX_IMAGES}", code="bad-value"
+        )
     train, test = (
         spaced(load_annotations([node[name]], key=f"PRETRAIN.ONLINE_EVAL.{name}"), node.MAX_IMAGES)
         for name in ("TRAIN", "TEST")

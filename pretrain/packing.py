@@ -13,19 +13,23 @@ from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import simplejpeg
 from PIL import Image
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import atomic_write
 from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
-from pretrain.sources import SHARDS_FILE, SHARDS_FORMAT, ImageSource, index_path
+from pretrain.sources import SHARDS_FILE, ImageSource, ShardsIndex, index_path
 
 logger = logging.getLogger(__name__)
 
 _PACKING_FILE = "packing.json"
-_JPEGS = ("JPEG", "MPO")
+# Suffixes of members by Pillow's name of the format, if they are not the name itself.
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
+_INDEXED = (*IMAGE_SUFFIXES, ".jp2", ".avif")
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Packing:
     """How images are packed.
 
     Attributes:
-        per_shard: images of a shard (>= 1).
+        per_shard: images per shard (>= 1).
         short_side: pixels to which the shorter side is reduced; 0 keeps files as they are. Images
             that are smaller are not enlarged.
-        quality: of the JPEGs that are encoded anew, in [1, 100].
+        quality: of the JPEGs that are encoded again, in [1, 100].
         seed: of the order, which is random: the loader mixes a few shards at a time only.
     """
 
@@ -52,11 +56,13 @@ class Packing:
             ("quality", 1 <= self.quality <= 100, "in [1, 100]"),
         ):
             if not holds:
-                raise UserError(f"{name} must be {expected}, got {getattr(self, name)}")
+                raise UserError(
+                    f"{name} must be {expected}, got {getattr(self, name)}", code="bad-value"
+                )
 
 
 def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0) -> int:
-    """Write the images of a source into shards; go on where an earlier call was interrupted.
+    """Write the images of a source into shards, resuming an interrupted earlier call.
 
     Broken images are left out and named in the log. The result does not depend on ``workers``.
 
@@ -103,7 +109,7 @@ def index_shards(folder: str) -> int:
     """
     shards = sorted(Path(folder).glob("*.tar"))
     if not shards:
-        raise UserError(f"no tar files in '{folder}'")
+        raise UserError(f"no tar files in '{folder}'", code="missing-data")
     for shard in tqdm(shards, desc="indexing", unit="shard"):
         _index(shard)
     return write_shards_file(folder, shards, synthetic=False)
@@ -113,14 +119,11 @@ def write_shards_file(folder: str, shards: Sequence[Path], *, synthetic: bool) -
     """Write ``shards.json`` for indexed shards and return the number of images."""
     counts = [len(np.load(index_path(shard), mmap_mode="r")) for shard in shards]
     rows = [
-        [shard.name, count, shard.stat().st_size]
+        (shard.name, count, shard.stat().st_size)
         for shard, count in zip(shards, counts, strict=True)
     ]
-    content = {"format": SHARDS_FORMAT, "synthetic": synthetic, "shards": rows}
-    path = Path(folder) / SHARDS_FILE
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_write(os.path.join(folder, SHARDS_FILE)) as file:
+        file.write(msgspec.json.encode(ShardsIndex(shards=rows, synthetic=synthetic)))
     return sum(counts)
 
 
@@ -132,16 +135,22 @@ def _claim(folder: Path, plan: dict) -> None:
             marker.write_text(json.dumps(plan), encoding="utf-8")
         found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot pack into '{folder}': {error}") from None
+        raise UserError(f"cannot pack into '{folder}': {error}", code="damaged-file") from None
     if found is None:
-        raise UserError(f"'{folder}' is not empty and holds no shards of this tool; take another")
+        raise UserError(
+            f"'{folder}' is not empty and holds no shards of this tool; take another",
+            code="foreign-folder",
+        )
     changed = [
         f"{key}: {found.get(key)} there, {value} now"
         for key, value in plan.items()
         if found.get(key) != value
     ]
     if changed:
-        raise UserError(f"'{folder}' was packed otherwise ({'; '.join(changed)}); take another")
+        raise UserError(
+            f"'{folder}' was packed differently ({'; '.join(changed)}); take another",
+            code="changed-run",
+        )
 
 
 class _Packer:
@@ -185,7 +194,10 @@ def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, 
     data = source.read(position)
     image = open_image(data, name=source.name(position))
     if not packing.short_side:
-        return ".jpg" if image.format in _JPEGS else f".{image.format.lower()}", data
+        suffix = _SUFFIXES.get(image.format, f".{image.format.lower()}")
+        if suffix not in _INDEXED:
+            raise BrokenImageError(f"{image.name}: {image.format} is no format that shards hold")
+        return suffix, data
     shrink = packing.short_side / min(image.height, image.width)
     pixels = image.decode()
     if shrink < 1:
@@ -196,20 +208,22 @@ def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, 
 
 
 def _index(shard: Path) -> None:
-    """Write where the images of a tar file are."""
+    """Write offsets and sizes of the images in a tar file."""
     try:
         with tarfile.open(shard, "r:") as tar:
             rows = [
                 (member.offset_data, member.size)
                 for member in tar
-                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
+                if member.isfile() and member.name.lower().endswith(_INDEXED)
             ]
         with open(shard, "rb") as file:
             file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
             if any(file.read()):  # tarfile itself takes a cut header for the end
                 raise tarfile.ReadError("it has no end")
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"shard '{shard}' is damaged: {error}. Copy it again") from None
+        raise UserError(
+            f"shard '{shard}' is damaged: {error}. Copy it again", code="damaged-file"
+        ) from None
     partial = shard.with_suffix(".partial.npy")
     np.save(partial, np.array(rows, dtype=np.int64).reshape(-1, 2))
     os.replace(partial, index_path(shard))

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
 from mls_d2.checkpoint.reading import read_object
@@ -30,17 +29,11 @@ from mls_d2.run.environment import (
     setup_logging,
 )
 from mls_d2.run.folder import RunState, check_inputs, run_state
-from mls_d2.run.guards import (
-    FiniteLossGuard,
-    InterruptGuard,
-    check_same_config,
-    train_guarded,
-)
-from mls_d2.run.heartbeat import ReportProgress
-from mls_d2.run.hooks import PeriodicCheckpointer, SeedSteps, StopOnInterrupt, Throughput
-from mls_d2.run.progress import METRICS_FILE, build_writers
+from mls_d2.run.hooks import SeedSteps, Throughput, shared_hooks
+from mls_d2.run.processes import check_same_config, distribute, scale_to_processes
+from mls_d2.run.progress import METRICS_FILE
 from mls_d2.run.registration import register_all
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.signals import InterruptGuard
 from pretrain.batchnorm import set_up_batchnorm
 from pretrain.checks import check_config
 from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
@@ -127,7 +120,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
             cfg.SOLVER.IMS_PER_BATCH,
             length.iters_per_epoch,
         )
-        train_guarded(lambda: trainer.train(start, length.max_iter), relief=_memory_relief(cfg))
+        trainer.train(start, length.max_iter)
     trainer.images.summarise()
     if comm.is_main_process():
         export_backbone(
@@ -163,7 +156,8 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     if per_epoch == 0:
         raise UserError(
             f"{num_images} images do not fill one batch of SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            code="bad-value",
         )
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 
@@ -230,8 +224,8 @@ def _build_trainer(
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
-        _distribute(method, device) if world_size > 1 else method,
-        iter(DevicePrefetcher(loader, device) if device.type == "cuda" else loader),
+        distribute(method, device),
+        DevicePrefetcher(loader, device) if device.type == "cuda" else loader,
         optimizer,
         augment_from_config(cfg, device),
         iters_per_epoch=length.iters_per_epoch,
@@ -241,17 +235,31 @@ def _build_trainer(
         scaler=scaler,
         label_quality=build_label_quality(cfg, method),
         means=means,
+        relief=_memory_relief(cfg),
     )
+    if comm.is_main_process():
+        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     trainer.register_hooks(
         [
             SeedSteps(cfg.SEED),
-            throughput,
-            hooks.IterationTimer(),
-            hooks.LRScheduler(optimizer, schedule),
-            ReportProgress(),
-            *build_online_eval(cfg, method.encoder.backbone, length.iters_per_epoch),
-            *_main_process_hooks(cfg, method, checkpointer, trainer.guard, length, start),
-            StopOnInterrupt(interrupt, checkpointer, guard=trainer.guard),
+            *shared_hooks(
+                cfg,
+                optimizer=optimizer,
+                scheduler=schedule,
+                throughput=throughput,
+                interrupt=interrupt,
+                checkpointer=checkpointer,
+                guard=trainer.guard,
+                max_iter=length.max_iter,
+                log_period=cfg.PRETRAIN.LOG_PERIOD,
+                keep_checkpoints=cfg.PRETRAIN.KEEP_CHECKPOINTS,
+                permanent_period=round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch),
+                show=_SHOWN,
+                before_saving=[
+                    *build_online_eval(cfg, method.encoder.backbone, length.iters_per_epoch),
+                    *_monitors(cfg, method, length),
+                ],
+            ),
         ]
     )
     return trainer, start
@@ -311,43 +319,15 @@ def _build_method(cfg: CfgNode, device: torch.device) -> Method:
     return method.to(device).to(memory_format=torch.channels_last)
 
 
-def _distribute(method: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """Give all processes the main one's tensors, and wrap the method so that they stay equal."""
-    # DistributedDataParallel would leave the buffers, and so the dictionaries, as they are.
-    for buffer in method.buffers():
-        torch.distributed.broadcast(buffer, src=0)
-    devices = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(method, device_ids=devices, broadcast_buffers=False)
-
-
-def _main_process_hooks(
-    cfg: CfgNode,
-    method: Method,
-    checkpointer: AtomicCheckpointer,
-    guard: FiniteLossGuard,
-    length: Length,
-    start: int,
-) -> list[HookBase]:
-    """Return what watches, logs and saves, in the main process; nothing in the others."""
+def _monitors(cfg: CfgNode, method: Method, length: Length) -> list[HookBase]:
+    """Return the monitors of the main process; nothing in the others."""
     if not comm.is_main_process():
         return []
-    period = cfg.PRETRAIN.LOG_PERIOD
-    metrics_file = os.path.join(cfg.OUTPUT_DIR, METRICS_FILE)
-    trim_metrics(metrics_file, start)
     return [
         Monitors(
             candidates=method.candidates(cfg.SOLVER.IMS_PER_BATCH),
-            log_period=period,
+            log_period=cfg.PRETRAIN.LOG_PERIOD,
             max_iter=length.max_iter,
-            metrics_file=metrics_file,
-        ),
-        # First: whoever goes on from a checkpoint does not write the lines before it again.
-        hooks.PeriodicWriter(build_writers(cfg.OUTPUT_DIR, length.max_iter, show=_SHOWN), period),
-        PeriodicCheckpointer(
-            checkpointer,
-            cfg.SOLVER.CHECKPOINT_PERIOD,
-            guard=guard,
-            max_to_keep=cfg.PRETRAIN.KEEP_CHECKPOINTS,
-            permanent_period=round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch),
-        ),
+            metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_FILE),
+        )
     ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from mls_d2.core.errors import UserError
@@ -36,7 +36,7 @@ class ImageSource(Protocol):
         """Return a hex digest of which images there are, in which order, wherever they lie."""
 
     def name(self, position: int) -> str:
-        """Return what tells a user which image it is."""
+        """Return the image's name in messages."""
 
     def read(self, position: int) -> bytes:
         """Return the image's file.
@@ -76,8 +76,8 @@ class FileSource:
 class ShardSource:
     """Tar files with an index, as :mod:`pretrain.packing` writes or indexes them.
 
-    In memory are one count a shard and the offsets of the shards that are read just now, however
-    many images there are.
+    In memory are one count per shard and the offsets of the shards that were read last, for any
+    number of images.
 
     Args:
         folder: holds ``shards.json``, the shards and their indices.
@@ -89,10 +89,10 @@ class ShardSource:
     def __init__(self, folder: str) -> None:
         index = read_shards_file(folder)
         self.folder = Path(folder)
-        self._shards = index["shards"]
+        self._shards = index.shards
         self.names = [name for name, _, _ in self._shards]
         self.counts = np.array([count for _, count, _ in self._shards], dtype=np.int64)
-        self.synthetic = bool(index["synthetic"])
+        self.synthetic = index.synthetic
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
         self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
         self._check_sizes([size for _, _, size in self._shards])
@@ -144,8 +144,9 @@ class ShardSource:
         if wrong:
             raise UserError(
                 f"{len(wrong)} of {len(sizes)} shards in '{self.folder}' are missing or cut: "
-                f"{'; '.join(wrong[:3])}. Copy them again, or make their index anew with "
-                "tools/pack_shards.py --index"
+                f"{'; '.join(wrong[:3])}. Copy them again, or index them again with "
+                "tools/pack_shards.py --index",
+                code="missing-data",
             )
 
 
@@ -154,24 +155,40 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".npy")
 
 
-def read_shards_file(folder: str) -> dict:
-    """Return the content of a folder's ``shards.json``.
+class ShardsIndex(msgspec.Struct, kw_only=True):
+    """The content of ``shards.json``.
+
+    Attributes:
+        format: of the file.
+        shards: name, number of images and bytes of each shard.
+        synthetic: whether the images are generated scenes.
+    """
+
+    shards: list[tuple[str, int, int]]
+    synthetic: bool
+    format: int = SHARDS_FORMAT
+
+
+def read_shards_file(folder: str) -> ShardsIndex:
+    """Read a folder's ``shards.json``.
 
     Raises:
         UserError: it is missing, damaged, of another format or lists no image.
     """
     path = os.path.join(folder, SHARDS_FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            index = json.load(file)
-        if index["format"] != SHARDS_FORMAT:
-            raise UserError(f"'{path}' has format {index['format']}, not {SHARDS_FORMAT}")
-        if not sum(count for _, count, _ in index["shards"]):
-            raise UserError(f"'{path}' lists no image")
+        with open(path, "rb") as file:
+            index = msgspec.json.decode(file.read(), type=ShardsIndex)
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is no index of shards: {error!r}") from None
+        message = f"'{path}' cannot be read: {error.strerror}"
+        raise UserError(message, code="missing-file") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is no index of shards: {error}", code="damaged-file") from None
+    if index.format != SHARDS_FORMAT:
+        message = f"'{path}' has format {index.format}, not {SHARDS_FORMAT}"
+        raise UserError(message, code="damaged-file")
+    if not sum(count for _, count, _ in index.shards):
+        raise UserError(f"'{path}' lists no image", code="missing-data")
     return index
 
 

@@ -1,21 +1,18 @@
-"""Pretraining on Detectron2's loop: one step, and what is logged of it."""
+"""The step of pretraining, and what is logged of it."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from mls_d2.run.guards import FiniteLossGuard
-from pretrain.batch import Batch
+from mls_d2.run.loop import TrainingLoop
+from pretrain.batch import Batch, StepOutput
 from pretrain.batchnorm import gather
 from pretrain.data import ImageReport, ViewBatch
 from pretrain.label_quality import LabelQuality
@@ -25,80 +22,76 @@ from pretrain.views import Augment
 logger = logging.getLogger(__name__)
 
 
-class PretrainTrainer(TrainerBase):
+class PretrainTrainer(TrainingLoop):
     """Takes the steps of a method; everything else is hooks.
 
     Args:
         method: what is trained, possibly wrapped for data parallelism.
-        batches: iterator over :class:`pretrain.data.ViewBatch`, from the iteration to run on.
+        batches: of this process, from the iteration to run on.
         optimizer: over the method's parameters that require gradients.
         augment: turns uint8 views into network input.
         iters_per_epoch: steps per pass over the data.
         images: keeps count of unreadable images.
         log_period: iterations between two entries in the metrics, which are means over them.
-        amp_dtype: compute in this type where autocast deems it safe; None: never.
-        scaler: of the gradients; without effect if it is not enabled.
         label_quality: measures the method's pseudo-labels.
         means: of what is logged, kept in checkpoints.
+        settings: ``amp_dtype``, ``scaler`` and ``relief`` of :class:`TrainingLoop`.
     """
 
     def __init__(
         self,
         method: nn.Module,
-        batches: Iterator[ViewBatch],
+        batches: Iterable[ViewBatch],
         optimizer: torch.optim.Optimizer,
         augment: Augment,
         *,
         iters_per_epoch: int,
         images: ImageReport,
         log_period: int,
-        amp_dtype: torch.dtype | None = None,
-        scaler: torch.amp.GradScaler | None = None,
         label_quality: LabelQuality | None = None,
         means: ScalarMeans | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        self.wrapped = method
+        super().__init__(method, batches, optimizer, **settings)
         # Without the wrapper of DistributedDataParallel.
         self.method = cast(Method, getattr(method, "module", method))
-        self.batches, self.optimizer, self.augment = batches, optimizer, augment
+        self.augment = augment
         self.iters_per_epoch = iters_per_epoch
         self.images = images
         self.log_period = log_period
-        self.amp_dtype = amp_dtype
-        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.label_quality = label_quality
-        self.guard = FiniteLossGuard()
         self.means = means or ScalarMeans()
+        self._output = StepOutput({})
 
-    def run_step(self) -> None:
-        """Load, augment, forward, backward, step, enqueue."""
-        start = time.perf_counter()
-        loaded = next(self.batches)
-        data_time = time.perf_counter() - start
-        self.images.update(loaded.broken, loaded.enlarged)
-        method = self.method
-        method.before_step(self.iter)
-        with self._autocast():
-            output = self.wrapped(self._batch(loaded))
-        losses = output.weighted()
-        total = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        self.guard.check(losses, self.iter)
+    def compute_losses(self, batch: ViewBatch) -> dict[str, Tensor]:
+        """Augment the views and return the weighted losses of the method."""
+        self.images.update(batch.broken, batch.enlarged)
+        self.method.before_step(self.iter)
+        with self.autocast():
+            self._output = self.model(self._batch(batch))
+        return self._output.weighted()
+
+    def before_optimizer_step(self) -> None:
+        """Let the method change gradients."""
         self.scaler.unscale_(self.optimizer)
-        method.before_optimizer_step()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        method.after_optimizer_step()
-        due = (self.iter + 1) % self.log_period == 0
-        measured = self._measure_labels(loaded, output.labels, due=due)
-        method.enqueue({name: gather(rows) for name, rows in output.keys.items()})
+        self.method.before_optimizer_step()
 
-        self.storage.put_scalar("data_time", data_time)
+    def after_optimizer_step(self, batch: ViewBatch) -> None:
+        """Let the method follow its weights, and enqueue the keys of all processes."""
+        self.method.after_optimizer_step()
+        self._measured = self._measure_labels(batch)
+        keys = self._output.keys
+        self.method.enqueue({name: gather(rows) for name, rows in keys.items()})
+
+    def log(self, losses: Mapping[str, Tensor], total: Tensor) -> None:
+        """Sum up the step; put means, diagnostics and label quality into a due entry."""
+        output = self._output
         self.means.add({"total_loss": total, **output.losses, **output.metrics})
-        if due:
-            self._log({**self.means.take(), **method.diagnostics()}, measured)
+        if self._is_due():
+            self._put({**self.means.take(), **self.method.diagnostics()}, self._measured)
+
+    def _is_due(self) -> bool:
+        return (self.iter + 1) % self.log_period == 0
 
     def _batch(self, loaded: ViewBatch) -> Batch:
         views = self.augment(loaded.groups, self.iter)
@@ -118,18 +111,18 @@ class PretrainTrainer(TrainerBase):
             extras={name: moved(value) for name, value in loaded.extras.items()},
         )
 
-    def _measure_labels(
-        self, loaded: ViewBatch, labels: Tensor | None, *, due: bool
-    ) -> dict[str, Tensor]:
+    def _measure_labels(self, loaded: ViewBatch) -> dict[str, Tensor]:
         """Return the quality of the pseudo-labels if it is due, before rows are replaced."""
         if self.label_quality is None:
             return {}
-        found = self.label_quality.measure(loaded, labels) if due and labels is not None else {}
+        labels, found = self._output.labels, {}
+        if self._is_due() and labels is not None:
+            found = self.label_quality.measure(loaded, labels)
         device = next(self.method.parameters()).device
         self.label_quality.enqueue(loaded, self.iter, device)
         return found
 
-    def _log(self, scalars: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
+    def _put(self, scalars: dict[str, Tensor], measured: dict[str, Tensor]) -> None:
         device = next(iter(scalars.values())).device
         # NCCL reduces what is on the GPU.
         found = {k: v.to(device, torch.float32) for k, v in (scalars | measured).items()}
@@ -141,15 +134,11 @@ class PretrainTrainer(TrainerBase):
             known = {k: v for k, v in zip(reduced, values, strict=True) if math.isfinite(v)}
             self.storage.put_scalars(smoothing_hint=False, **known)
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        device = next(self.method.parameters()).device
-        return torch.autocast(device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
-
 
 class ScalarMeans:
     """Means of scalars over the steps since they were last taken, without a transfer to the host.
 
-    One batch tells little: its BatchNorm statistics move all of its similarities together. A
+    A single batch is noisy: its BatchNorm statistics move all of its similarities together. A
     checkpoint keeps what the main process has summed up, so that the entry after a resume is a mean
     over as many steps as any other.
     """
@@ -167,7 +156,7 @@ class ScalarMeans:
         self._count += 1
 
     def take(self) -> dict[str, Tensor]:
-        """Return the means by name and begin anew; empty where no step was added."""
+        """Return the means by name and reset; empty if no step was added."""
         if self._sum is None:
             return {}
         means = dict(zip(self._names, (self._sum / self._count).unbind(), strict=True))
@@ -179,5 +168,5 @@ class ScalarMeans:
         return {"names": self._names, "sum": self._sum, "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the sums of an earlier process."""
+        """Continue from the sums of an earlier process."""
         self._names, self._sum, self._count = state["names"], state["sum"], state["count"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what a fine-tuned model finds in images of one's own."""
+"""Draw the predictions of a fine-tuned model on images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ examples (RUN is the OUTPUT_DIR of tools/train_net.py):
   tools/demo.py --config-file RUN/config.yaml --input a.jpg folder/ --output drawn
   tools/demo.py --config-file RUN/config.yaml MODEL.WEIGHTS other.pth --input a.jpg --output drawn
 
-MODEL.WEIGHTS is RUN/model_final.pth unless it is given. Boxes and masks are drawn, or a colour for
-each pixel's class. An image that cannot be read is named and left out; the exit code is 2 then.
+MODEL.WEIGHTS is RUN/model_final.pth unless it is given. Boxes and masks are drawn, or the class of
+each pixel as a colour. An image that cannot be read is named and left out; the exit code is 2 then.
 """
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line, on which KEY VALUE may stand anywhere between the options."""
+    """Parse the command line; KEY VALUE may stand anywhere between the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Draw all images; 2 where some could not be read."""
+    """Draw all images and return 2 if some could not be read."""
     args = parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     final = os.path.join(os.path.dirname(args.config_file), "model_final.pth")

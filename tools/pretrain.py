@@ -41,9 +41,10 @@ def main() -> int:
     parser = tool_parser(__doc__ or "", EXAMPLES)
     add_slurm_arguments(parser)
     args = parser.parse_args()
+    cfg = load_cfg(args.config_file, args.opts)
     if args.slurm:
-        return submit(run, args, load_cfg(args.config_file, args.opts))
-    return launch(run, args)
+        return submit(run, args, cfg)
+    return launch(run, args, device=cfg.MODEL.DEVICE)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from mls_d2.config.loading import load_cfg
-from mls_d2.config.preset import mark_changed_recipe
+from mls_d2.config.recipes import mark_if_changed
 from mls_d2.core.errors import run_tool
 from mls_d2.run.launch import launch, tool_parser
 from mls_d2.transfer.run import run_evaluation, run_transfer
@@ -27,7 +27,7 @@ MODEL.WEIGHTS is a backbone file, or "random" to start from random weights.
 def run(args: argparse.Namespace) -> None:
     """Run one process of the transfer."""
     cfg = load_cfg(args.config_file, args.opts)
-    mark_changed_recipe(cfg, load_cfg(args.config_file))
+    mark_if_changed(cfg, load_cfg(args.config_file), "transfer")
     if args.eval_only:
         run_evaluation(cfg)
     else:
@@ -40,9 +40,10 @@ def main() -> int:
     parser.add_argument(
         "--eval-only",
         action="store_true",
-        help="only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR without a run",
+        help="only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR that holds no run",
     )
-    return launch(run, parser.parse_args())
+    args = parser.parse_args()
+    return launch(run, args, device=load_cfg(args.config_file, args.opts).MODEL.DEVICE)
 
 
 if __name__ == "__main__":

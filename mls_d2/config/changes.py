@@ -1,4 +1,4 @@
-"""What differs between two configs, and which keys may change while a run is resumed."""
+"""Differences between two configs, and the keys that may change when a run is resumed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ RESUMABLE_CHANGES = (
 )
 
 
-def decides(key: str) -> bool:
+def affects_results(key: str) -> bool:
     """Whether a config key, such as ``"SOLVER.BASE_LR"``, changes what a run computes."""
     return not is_under(key, RESUMABLE_CHANGES)
 
 
 def is_under(key: str, names: Iterable[str]) -> bool:
-    """Whether a dotted key is one of ``names``, or lies in a section of that name."""
+    """Whether a dotted key is one of ``names``, or is in a section of that name."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
@@ -44,7 +44,7 @@ def config_changes(
 
     Args:
         saved_yaml: text of a ``config.yaml`` that a run wrote.
-        config_yaml: text of the config of now.
+        config_yaml: text of the present config.
         ignore: dotted keys, or sections, that may differ.
 
     Returns:
@@ -56,7 +56,9 @@ def config_changes(
     try:
         found = differences(saved_yaml, config_yaml)
     except (yaml.YAMLError, AttributeError):
-        raise UserError("the saved config.yaml is damaged; start in another OUTPUT_DIR") from None
+        raise UserError(
+            "the saved config.yaml is damaged; start in another OUTPUT_DIR", code="damaged-file"
+        ) from None
     return [
         f"{key}: was {before!r}, is {now!r}"
         for key, before, now in found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 from collections.abc import Callable, Sequence
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.rules import value_at
@@ -29,25 +31,48 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     if config_file is not None:
         if not os.path.isfile(config_file):
-            raise UserError(f"no config file '{config_file}'{_neighbours(config_file)}")
+            raise UserError(
+                f"no config file '{config_file}'{_neighbours(config_file)}", code="missing-file"
+            )
         try:
-            loaded = CfgNode(CfgNode.load_yaml_with_base(config_file))
+            loaded = CfgNode(_Utf8Config.load_yaml_with_base(config_file))
         except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
-            raise UserError(f"'{config_file}' is not a readable YAML config: {error}") from None
+            raise UserError(
+                f"'{config_file}' is not a readable YAML config: {error}", code="bad-config"
+            ) from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
     late = [word for word in opts if word.startswith("--")]
     if late:
-        raise UserError(f"{late[0]} comes after KEY VALUE pairs: options go before them")
+        raise UserError(
+            f"{late[0]} comes after KEY VALUE pairs: options go before them", code="bad-option"
+        )
     if len(opts) % 2:
         raise UserError(
-            f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}"
+            f"options are KEY VALUE pairs, got an odd number of words: {' '.join(opts)}",
+            code="bad-option",
         )
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _refuse_unknown_key(key, cfg, origin="command line")
-        pair = [key, _as_float_if_one_is_due(value, value_at(cfg, key))]
+        pair = [key, _as_float_if_needed(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
+
+
+class _Utf8Config(CfgNode):
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        """Return the text of a YAML file or base, in UTF-8 whatever the locale is."""
+        with PathManager.open(filename, "rb") as file:
+            content = file.read()
+        try:
+            return io.StringIO(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"'{filename}' is not UTF-8 text: {error.reason} at byte {error.start} "
+                f"({content[error.start : error.start + 1]!r}); save it as UTF-8",
+                code="bad-config",
+            ) from None
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -63,11 +88,11 @@ def _merge(origin: str, merge: Callable[[], None]) -> None:
     try:
         merge()
     except (ValueError, KeyError, AssertionError, SyntaxError) as error:
-        raise UserError(f"{origin}: {error}") from None
+        raise UserError(f"{origin}: {error}", code="bad-value") from None
 
 
-def _as_float_if_one_is_due(word: str, default: object) -> str:
-    """Let ``KEY 3`` set a number that may be fractional, which yacs takes as another type."""
+def _as_float_if_needed(word: str, default: object) -> str:
+    """Make ``KEY 3`` valid for a float, for which yacs refuses an integer."""
     whole = isinstance(default, float) and re.fullmatch(r"[+-]?\d+", word)
     return f"{word}.0" if whole else word
 
@@ -82,7 +107,10 @@ def _refuse_unknown_key(key: str, cfg: CfgNode, *, origin: str) -> None:
     node = cfg
     for part in key.split("."):
         if not isinstance(node, CfgNode) or part not in node:
-            raise UserError(f"{origin}: unknown config key '{key}'; {nearest(key, all_keys(cfg))}")
+            raise UserError(
+                f"{origin}: unknown config key '{key}'; {nearest(key, all_keys(cfg))}",
+                code="unknown-key",
+            )
         node = node[part]
 
 

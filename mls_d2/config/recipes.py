@@ -1,15 +1,19 @@
-"""What of a config decides the result: the part that runs must share to be compared."""
+"""The recipe of a run: the part of its config that runs must share to be compared."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
+from detectron2.config import CfgNode
 
-from mls_d2.config.changes import decides, flatten
+from mls_d2.config.changes import affects_results, flatten
 from mls_d2.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Recipe = Mapping[str, str]
 """Dotted config key to value as text."""
@@ -23,7 +27,7 @@ _TRANSFER_SECTIONS = (
     "SOLVER",
     "TEST",
 )
-# Beside what decides nothing: how kernels are chosen, what a run starts from, and its seed.
+# Besides keys that do not affect results: how kernels are chosen, the initial weights, the seed.
 _NEVER_COMPARED = frozenset({"CUDNN_BENCHMARK", "MODEL.WEIGHTS", "SEED"})
 # The input that a backbone was trained with belongs to the backbone, not to the transfer recipe.
 _OF_THE_BACKBONE = frozenset({"INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"})
@@ -47,14 +51,7 @@ def transfer_recipe(config: str) -> Recipe:
 
 
 def pretraining_recipe(config: str) -> Recipe:
-    """Return the recipe of a pretraining config.
-
-    Args:
-        config: the whole config, YAML.
-
-    Raises:
-        UserError: if ``config`` is not a YAML mapping.
-    """
+    """Return the recipe of a pretraining config; arguments and errors as above."""
     return {
         key: value
         for key, value in _leaves(config).items()
@@ -71,17 +68,58 @@ def differing_keys(recipes: Iterable[Recipe]) -> list[str]:
     return sorted({key for key, _ in items[0].union(*items) - common})
 
 
+_RECIPES: dict[str, Callable[[str], Recipe]] = {
+    "pretraining": pretraining_recipe,
+    "transfer": transfer_recipe,
+}
+
+
+def changed_keys(config: str, published: str, phase: str) -> list[str]:
+    """Return the keys of a recipe that differ from those of the published one.
+
+    Seed, device, folders and how often something is reported are not part of a recipe.
+
+    Args:
+        config: of a run, YAML.
+        published: of the config file alone, YAML.
+        phase: ``"pretraining"`` or ``"transfer"``.
+    """
+    recipe = _RECIPES[phase]
+    # The mark itself is the result of this comparison.
+    return [key for key in differing_keys(map(recipe, (config, published))) if key != "PRESET"]
+
+
+def mark_if_changed(cfg: CfgNode, published: CfgNode, phase: str) -> None:
+    """Set ``cfg.PRESET`` from ``"paper"`` to ``"custom"`` if options change the recipe.
+
+    The results of such a run must not be compared with published numbers.
+
+    Args:
+        cfg: the config of a run, options merged in.
+        published: the config of the file alone.
+        phase: see :func:`changed_keys`.
+    """
+    if cfg.PRESET != "paper":
+        return
+    changed = changed_keys(cfg.dump(), published.dump(), phase)
+    if changed:
+        cfg.PRESET = "custom"
+        logger.warning("PRESET is custom, not paper: %s differ from the recipe", ", ".join(changed))
+
+
 @functools.lru_cache(maxsize=1024)
 def _leaves(config: str) -> dict[str, str]:
     try:
         tree = yaml.load(config, Loader=_Loader)  # noqa: S506 - _Loader is a safe loader
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"its config is not readable YAML: {reason}") from error
+        raise UserError(f"its config is not readable YAML: {reason}", code="bad-config") from error
     if not isinstance(tree, dict):
-        raise UserError(f"its config is not a YAML mapping but {type(tree).__name__}")
+        raise UserError(
+            f"its config is not a YAML mapping but {type(tree).__name__}", code="bad-config"
+        )
     return {
         key: str(value)
         for key, value in flatten(tree).items()
-        if decides(key) and key not in _NEVER_COMPARED
+        if affects_results(key) and key not in _NEVER_COMPARED
     }

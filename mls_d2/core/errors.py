@@ -1,8 +1,9 @@
-"""Errors that are meant for users, and the one place where tools turn them into exit codes."""
+"""Errors for users, and the one place that turns them into exit codes of the tools."""
 
 from __future__ import annotations
 
 import difflib
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -16,27 +17,27 @@ EXIT_INTERRUPTED = 130
 class UserError(Exception):
     """An error that the user can fix.
 
-    The message says what was got, what was expected and what to do; no traceback is shown with it.
+    It is printed without a traceback.
 
     Args:
-        message: as the user is to read it.
-        code: short, stable name of the kind of error, for example ``"unknown-key"``; it is shown
+        message: what was got, what was expected and what to do.
+        code: short, stable name of the kind of error, for example ``"unknown-key"``; it is printed
             after the message, and tests compare it instead of the wording.
     """
 
     def __init__(self, message: str, *, code: str = "") -> None:
         if message.startswith("Caught "):
-            # A data loader hands on what its workers raise with their traceback in front.
+            # A data loader re-raises errors of its workers with their traceback in front.
             message = message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
         super().__init__(message)
         self.code = code
 
 
 class Preempted(KeyboardInterrupt):
-    """A scheduler asked the run to stop; a checkpoint has been written, so that it can go on.
+    """A scheduler asked the run to stop; a checkpoint has been written, from which it can resume.
 
     Args:
-        number: the signal that came.
+        number: of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -50,10 +51,10 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
     Args:
         name: what the user wrote.
         candidates: the valid names.
-        limit: how many near names to offer at most.
+        limit: largest number of near names.
 
     Returns:
-        ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` where nothing is near.
+        ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` if nothing is near.
     """
     valid = sorted(candidates)
     lowered = {candidate.lower(): candidate for candidate in valid}
@@ -65,19 +66,20 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a tool's ``main`` and exit with its code.
-
-    Exit codes: those of :func:`exit_code_of`.
-    """
+    """Run a tool's ``main`` and exit with the code of :func:`exit_code_of`."""
     sys.exit(exit_code_of(main))
 
 
 def exit_code_of(main: Callable[[], int | None]) -> int:
-    """Run ``main``, say on the terminal what stopped it, and return the code to exit with.
+    """Run ``main``, print what stopped it, and return the exit code.
 
     Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), 75 preempted by a scheduler
-    (``EX_TEMPFAIL``: the same command goes on with ``--resume``), 130 interrupted.
+    (``EX_TEMPFAIL``: resume by the same command with ``--resume``), 130 interrupted. Characters
+    that the terminal's encoding does not have are printed as question marks.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return main() or 0
     except UserError as error:

@@ -18,7 +18,7 @@ _TEMPORARY = ".tmp-"
 
 @contextmanager
 def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file in the folder of ``path``; it takes that name when the block succeeds.
+    """Open a temporary file in the folder of ``path``; it gets that name when the block succeeds.
 
     Args:
         path: the file to write; its folder must exist.
@@ -36,7 +36,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     try:
         with os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
-            # On disk before it takes the name, so that a power cut cannot leave an empty file.
+            # On disk before it gets its name, so that a power cut cannot leave an empty file.
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; give them the permissions that open() would have given.
@@ -45,10 +45,11 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     except OSError as error:
         raise _unwritable(path, error) from error
     except RuntimeError as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer.
-        if "PytorchStreamWriter" not in str(error):
+        # torch.save raises a RuntimeError of its zip writer, with the full disk as its context.
+        cause = _os_error_behind(error)
+        if cause is None and "PytorchStreamWriter" not in str(error):
             raise
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, cause or error) from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -62,9 +63,9 @@ def write_json(path: str, content: Any) -> None:
 
 
 def check_writable(folder: str) -> None:
-    """Create ``folder`` if needed and prove that a megabyte can be written there.
+    """Create ``folder`` if needed and make sure that a megabyte can be written there.
 
-    Leftovers of writes that were killed half-way are removed.
+    Temporary files of killed processes are removed.
 
     Raises:
         UserError: it cannot be created or written to, or the disk is full.
@@ -99,11 +100,11 @@ def sha256_of(path: str) -> str:
 
 
 def trim_metrics(path: str, iteration: int) -> None:
-    """Drop the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
+    """Remove the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
 
     Args:
-        path: a file of Detectron2's ``JSONWriter``, one object a line; it may be missing.
-        iteration: the first iteration that is still to come.
+        path: a file of Detectron2's ``JSONWriter``, one object per line; it may be missing.
+        iteration: the next iteration to run.
     """
     if not os.path.isfile(path):
         return
@@ -117,7 +118,7 @@ def _iteration_of(line: str) -> float:
     try:
         return json.loads(line)["iteration"]
     except (ValueError, KeyError, TypeError):
-        # A line that was cut by a kill.
+        # An incomplete line of a killed process.
         return float("inf")
 
 
@@ -127,6 +128,15 @@ def _umask() -> int:
     return mask
 
 
+def _os_error_behind(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _unwritable(path: str, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UserError(f"cannot write to '{path}': {reason}; free space or choose another folder")
+    code = "unwritable" if isinstance(error, FileNotFoundError | PermissionError) else "no-space"
+    return UserError(
+        f"cannot write to '{path}': {reason}; free space or choose another folder", code=code
+    )

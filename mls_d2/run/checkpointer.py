@@ -15,24 +15,27 @@ from torch import nn
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, sha256_of
-from mls_d2.run.guards import NonFiniteLossError
+from mls_d2.run.loop import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
-# Beside each checkpoint, in the format of `sha256sum`.
+# Of the file next to each checkpoint, in the format of `sha256sum`.
 CHECKSUM_SUFFIX = ".sha256"
 
 
 class CorruptCheckpointError(UserError):
     """A checkpoint file that is truncated or damaged."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="damaged-file")
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, safe against kills, full disks and damaged files.
 
-    Each file gets a checksum beside it, which is compared before the file is loaded; files of
-    earlier runs, which have none, load as they are.
+    Each file has a checksum file, which is compared before loading; files without one, of older
+    versions, are loaded without that check.
 
     Args:
         model: the module to save, possibly wrapped for data parallelism.
@@ -66,7 +69,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         content |= {"metadata": self.metadata, **extra}
         path = os.path.join(self.save_dir, f"{name}.pth")
-        # A kill between two of these leaves a file without a checksum, never with another's.
+        # A kill between two of these lines leaves a file without a checksum, or none.
         _remove(path + CHECKSUM_SUFFIX)
         with atomic_write(path) as file:
             torch.save(content, file)
@@ -84,12 +87,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Load the newest intact checkpoint of ``save_dir``, with all its parts (collective).
 
         Returns:
-            What the checkpointables did not take, for example ``{"iteration": 99}``; None where
-            there is no checkpoint.
+            The rest, for example ``{"iteration": 99}``; None without a checkpoint.
 
         Raises:
             CorruptCheckpointError: there are checkpoints, but none can be read.
-            UserError: a process does not see the files that the main process sees.
+            UserError: a process does not have the files that the main process has.
         """
         paths = comm.all_gather(self.checkpoints())[0]
         for path in paths:
@@ -120,33 +122,33 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Remove all but the newest checkpoints up to an iteration, with their checksums.
 
         Args:
-            iteration: of the checkpoint just written. Later ones, which only a run that had to go
-                back behind damaged files has, are left alone: they are no reserve.
-            keep: how many stay (>= 1), beside ``model_final``.
+            iteration: of the checkpoint just written. Later ones, which are damaged files that a
+                resume has skipped, are neither counted nor removed.
+            keep: how many stay (>= 1), besides ``model_final``.
             permanent_period: in iterations; checkpoints at its multiples stay, too; 0 for none.
         """
         numbered = ((iteration_of(name), name) for name in list_checkpoints(self.save_dir))
-        passing = [
+        removable = [
             (number, name)
             for number, name in numbered
             if number is not None
             and number <= iteration
             and not (permanent_period and is_due(number, permanent_period))
         ]
-        for _, name in sorted(passing, reverse=True)[keep:]:
+        for _, name in sorted(removable, reverse=True)[keep:]:
             path = os.path.join(self.save_dir, name)
             _remove(path)
             _remove(path + CHECKSUM_SUFFIX)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Read one of our own files, tensors and plain values: never by Detectron2's pickle."""
+        """Read tensors and plain values, never by Detectron2's pickle."""
         _check_sum(filename)
         try:
             content = read_object(filename)
         except UserError as error:
             raise CorruptCheckpointError(f"checkpoint {error}") from error
         if not isinstance(content, dict) or "model" not in content:
-            raise CorruptCheckpointError(f"'{filename}' is no checkpoint: it has no 'model'")
+            raise CorruptCheckpointError(f"'{filename}' is not a checkpoint: it has no 'model'")
         return content
 
 
@@ -188,8 +190,9 @@ def _check_shared(path: str) -> None:
     blind = [rank for rank, sees in enumerate(seen) if not sees]
     if blind:
         raise UserError(
-            f"process 0 resumes from '{path}', which processes {blind} do not see; "
-            "OUTPUT_DIR must be a folder that all machines share"
+            f"process 0 resumes from '{path}', which processes {blind} do not find; "
+            "OUTPUT_DIR must be a folder that all machines share",
+            code="missing-file",
         )
 
 
@@ -208,6 +211,6 @@ def _refuse_non_finite(state: dict[str, torch.Tensor]) -> None:
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         raise NonFiniteLossError(
             f"{len(bad)} tensors of the model are NaN or infinite ({shown}); this state is not "
-            "saved, the last checkpoint is from before. Lower SOLVER.BASE_LR or lengthen the "
+            "saved, and the last checkpoint is from before. Lower SOLVER.BASE_LR or lengthen the "
             "warm-up"
         )

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, revision, machine, command line, seed."""
+"""The conditions of a run: versions, revision, machine, command line, device, seed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def collect_environment() -> dict[str, Any]:
 
 
 def collect_device(device: str) -> Device:
-    """Return what this run computes on, all processes together.
+    """Return the devices of this run, all processes together.
 
     Args:
         device: ``MODEL.DEVICE`` after :func:`resolve_device`.
@@ -94,8 +94,8 @@ def command_line() -> str:
 def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | None = None) -> None:
     """Write ``config.yaml`` and ``environment.json`` into ``output_dir`` (main process only).
 
-    What the latter held before is kept under ``"earlier"``, so that a run that was resumed with
-    another revision or on another machine tells of both.
+    Previous contents of the latter are kept under ``"earlier"``, so that a run that was resumed
+    with another revision or on another machine shows both.
 
     Args:
         output_dir: an existing folder.
@@ -130,7 +130,8 @@ def setup_logging(output_dir: str | None = None) -> None:
 
 
 def resolve_device(cfg: CfgNode) -> None:
-    """Set ``cfg.MODEL.DEVICE`` to the CPU, and say so, where a GPU is asked for and missing."""
+    """Set ``cfg.MODEL.DEVICE`` to the CPU if there is no GPU, and apply ``CUDNN_BENCHMARK``."""
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU found: running on the CPU with %d threads", torch.get_num_threads())
         cfg.MODEL.DEVICE = "cpu"
@@ -140,8 +141,8 @@ def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:
     """Seed Python, NumPy and torch from ``cfg.SEED``, differently in every process.
 
     Args:
-        cfg: ``SEED`` below zero draws one and stores it in ``cfg``, so that it is on record.
-        start_iteration: of a resumed run, so that it does not see its first batches again.
+        cfg: ``SEED`` below zero draws one and stores it in ``cfg``.
+        start_iteration: of a resumed run, so that its first batches are not repeated.
     """
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() % 2**20

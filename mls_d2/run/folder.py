@@ -1,4 +1,4 @@
-"""What an OUTPUT_DIR already holds, and whether a run may go on in it."""
+"""The state of an OUTPUT_DIR: empty, or with a run that may be resumed or is finished."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class RunState(enum.Enum):
 def run_state(
     cfg: CfgNode, final_file: str, *, resume: bool, inputs: Mapping[str, str] | None = None
 ) -> RunState:
-    """Decide what is to be done in ``cfg.OUTPUT_DIR``.
+    """Return what to do in ``cfg.OUTPUT_DIR``.
 
     Args:
-        cfg: the config of the run. ``SEED`` below zero becomes the one that the run has drawn.
+        cfg: the config of the run. ``SEED`` below zero becomes the one that the run drew.
         final_file: name of the file that a run writes last.
         resume: whether the user asked to continue.
         inputs: digests of input files by name, as an earlier process stored them in
@@ -59,13 +59,14 @@ def run_state(
     if not resume:
         raise UserError(
             f"'{folder}' holds an unfinished run of this config; continue it with --resume, choose "
-            "another OUTPUT_DIR, or remove that folder"
+            "another OUTPUT_DIR, or remove that folder",
+            code="unfinished-run",
         )
     return RunState.RESUME
 
 
 def check_no_run(folder: str, final_file: str) -> None:
-    """Make sure that a folder holds neither a run nor what an evaluation wrote.
+    """Make sure that a folder holds neither a run nor its results.
 
     Args:
         folder: the ``OUTPUT_DIR`` of an evaluation alone.
@@ -76,12 +77,13 @@ def check_no_run(folder: str, final_file: str) -> None:
     """
     if list_checkpoints(folder) or os.path.isfile(os.path.join(folder, final_file)):
         raise UserError(
-            f"'{folder}' holds a run or its results; give --eval-only an OUTPUT_DIR of its own"
+            f"'{folder}' holds a run or its results; give --eval-only an empty OUTPUT_DIR",
+            code="unfinished-run",
         )
 
 
 def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
-    """Make sure that a run goes on with the inputs with which it began.
+    """Make sure that a run is resumed with the inputs with which it began.
 
     Args:
         cfg: the config of the run.
@@ -98,7 +100,8 @@ def _refuse(folder: str, changes: Sequence[str]) -> None:
         listed = "\n  ".join(changes)
         raise UserError(
             f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
-            "give the old values, choose another OUTPUT_DIR, or remove that folder"
+            "use the old values, choose another OUTPUT_DIR, or remove that folder",
+            code="changed-run",
         )
 
 
@@ -122,5 +125,6 @@ def _read(folder: str, name: str) -> str:
     except OSError as error:
         raise UserError(
             f"'{folder}' holds a run without a readable {name} ({error.strerror}); "
-            "choose another OUTPUT_DIR, or remove that folder"
+            "choose another OUTPUT_DIR, or remove that folder",
+            code="damaged-file",
         ) from None

@@ -6,18 +6,21 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import detectron2.utils.comm as comm
 import numpy as np
 import torch
-import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
-from fvcore.nn.precise_bn import get_bn_modules
-from torch import nn
 
+from mls_d2.run import watchdog
 from mls_d2.run.checkpointer import AtomicCheckpointer, is_due
-from mls_d2.run.guards import FiniteLossGuard, InterruptGuard
+from mls_d2.run.loop import FiniteLossGuard
+from mls_d2.run.processes import share_statistics
+from mls_d2.run.progress import build_writers
+from mls_d2.run.signals import InterruptGuard
 
 
 def peak_memory_mb() -> float:
@@ -29,7 +32,7 @@ def peak_memory_mb() -> float:
 
 
 class Throughput(HookBase):
-    """Logs ``images_per_s`` and ``peak_memory_mb`` and sums up the time of all steps.
+    """Logs ``images_per_s`` and ``peak_memory_mb`` and sums the time of all steps.
 
     The sums survive a resume.
 
@@ -88,8 +91,8 @@ class Throughput(HookBase):
 class SeedSteps(HookBase):
     """Seeds Python, NumPy and torch before every step from (seed, process, iteration).
 
-    So whatever a step draws is the same in a run that was interrupted, on the CPU and on GPUs, and
-    no state of any generator needs to be saved.
+    Random numbers are then the same in a resumed run, on the CPU and on GPUs, and no state of a
+    generator has to be saved.
 
     Args:
         seed: of the run (>= 0).
@@ -99,7 +102,7 @@ class SeedSteps(HookBase):
         self._seed = seed
 
     def before_step(self) -> None:
-        """Seed what comes."""
+        """Seed the generators."""
         numbers = (self._seed, comm.get_rank(), self.trainer.iter)
         state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
         random.seed(state)
@@ -108,9 +111,9 @@ class SeedSteps(HookBase):
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves once in a period, when all losses up to this step are known to be finite.
+    """Saves once per period, when all losses up to this step are known to be finite.
 
-    Detectron2's hook of the same name forgets at a resume which checkpoints it has to remove.
+    Detectron2's hook of the same name does not remove checkpoints from before a resume.
 
     Args:
         checkpointer: what saves; use the hook in the main process only.
@@ -153,11 +156,10 @@ class PeriodicCheckpointer(HookBase):
 
 
 class StopOnInterrupt(HookBase):
-    """Saves a checkpoint and ends the run at the end of the step in which a signal came.
+    """Saves a checkpoint and ends the run after the step in which a signal came.
 
-    Register it in every process, after the hooks whose state belongs into a checkpoint.
-
-    Processes ask each other after every step, because a scheduler gives them only seconds.
+    Register it in every process, after the hooks whose state belongs into a checkpoint. The
+    processes ask each other after every step, because a scheduler gives them only seconds.
 
     Raises:
         KeyboardInterrupt: after the checkpoint was written; a
@@ -191,30 +193,91 @@ class StopOnInterrupt(HookBase):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """Detectron2's hook, after which all processes hold the same statistics.
+    """Detectron2's hook, after which all processes have the same statistics.
 
     Each process estimates them from its own share of the data, and only one of them is saved
     (facebookresearch/detectron2 issue 5398).
     """
 
     def update_stats(self) -> None:
-        """Estimate the statistics, then take those of the main process everywhere."""
+        """Estimate the statistics, then use those of the main process everywhere."""
         super().update_stats()
         if not self._disabled:
             share_statistics(self._model)
 
 
-def share_statistics(model: nn.Module) -> None:
-    """Take the running statistics of the main process everywhere (collective).
+class ReportProgress(HookBase):
+    """Reports the iterations of this process to its watchdog; register it in every process."""
 
-    Where a norm is not synchronised, each process has those of its own images, and only the main
-    process's are saved: what is measured has to be that model.
+    def before_train(self) -> None:
+        """Start to measure the time of iterations."""
+        watchdog.progress.note(self.trainer.start_iter - 1)
+
+    def after_step(self) -> None:
+        """Report the iteration."""
+        watchdog.progress.note(self.trainer.iter)
+
+    def after_train(self) -> None:
+        """Stop: what follows training may take any time."""
+        watchdog.progress.note(None)
+
+
+def shared_hooks(
+    cfg: CfgNode,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    throughput: Throughput,
+    interrupt: InterruptGuard,
+    checkpointer: AtomicCheckpointer,
+    guard: FiniteLossGuard,
+    max_iter: int,
+    log_period: int,
+    keep_checkpoints: int,
+    permanent_period: int = 0,
+    show: Sequence[str] = (),
+    before_saving: Sequence[HookBase] = (),
+    after_saving: Sequence[HookBase] = (),
+) -> list[HookBase]:
+    """Return the hooks of both phases: time, schedule, checkpoints, metrics, stop on a signal.
 
     Args:
-        model: in training mode, wrapped or not.
+        cfg: has ``OUTPUT_DIR`` and ``SOLVER.CHECKPOINT_PERIOD``, in iterations.
+        optimizer: whose learning rate is logged.
+        scheduler: of the learning rate, by iteration.
+        throughput: measures the steps.
+        interrupt: entered.
+        checkpointer: saves.
+        guard: of the losses.
+        max_iter: number of iterations of the run.
+        log_period: iterations between two entries in the metrics.
+        keep_checkpoints: number of periodic checkpoints that stay (>= 1).
+        permanent_period: see :class:`PeriodicCheckpointer`.
+        show: names of further scalars to print.
+        before_saving: hooks of the phase whose effect belongs into a checkpoint, or that log.
+        after_saving: hooks that log and may fail. If there are none, metrics are written before
+            a checkpoint, so that a kill between the two loses no entry.
     """
-    if comm.get_world_size() == 1:
-        return
-    for module in get_bn_modules(model):
-        dist.broadcast(module.running_mean, 0)
-        dist.broadcast(module.running_var, 0)
+    saving: list[HookBase] = []
+    writing: list[HookBase] = []
+    if comm.is_main_process():
+        writers = build_writers(cfg.OUTPUT_DIR, max_iter, show=show)
+        writing = [hooks.PeriodicWriter(writers, log_period)]
+        saving = [
+            PeriodicCheckpointer(
+                checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                guard=guard,
+                max_to_keep=keep_checkpoints,
+                permanent_period=permanent_period,
+            )
+        ]
+    return [
+        throughput,
+        hooks.IterationTimer(),
+        hooks.LRScheduler(optimizer, scheduler),
+        ReportProgress(),
+        *before_saving,
+        *([*saving, *after_saving, *writing] if after_saving else [*writing, *saving]),
+        StopOnInterrupt(interrupt, checkpointer, guard=guard),
+    ]

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from mls_d2.core.errors import UserError
-from mls_d2.run.heartbeat import run_watched
 from mls_d2.run.spawn import run_processes
+from mls_d2.run.watchdog import run_watched
 
 Main = Callable[[argparse.Namespace], int | None]
 
@@ -37,7 +37,7 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the last checkpoint in OUTPUT_DIR, where there is one",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
     )
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
@@ -52,7 +52,7 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         type=float,
         default=30.0,
         metavar="MINUTES",
-        help="several processes: end the run if an iteration takes longer (default 30)",
+        help="end the run if an iteration takes longer (default 30)",
     )
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change"
@@ -60,48 +60,55 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def launch(main: Main, args: argparse.Namespace) -> int:
+def launch(main: Main, args: argparse.Namespace, *, device: str = "cuda") -> int:
     """Run ``main(args)`` in every process of the run and return the exit code.
 
-    One process runs in place. ``--num-gpus`` and ``--num-machines`` start processes. Where an
-    environment such as torchrun's says that this is one of several processes, it joins the others.
-    gloo is used where there is no GPU.
+    One process runs in place. ``--num-gpus`` and ``--num-machines`` start processes. If an
+    environment such as torchrun's describes this process as one of several, it joins the others.
+
+    Args:
+        main: what each process runs.
+        args: of :func:`tool_parser`.
+        device: ``MODEL.DEVICE`` of the config.
 
     Raises:
         UserError: more GPUs asked for than there are, or no address for several machines.
     """
     _check_timeout(args)
     run = functools.partial(main, args)
-    join = functools.partial(join_processes, run, timeout_min=args.timeout)
+    join = functools.partial(join_processes, run, timeout_min=args.timeout, device=device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
         return join()
     if args.num_gpus * args.num_machines <= 1:
-        return run() or 0
+        return run_watched(run, timeout_s=60 * args.timeout)
     _check_processes(args)
     return run_processes(join, environments(args))
 
 
-def join_processes(main: Callable[[], int | None], *, timeout_min: float) -> int:
+def join_processes(
+    main: Callable[[], int | None], *, timeout_min: float, device: str = "cuda"
+) -> int:
     """Run ``main`` as one of the processes that the environment describes; return its exit code.
 
     Args:
         main: what to run; what it raises becomes an exit code.
-        timeout_min: minutes after which processes that wait for another one give up.
+        timeout_min: minutes after which processes that wait for another one end.
+        device: that the processes compute on. Without a GPU it is the CPU, which uses gloo.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    gpu = torch.cuda.is_available()
+    gpu = device.startswith("cuda") and torch.cuda.is_available()
     if gpu:
-        # A launcher may show each process its own GPU alone.
+        # A launcher may make a single GPU visible to each process.
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    # The heartbeat can name who is missing, so it goes first.
+    # The watchdog can name the missing process, so it is the first to give up.
     timeout = datetime.timedelta(minutes=timeout_min + 1)
     dist.init_process_group("nccl" if gpu else "gloo", init_method="env://", timeout=timeout)
     for first in range(0, dist.get_world_size(), local_size):
         ranks = list(range(first, first + local_size))
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
-            # The same attribute in Detectron2 0.6 and later; there is no function in 0.6.
+            # The same attribute in Detectron2 0.6 and later; 0.6 has no function for it.
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
     code = run_watched(main, address=os.environ["MASTER_ADDR"], timeout_s=60 * timeout_min)
@@ -112,7 +119,7 @@ def join_processes(main: Callable[[], int | None], *, timeout_min: float) -> int
 
 
 def environments(args: argparse.Namespace) -> list[dict[str, str]]:
-    """Return what torchrun would tell each process that this machine is to start.
+    """Return the variables that torchrun would set for each process of this machine.
 
     Raises:
         UserError: ``--dist-url`` is not ``tcp://HOST:PORT``.
@@ -121,7 +128,9 @@ def environments(args: argparse.Namespace) -> list[dict[str, str]]:
     if args.dist_url != "auto":
         parts = urllib.parse.urlsplit(args.dist_url)
         if parts.scheme != "tcp" or not parts.hostname or not parts.port:
-            raise UserError(f"--dist-url must be tcp://HOST:PORT, got '{args.dist_url}'")
+            raise UserError(
+                f"--dist-url must be tcp://HOST:PORT, got '{args.dist_url}'", code="bad-option"
+            )
         host, port = parts.hostname, parts.port
     shared = {
         "MASTER_ADDR": host,
@@ -138,7 +147,7 @@ def environments(args: argparse.Namespace) -> list[dict[str, str]]:
 
 def _check_timeout(args: argparse.Namespace) -> None:
     if not args.timeout > 0:
-        raise UserError(f"--timeout must be > 0 minutes, got {args.timeout}")
+        raise UserError(f"--timeout must be > 0 minutes, got {args.timeout}", code="bad-option")
 
 
 def _check_processes(args: argparse.Namespace) -> None:
@@ -146,13 +155,18 @@ def _check_processes(args: argparse.Namespace) -> None:
     if args.num_gpus > found:
         raise UserError(
             f"--num-gpus {args.num_gpus}, but this machine has {found}; "
-            f"use --num-gpus {max(found, 1)}"
+            f"use --num-gpus {max(found, 1)}",
+            code="bad-option",
         )
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError("several machines need --dist-url tcp://HOST:PORT of the first of them")
+        raise UserError(
+            "several machines need --dist-url tcp://HOST:PORT of the first of them",
+            code="bad-option",
+        )
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
-            f"--machine-rank must be in [0, {args.num_machines}), got {args.machine_rank}"
+            f"--machine-rank must be in [0, {args.num_machines}), got {args.machine_rank}",
+            code="bad-option",
         )
 
 

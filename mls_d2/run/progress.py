@@ -1,4 +1,4 @@
-"""The terminal's view of a training run, and the files that hold its curves."""
+"""The progress line of a training run, and the files of its curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.json"
 
 
 class ProgressPrinter(EventWriter):
-    """Logs one line: iteration, losses, rate, data wait, memory, learning rate and time to go.
+    """Logs one line: iteration, losses, rate, data wait, memory, learning rate, remaining time.
 
     Args:
         max_iter: number of iterations of the run.
@@ -37,15 +37,15 @@ class ProgressPrinter(EventWriter):
         """Log the line for the iteration of the current storage."""
         storage = get_event_storage()
         if storage.iter >= self._max_iter:
-            # Called once more after the run, with nothing new to say.
+            # Called once more after the run, with nothing new.
             return
-        # A median where a value comes with every step, the value itself where it comes more rarely.
+        # The median of a value of every step, the value itself of a rarer one.
         known = storage.latest_with_smoothing_hint(_WINDOW)
         names = [name for name in known if "loss" in name]
         names += [name for name in self._show if name in known]
         values = [f"{name} {known[name][0]:.4g}" for name in names]
-        where = f"{storage.iter + 1}/{self._max_iter}"
-        logger.info("%s", "  ".join([where, *values, *self._rates(storage)]))
+        place = f"{storage.iter + 1}/{self._max_iter}"
+        logger.info("%s", "  ".join([place, *values, *self._rates(storage)]))
 
     def _rates(self, storage: EventStorage) -> list[str]:
         known = storage.histories()

@@ -19,9 +19,9 @@ UNLABELED = "coco_2017_unlabeled"
 
 
 def register_all() -> None:
-    """Register the project's datasets and components with Detectron2, once however often called.
+    """Register the project's datasets and components with Detectron2; further calls do nothing.
 
-    Every entry point calls it once; after that a YAML that names one of our components works from
+    Every entry point calls it; after that a YAML that names one of the components works from
     Python, from the tools and from a notebook.
     """
     if UNLABELED not in DatasetCatalog.list():
@@ -29,7 +29,7 @@ def register_all() -> None:
         MetadataCatalog.get(UNLABELED).set(evaluator_type="none")
     for split in ("train", "val", "test"):
         metadata = MetadataCatalog.get(f"cityscapes_fine_sem_seg_{split}")
-        if not metadata.get("stuff_colors"):  # Detectron2 has the names alone.
+        if not metadata.get("stuff_colors"):  # Detectron2 only has the names.
             metadata.stuff_colors = COLORS.tolist()
     register_classification()
     components = (

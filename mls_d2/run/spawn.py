@@ -1,4 +1,4 @@
-"""Starts the processes of one machine, passes signals on to them and ends them together."""
+"""Starts the processes of one machine, relays signals to them and ends them together."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS
-from mls_d2.run.guards import STOP_SIGNALS
+from mls_d2.run.signals import STOP_SIGNALS
 
 # How long the other processes may take to end after one has failed, in seconds. They save nothing
-# then: a checkpoint after a signal is written before any of them ends.
+# then: a checkpoint after a signal is written before any of them ends. (Not torch's elastic agent:
+# it kills workers 30 s after a signal, however long their step, and reports the process that
+# noticed a hung one instead of the hung one.)
 _GRACE_S = 10.0
 
 
 def run_processes(main: Callable[[], int], environments: list[dict[str, str]]) -> int:
-    """Run ``main`` in a process for every environment and return the first failure's exit code.
+    """Run ``main`` in one process per environment and return the first failure's exit code.
 
     Signals that ask for a stop go to all of them, and this process waits until they have stopped.
 
@@ -84,6 +86,6 @@ def _code_of(index: int, process: BaseProcess) -> int:
         return 128 + number
     sys.stderr.write(
         f"error: process {index} of this machine was killed by {signal.Signals(number).name}; "
-        "where nobody did that, the machine's memory may have run out (see its kernel log)\n"
+        "if nobody did that, the machine's memory may have run out (see its kernel log)\n"
     )
     return EXIT_LOST_PROCESS

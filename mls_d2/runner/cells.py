@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mls_d2
-from mls_d2.config.changes import decides
+from mls_d2.config.changes import affects_results
 from mls_d2.config.loading import all_keys, load_cfg
 from mls_d2.core.files import sha256_of
 from mls_d2.data.datasets import datasets_root
@@ -82,7 +82,7 @@ class Cell:
         return RESULTS_FILE if self.stage == TRANSFER else BACKBONE_FILE
 
     def key(self, weights: str) -> str:
-        """Return the digest of all that decides the result.
+        """Return the digest of all that affects the result.
 
         Args:
             weights: sha256 of the weights that the cell starts from; empty for none.
@@ -178,7 +178,7 @@ def _decisive(config: str, opts: tuple[str, ...]) -> tuple[Mapping[str, str], in
     decisive = {
         key: str(functools.reduce(lambda node, part: node[part], key.split("."), cfg))
         for key in all_keys(cfg)
-        if decides(key) and key not in ("MODEL.WEIGHTS", "SEED")
+        if affects_results(key) and key not in ("MODEL.WEIGHTS", "SEED")
     }
     return decisive, int(cfg.DATALOADER.NUM_WORKERS)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import write_json
-from mls_d2.run.guards import InterruptGuard
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import CONVERT, Cell, Tools
 from mls_d2.runner.job import NOT_RUN, REUSED, SKIPPED, Job, Outcome
 from mls_d2.runner.local import StopSignals

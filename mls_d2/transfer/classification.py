@@ -11,21 +11,33 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from mls_d2.config.rules import Rule, above, at_least, bounds, check_rules, one_of
 from mls_d2.core.errors import UserError
 from mls_d2.data.classification import find, load_classification
 from mls_d2.data.classification_loader import build_test_loader, build_train_loader, test_mapper
 from mls_d2.evaluation.classification import ClassificationEvaluator
 from mls_d2.evaluation.classification_pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
-from mls_d2.run.scaling import images_normalised_together
+from mls_d2.run.processes import images_normalised_together
+from mls_d2.transfer.base import TransferTask
 from mls_d2.transfer.fitting import fit_head
-from mls_d2.transfer.task import Task
 
 _STRIDE = 32  # of the last stage: smaller crops are a single position there.
+_RULES: dict[str, Rule] = {
+    "MODEL.CLASSIFIER.HEAD": one_of((*TRAINED_HEADS, *FITTED_HEADS)),
+    "MODEL.CLASSIFIER.SVM_COSTS": Rule(lambda v: len(v) > 0 and min(v) > 0, "numbers > 0"),
+    "MODEL.CLASSIFIER.KNN_K": at_least(1),
+    "MODEL.CLASSIFIER.KNN_TEMPERATURE": above(0),
+    "CLASSIFICATION.TRAIN_CROP": one_of(("random_resized", "random")),
+    "CLASSIFICATION.TEST_CROP": one_of(("center", "squash")),
+    "CLASSIFICATION.CROP_SIZE": at_least(32, " pixels"),
+    "CLASSIFICATION.CROP_SCALE": bounds(1),
+    "INPUT.FORMAT": one_of(("RGB", "BGR")),
+}
 
 
-class Classification(Task):
-    """One class an image or several; the model is an :class:`ImageClassifier`."""
+class Classification(TransferTask):
+    """One class or several per image; the model is an :class:`ImageClassifier`."""
 
     def name(self, cfg: CfgNode) -> str:
         """Return dataset and protocol, for example ``"cub200_finetune"`` or ``"voc2007_svm"``."""
@@ -42,18 +54,21 @@ class Classification(Task):
         """
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             _check_dataset(cfg, name)
-        _check_values(cfg)
+        resize = at_least(cfg.CLASSIFICATION.CROP_SIZE, " (CLASSIFICATION.CROP_SIZE)")
+        check_rules(cfg, {**_RULES, "CLASSIFICATION.RESIZE": resize})
         fitted = cfg.MODEL.CLASSIFIER.HEAD in FITTED_HEADS
         if fitted and not cfg.DATASETS.TRAIN:
             raise UserError(
                 f"MODEL.CLASSIFIER.HEAD {cfg.MODEL.CLASSIFIER.HEAD} has no trained weights: there "
-                "is nothing to evaluate with --eval-only; run it without"
+                "is nothing to evaluate with --eval-only; run it without",
+                code="bad-option",
             )
         if fitted != (cfg.SOLVER.MAX_ITER == 0):
             raise UserError(
                 f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} does not go with MODEL.CLASSIFIER.HEAD "
                 f"{cfg.MODEL.CLASSIFIER.HEAD}: 'svm' and 'knn' are fitted without iterations, "
-                "others need some"
+                "others need some",
+                code="bad-value",
             )
         if cfg.DATASETS.TRAIN and not fitted:
             check_batch(cfg, comm.get_world_size())
@@ -80,13 +95,13 @@ class Classification(Task):
         return ClassificationEvaluator(names, multi_label=cfg.MODEL.CLASSIFIER.MULTI_LABEL)
 
     def evaluate(self, cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:
-        """Fit a head that is not trained, then evaluate."""
+        """Fit a head that is not trained by SGD, then evaluate."""
         if cfg.MODEL.CLASSIFIER.HEAD in FITTED_HEADS:
             fit_head(cfg, cast(ImageClassifier, model))
         return super().evaluate(cfg, model)
 
     def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
-        """Remember a backbone that is to stay as it is, to compare it after training."""
+        """Copy a frozen backbone, to compare it after training."""
         if not cfg.MODEL.CLASSIFIER.FREEZE_BACKBONE:
             return super().watch(cfg, model)
         return watch_frozen(cast(ImageClassifier, model).backbone)
@@ -99,14 +114,14 @@ class Classification(Task):
 
 
 def check_batch(cfg: CfgNode, world_size: int) -> None:
-    """Refuse batches of one image where a BatchNorm that is trained has a single value an image.
+    """Refuse batches of one image if a trained BatchNorm has a single value per image.
 
     Args:
         cfg: before it is scaled to the number of processes.
         world_size: number of processes.
 
     Raises:
-        UserError: names the norm and how many images it sees.
+        UserError: names the norm and the settings of the batch.
     """
     head, norm = cfg.MODEL.CLASSIFIER.HEAD, cfg.MODEL.RESNETS.NORM
     norms = {f"MODEL.CLASSIFIER.HEAD {head}": "SyncBN"} if head == "bn_linear" else {}
@@ -116,17 +131,16 @@ def check_batch(cfg: CfgNode, world_size: int) -> None:
     for key, kind in norms.items():
         if images_normalised_together(cfg, kind, world_size) == 1:
             raise UserError(
-                f"{key} sees one image at a time (SOLVER.IMS_PER_BATCH "
+                f"{key} normalises one image at a time (SOLVER.IMS_PER_BATCH "
                 f"{cfg.SOLVER.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE "
-                f"{cfg.SOLVER.REFERENCE_WORLD_SIZE}, {world_size} processes), one value a channel, "
-                "which has no spread to normalise; give it two or more images"
+                f"{cfg.SOLVER.REFERENCE_WORLD_SIZE}, {world_size} processes), one value per "
+                "channel, which has no variance; use two or more images",
+                code="batch-too-small",
             )
 
 
 def watch_frozen(module: nn.Module) -> Callable[[], None]:
-    """Return a function that raises where a tensor of ``module`` is no longer as it is now.
-
-    Running statistics count, too.
+    """Return a function that raises if a tensor of ``module``, buffers included, has changed since.
 
     Raises:
         UserError: names the tensors that changed.
@@ -140,7 +154,8 @@ def watch_frozen(module: nn.Module) -> Callable[[], None]:
             raise UserError(
                 f"the frozen backbone changed in training: {', '.join(changed[:5])} and "
                 f"{max(len(changed) - 5, 0)} more tensors; these results would not be those of "
-                "the given backbone. Please report this with environment.json"
+                "the given backbone. Please report this with environment.json",
+                code="frozen-changed",
             )
 
     return compare
@@ -151,43 +166,12 @@ def _check_dataset(cfg: CfgNode, name: str) -> None:
     if data.num_classes != node.NUM_CLASSES:
         raise UserError(
             f"dataset '{name}' has {data.num_classes} classes, the model {node.NUM_CLASSES}; set "
-            f"MODEL.CLASSIFIER.NUM_CLASSES {data.num_classes}"
+            f"MODEL.CLASSIFIER.NUM_CLASSES {data.num_classes}",
+            code="bad-value",
         )
     if data.multi_label != node.MULTI_LABEL:
         raise UserError(
-            f"dataset '{name}' has {'several classes' if data.multi_label else 'one class'} an "
-            f"image; set MODEL.CLASSIFIER.MULTI_LABEL {data.multi_label}"
+            f"dataset '{name}' has {'several classes' if data.multi_label else 'one class'} per "
+            f"image; set MODEL.CLASSIFIER.MULTI_LABEL {data.multi_label}",
+            code="bad-value",
         )
-
-
-def _check_values(cfg: CfgNode) -> None:
-    classifier, node = cfg.MODEL.CLASSIFIER, cfg.CLASSIFICATION
-    choices = {
-        "MODEL.CLASSIFIER.HEAD": (classifier.HEAD, (*TRAINED_HEADS, *FITTED_HEADS)),
-        "CLASSIFICATION.TRAIN_CROP": (node.TRAIN_CROP, ("random_resized", "random")),
-        "CLASSIFICATION.TEST_CROP": (node.TEST_CROP, ("center", "squash")),
-        "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB", "BGR")),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise UserError(f"{key} is '{value}', expected one of {', '.join(allowed)}")
-    costs = classifier.SVM_COSTS
-    ranges = {
-        "CLASSIFICATION.CROP_SIZE": (node.CROP_SIZE, node.CROP_SIZE >= 32, "32 or more"),
-        "CLASSIFICATION.RESIZE": (node.RESIZE, node.RESIZE >= node.CROP_SIZE, "CROP_SIZE or more"),
-        "CLASSIFICATION.CROP_SCALE": (
-            node.CROP_SCALE,
-            len(node.CROP_SCALE) == 2 and 0 < node.CROP_SCALE[0] <= node.CROP_SCALE[1] <= 1,
-            "two shares in (0, 1], the smaller first",
-        ),
-        "MODEL.CLASSIFIER.SVM_COSTS": (costs, costs and min(costs) > 0, "values above 0"),
-        "MODEL.CLASSIFIER.KNN_K": (classifier.KNN_K, classifier.KNN_K >= 1, "1 or more"),
-        "MODEL.CLASSIFIER.KNN_TEMPERATURE": (
-            classifier.KNN_TEMPERATURE,
-            classifier.KNN_TEMPERATURE > 0,
-            "more than 0",
-        ),
-    }
-    for key, (value, fits, expected) in ranges.items():
-        if not fits:
-            raise UserError(f"{key} is {value}, expected {expected}")

@@ -22,11 +22,11 @@ from mls_d2.data.detection_mapper import DetectionMapper
 from mls_d2.evaluation.coco import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
 from mls_d2.evaluation.voc import VocEvaluator
-from mls_d2.transfer.task import Task
+from mls_d2.transfer.base import TransferTask
 
 
-class Detection(Task):
-    """Boxes, and masks where ``MODEL.MASK_ON``."""
+class Detection(TransferTask):
+    """Boxes, and masks if ``MODEL.MASK_ON``."""
 
     def name(self, cfg: CfgNode) -> str:
         """Return dataset, network and neck, for example ``"coco_mask_rcnn_fpn"``."""
@@ -44,13 +44,16 @@ class Detection(Task):
         for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             metadata = MetadataCatalog.get(dataset)
             if not metadata.get("thing_classes"):
-                DatasetCatalog.get(dataset)  # Files of one's own tell when they are read.
+                DatasetCatalog.get(
+                    dataset
+                )  # Custom datasets have their categories once they are read.
             categories = metadata.get("thing_classes", ())
             if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
                 raise UserError(
                     f"dataset '{dataset}' has {len(categories)} categories, the model "
                     f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set MODEL.ROI_HEADS.NUM_CLASSES "
-                    f"{len(categories)}"
+                    f"{len(categories)}",
+                    code="bad-value",
                 )
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
@@ -68,7 +71,7 @@ class Detection(Task):
         return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
 
     def test_mapper(self, cfg: CfgNode) -> DetectionMapper:
-        """Return Detectron2's mapper, which here names an image that it cannot read."""
+        """Return Detectron2's mapper; its errors name the image that cannot be read."""
         return DetectionMapper(cfg, is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
@@ -80,7 +83,8 @@ class Detection(Task):
             return VocEvaluator(dataset)
         raise UserError(
             f"dataset '{dataset}' is of kind '{kind}', which has no evaluator here; "
-            "use one in COCO's or VOC's format"
+            "use one in COCO's or VOC's format",
+            code="no-evaluator",
         )
 
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:

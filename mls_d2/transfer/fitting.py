@@ -1,4 +1,4 @@
-"""Probes without training: features are extracted once, and a head is fitted to them."""
+"""Heads that are fitted, not trained: features are extracted once for a linear SVM or k-NN."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
     node = cfg.MODEL.CLASSIFIER
     model.head = nn.Identity()  # The scores are the features themselves.
     loader = build_test_loader(cfg, cfg.DATASETS.TRAIN)
-    # The SVM's protocol takes what only difficult objects show for a negative.
+    # In the SVM's protocol a class that only difficult objects show is a negative.
     collector = _Collector(node.NUM_CLASSES, difficult=node.HEAD != "svm")
     features, targets = inference_on_dataset(model, loader, collector)
     # Every process fits the same head to the same features.
     if node.HEAD == "svm":
-        # Every other run is spared the seconds that scikit-learn takes to import.
+        # scikit-learn takes seconds to import, which other runs do not need.
         from mls_d2.evaluation.linear_svm import fit_linear_svms
 
         names = load_classification(cfg.DATASETS.TRAIN[0]).names

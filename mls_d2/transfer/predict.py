@@ -1,4 +1,4 @@
-"""Running a fine-tuned model on images of one's own, and drawing what it finds."""
+"""Running a fine-tuned model on any images, and drawing its predictions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 def run_demo(
     cfg: CfgNode, inputs: Sequence[str], folder: str, *, min_score: float
 ) -> tuple[list[str], list[str]]:
-    """Draw what a model finds in images, each into a PNG of the image's name.
+    """Draw a model's predictions on images, each into a PNG of the image's name.
 
     Args:
         cfg: of the model; ``MODEL.WEIGHTS`` is a checkpoint of all of it.
         inputs: image files, and folders of them.
-        folder: to write to; made where it is missing.
+        folder: to write to; created if it is missing.
         min_score: detections below it are not drawn, in [0, 1].
 
     Returns:
@@ -45,7 +45,7 @@ def run_demo(
             images are taken from, or a model whose output cannot be drawn.
     """
     if not 0 <= min_score <= 1:
-        raise UserError(f"the smallest score must be in [0, 1], got {min_score}")
+        raise UserError(f"the smallest score must be in [0, 1], got {min_score}", code="bad-option")
     paths = list(_expand(inputs))
     _check_apart(folder, inputs, paths)
     check_writable(folder)
@@ -79,21 +79,23 @@ def run_demo(
 
 
 def _check_apart(folder: str, inputs: Iterable[str], paths: Iterable[str]) -> None:
-    """Refuse to draw over what is read, or where the next run would read it."""
+    """Refuse to overwrite inputs, and to write where the next run would read drawings."""
     real = os.path.realpath(folder)
     for path in filter(os.path.isdir, inputs):
         if os.path.commonpath([os.path.realpath(path), real]) == os.path.realpath(path):
             raise UserError(
                 f"the output folder '{folder}' lies in the input folder '{path}': drawings would "
-                "be taken for inputs; give another folder"
+                "become inputs; choose another folder",
+                code="bad-option",
             )
     for path in paths:
-        # Where it is a link, neither the link nor what it leads to.
+        # Neither a link nor its target may be overwritten.
         folders = os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))
         if real in folders:
             raise UserError(
                 f"the output folder '{folder}' holds the input '{path}', which a drawing might "
-                "replace; give another folder"
+                "replace; choose another folder",
+                code="bad-option",
             )
 
 
@@ -106,7 +108,7 @@ def _expand(inputs: Iterable[str]) -> Iterator[str]:
 
 
 def _free_name(folder: str, path: str, taken: Sequence[str]) -> str:
-    """Return a name in ``folder`` that none of this run's pictures has."""
+    """Return a path in ``folder`` that is not in ``taken``."""
     stem = os.path.splitext(os.path.basename(path))[0]
     name, number = os.path.join(folder, f"{stem}.png"), 1
     while name in taken:

@@ -30,12 +30,13 @@ from mls_d2.run.environment import (
     seed_everything,
     setup_logging,
 )
+from mls_d2.run.failures import one_line_failures
 from mls_d2.run.folder import RunState, check_no_run, run_state
-from mls_d2.run.guards import InterruptGuard, check_same_config
+from mls_d2.run.processes import check_same_config, scale_to_processes
 from mls_d2.run.registration import register_all
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.transfer.tasks import task_of
-from mls_d2.transfer.trainer import Training, train
+from mls_d2.transfer.trainer import Training, memory_relief, train
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,12 @@ _UNREGISTERED = re.compile(r"No object named '(.*?)' found in '(.*?)' registry")
 def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     """Fine-tune a model from initial weights, evaluate it and write the results.
 
-    Writes ``metrics.json``, checkpoints and, last but for ``predictions.png``, ``results.json``.
-    Where that is there already, from the same config and weights, nothing is done.
+    Writes ``metrics.json``, checkpoints, ``results.json`` and ``predictions.png``. If
+    ``results.json`` exists already, from the same config and weights, nothing is done.
 
     Args:
         cfg: a Detectron2 config; ``MODEL.WEIGHTS`` is a backbone file or ``"random"``.
-        resume: continue from the last checkpoint in ``OUTPUT_DIR``, where there is one.
+        resume: continue from the last checkpoint in ``OUTPUT_DIR``, if there is one.
 
     Raises:
         UserError: bad config, data or weights, or an ``OUTPUT_DIR`` that holds another run.
@@ -72,7 +73,7 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
-    # A signal during the last step: its checkpoint is written, the evaluation is still to do.
+    # A signal in the last step: its checkpoint is written, and the evaluation is left to a resume.
     interrupt.raise_if_agreed()
     check_trained()
     _evaluate(cfg, model, weights, training)
@@ -90,9 +91,9 @@ def run_evaluation(cfg: CfgNode) -> None:
     cfg = _prepare(cfg, training=False)
     check_no_run(cfg.OUTPUT_DIR, RESULTS_FILE)
     if cfg.PRESET == "paper":
-        # Whatever loads may be half trained, or by another recipe: no checkpoint proves its own.
+        # The weights may be of an unfinished training or of another recipe.
         cfg.PRESET = "custom"
-        logger.warning("PRESET is custom, not paper: who evaluates does not know the training")
+        logger.warning("PRESET is custom, not paper: the training of these weights is unknown")
     comm.synchronize()
     setup_logging(cfg.OUTPUT_DIR)
     seed_everything(cfg)
@@ -102,13 +103,13 @@ def run_evaluation(cfg: CfgNode) -> None:
 
 
 def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
-    """Check what can be checked before anything is built, and settle device and batch size."""
+    """Check all that does not need a model, and set device and batch size."""
     register_all()
     setup_logging()
     check_same_config(cfg)
     cfg = cfg.clone()
     if not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on")
+        raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on", code="bad-value")
     if not training:
         cfg.DATASETS.TRAIN = ()
     if comm.get_local_rank() == 0:
@@ -118,16 +119,21 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
-            "random weights"
+            "random weights",
+            code="bad-value",
         )
     task_of(cfg).check(cfg)
     resolve_device(cfg)
     world_size = comm.get_world_size()
     if cfg.MODEL.DEVICE == "cpu":
         if cfg.SOLVER.AMP.ENABLED:
-            raise UserError("SOLVER.AMP.ENABLED needs a GPU; set it to False on the CPU")
+            raise UserError(
+                "SOLVER.AMP.ENABLED needs a GPU; set it to False on the CPU", code="bad-value"
+            )
         if world_size > 1:
-            raise UserError("several processes need a GPU each; start one process on the CPU")
+            raise UserError(
+                "several processes need a GPU each; start one process on the CPU", code="bad-option"
+            )
         if cfg.PRESET == "paper":
             logger.warning("the published recipe takes months on a CPU; the quick preset minutes")
     _drop_late_steps(cfg)
@@ -135,10 +141,10 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
 
 
 def _drop_late_steps(cfg: CfgNode) -> None:
-    # Detectron2 fails on a step at the very end, as a shortened schedule may have one.
+    # Detectron2 refuses steps at the very end, which a shortened schedule may have.
     steps = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
     if steps != tuple(cfg.SOLVER.STEPS):
-        logger.warning("SOLVER.STEPS beyond MAX_ITER are dropped, which leaves %s", steps)
+        logger.warning("SOLVER.STEPS beyond MAX_ITER are removed, which leaves %s", steps)
         cfg.SOLVER.STEPS = steps
 
 
@@ -150,9 +156,10 @@ def _build_model(cfg: CfgNode) -> nn.Module:
         if not match:
             raise
         raise UserError(
-            f"no component '{match[1]}' in Detectron2's registry {match[2]}. This project's own "
-            "are registered by mls_d2.run.registration.register_all(), which its tools call; "
-            "import one of yours first"
+            f"no component '{match[1]}' in Detectron2's registry {match[2]}. Import a custom "
+            "component first; those of this project are registered by "
+            "mls_d2.run.registration.register_all(), which its tools call",
+            code="unknown-name",
         ) from None
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     logger.info(
@@ -166,7 +173,8 @@ def _build_model(cfg: CfgNode) -> nn.Module:
 
 def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: Training) -> None:
     start = time.perf_counter()
-    metrics = task_of(cfg).evaluate(cfg, model)
+    with one_line_failures(memory_relief(cfg)):
+        metrics = task_of(cfg).evaluate(cfg, model)
     seconds = training.seconds + time.perf_counter() - start
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
@@ -182,7 +190,7 @@ def _write_picture(cfg: CfgNode, model: nn.Module) -> None:
     try:
         task_of(cfg).write_picture(path, model, cfg)
     except Exception as error:
-        # The result is there; no picture is worth a run that fails.
+        # The result exists: a missing picture must not fail the run.
         logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
 
 
@@ -210,5 +218,5 @@ def _result(
 
 
 def _info(weights: WeightsReport) -> dict[str, Any]:
-    # A detector remembers what its backbone came from, for --eval-only.
+    # Stored with a detector, so that --eval-only can report the origin of its backbone.
     return {"method": weights.method, **weights.info}

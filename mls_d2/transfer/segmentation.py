@@ -10,27 +10,87 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from mls_d2.config.rules import (
+    Rule,
+    above,
+    at_least,
+    below_one,
+    bounds,
+    check_rules,
+    one_of,
+    within,
+)
+from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes
 from mls_d2.data.detection_mapper import TolerantMapper
 from mls_d2.data.segmentation import SegmentationMapper
 from mls_d2.evaluation.pictures import write_segmentations
 from mls_d2.evaluation.segmentation import SegmentationEvaluator
-from mls_d2.transfer.poly_schedule import PolyParamScheduler
-from mls_d2.transfer.segmentation_checks import check_batch, check_classes, check_values
-from mls_d2.transfer.task import Task
+from mls_d2.modeling.encoder_decoder import HEADS
+from mls_d2.run.processes import images_normalised_together
+from mls_d2.transfer.base import TransferTask
 
 _POLY = "WarmupPolyLR"
+_EVALUATOR = "cityscapes_sem_seg"
 
 
-class Segmentation(Task):
+def _is_size(value: Any) -> bool:
+    return len(value) == 2 and all(side >= 1 for side in value)
+
+
+_SIZE = Rule(_is_size, "a height and a width >= 1")
+_RULES: dict[str, Rule] = {
+    "MODEL.SEM_SEG_HEAD.NAME": one_of(HEADS),
+    "MODEL.SEM_SEG_HEAD.DROPOUT": below_one(),
+    "MODEL.SEM_SEG_HEAD.POOL_SCALES": Rule(lambda v: len(v) > 0 and min(v) >= 1, "numbers >= 1"),
+    "MODEL.SEM_SEG_HEAD.PSA_MASK_SIZE": Rule(
+        lambda v: _is_size(v) and all(n % 2 for n in v), "an odd height and an odd width"
+    ),
+    "MODEL.AUXILIARY_HEAD.LOSS_WEIGHT": at_least(0),
+    "INPUT.FORMAT": one_of(["RGB"]),
+    "INPUT.RANDOM_FLIP": one_of(["horizontal", "none"]),
+    "INPUT.SEGMENTATION.BASE_SIZE": _SIZE,
+    "INPUT.SEGMENTATION.CROP_SIZE": _SIZE,
+    "INPUT.SEGMENTATION.SCALE_RANGE": bounds(float("inf")),
+    "INPUT.SEGMENTATION.MAX_CLASS_SHARE": Rule(lambda v: 0 < v <= 1, "in (0, 1]"),
+    "TEST.SLIDING_WINDOW": Rule(
+        lambda v: _is_size(v) or tuple(v) == (0, 0), f"{_SIZE.expected}, or (0, 0)"
+    ),
+    "TEST.SLIDING_STRIDE": _SIZE,
+    "SOLVER.POLY_POWER": above(0),
+    "SOLVER.POLY_FLOOR": within(1),
+}
+
+
+class PolyParamScheduler(ParamScheduler):
+    """Falls from 1 to a floor: ``(1 - floor) · (1 - t)^power + floor``.
+
+    Args:
+        power: 1 is linear.
+        floor: the value at the end, in [0, 1].
+
+    Source: mmsegmentation's ``poly`` policy, whose ``min_lr`` is the floor times the initial rate.
+    """
+
+    def __init__(self, power: float, floor: float) -> None:
+        self._power, self._floor = power, floor
+
+    def __call__(self, where: float) -> float:
+        """Return the factor at the share ``where`` of training."""
+        return (1 - self._floor) * (1 - where) ** self._power + self._floor
+
+
+class Segmentation(TransferTask):
     """A class for every pixel."""
 
     def name(self, cfg: CfgNode) -> str:
@@ -40,7 +100,7 @@ class Segmentation(Task):
         return f"{dataset}_{head.lower()}net"
 
     def check(self, cfg: CfgNode) -> None:
-        """Check the config's values, and the datasets file by file; make missing train ids.
+        """Check the config's values, and the datasets file by file; write missing train ids.
 
         Raises:
             UserError: names key, value and what is allowed, or the files.
@@ -70,15 +130,15 @@ class Segmentation(Task):
         return build_detection_test_loader(cfg, dataset, mapper=self.test_mapper(cfg))
 
     def test_mapper(self, cfg: CfgNode) -> TolerantMapper:
-        """Return what scales a whole image."""
+        """Return the mapper that scales a whole image."""
         return TolerantMapper(SegmentationMapper(cfg, is_train=False), is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
-        """Return what counts pixels."""
+        """Return the evaluator that counts pixels."""
         return SegmentationEvaluator(dataset)
 
     def scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Return the polynomial schedule, or one of Detectron2's where the config names it."""
+        """Return the polynomial schedule, or one of Detectron2's if the config names it."""
         if cfg.SOLVER.LR_SCHEDULER_NAME != _POLY:
             return super().scheduler(cfg, optimizer)
         schedule = WarmupParamScheduler(
@@ -90,10 +150,69 @@ class Segmentation(Task):
         return LRMultiplier(optimizer, schedule, cfg.SOLVER.MAX_ITER)
 
     def input_size(self, cfg: CfgNode) -> str:
-        """Return the setting of the crops."""
+        """Return the size of the crops."""
         return f"INPUT.SEGMENTATION.CROP_SIZE ({cfg.INPUT.SEGMENTATION.CROP_SIZE})"
 
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Draw image, ground truth and prediction."""
         records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
         write_segmentations(path, model, self.test_mapper(cfg), records, COLORS)
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Check single values, and that sliding windows leave no gaps.
+
+    Raises:
+        UserError: names key, value and what is allowed.
+    """
+    check_rules(cfg, _RULES)
+    window, stride = cfg.TEST.SLIDING_WINDOW, cfg.TEST.SLIDING_STRIDE
+    if any(window) and any(s > w for s, w in zip(stride, window, strict=True)):
+        raise UserError(
+            f"TEST.SLIDING_STRIDE must be at most TEST.SLIDING_WINDOW {window!r}, got {stride!r}: "
+            "pixels between the windows would have no prediction",
+            code="bad-value",
+        )
+
+
+def check_batch(cfg: CfgNode, world_size: int) -> None:
+    """Refuse batches of one image for a head that normalises one value per image.
+
+    Args:
+        cfg: before it is scaled to the number of processes.
+        world_size: number of processes.
+
+    Raises:
+        UserError: PSPNet's average over a whole image is normalised, and it is a single value.
+    """
+    solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
+    images = images_normalised_together(cfg, head.NORM, world_size)
+    if head.NAME == "PSPHead" and 1 in head.POOL_SCALES and "BN" in head.NORM and images < 2:
+        raise UserError(
+            f"{head.NORM} normalises one image at a time (SOLVER.IMS_PER_BATCH "
+            f"{solver.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE}, "
+            f"{world_size} processes), but PSPNet pools to one value per image; use two or more",
+            code="batch-too-small",
+        )
+
+
+def check_classes(cfg: CfgNode, dataset: str) -> None:
+    """Compare a dataset's classes with the model's.
+
+    Raises:
+        UserError: another number of classes, or not a dataset for semantic segmentation.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    if metadata.get("evaluator_type") != _EVALUATOR:
+        raise UserError(
+            f"dataset '{dataset}' is of kind '{metadata.get('evaluator_type')}', which has no "
+            "evaluator here; use cityscapes_fine_sem_seg_train and …_val",
+            code="no-evaluator",
+        )
+    found, expected = len(metadata.stuff_classes), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if found != expected:
+        raise UserError(
+            f"dataset '{dataset}' has {found} classes, the model {expected}; set "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {found}",
+            code="bad-value",
+        )

@@ -1,16 +1,16 @@
-"""Which kind of transfer a config asks for."""
+"""The kind of transfer of a config."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.transfer.base import TransferTask
 from mls_d2.transfer.classification import Classification
 from mls_d2.transfer.detection import Detection
 from mls_d2.transfer.segmentation import Segmentation
-from mls_d2.transfer.task import Task
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, TransferTask] = {
     "GeneralizedRCNN": Detection(),
     "EncoderDecoder": Segmentation(),
     "ImageClassifier": Classification(),
@@ -18,13 +18,16 @@ TASKS: dict[str, Task] = {
 """By ``MODEL.META_ARCHITECTURE``."""
 
 
-def task_of(cfg: CfgNode) -> Task:
-    """Return the kind of transfer that a config's ``MODEL.META_ARCHITECTURE`` belongs to.
+def task_of(cfg: CfgNode) -> TransferTask:
+    """Return the kind of transfer for a config's ``MODEL.META_ARCHITECTURE``.
 
     Raises:
-        UserError: one that no task here trains.
+        UserError: there is none.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in TASKS:
-        raise UserError(f"MODEL.META_ARCHITECTURE '{name}' is unknown; {nearest(name, TASKS)}")
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE '{name}' is unknown; {nearest(name, TASKS)}",
+            code="unknown-name",
+        )
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""The training loop of a transfer run, from Detectron2's parts."""
+"""The training of a transfer run."""
 
 from __future__ import annotations
 
@@ -11,39 +11,34 @@ from typing import Any
 import detectron2.utils.comm as comm
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import HookBase
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from mls_d2.core.files import trim_metrics
+from mls_d2.run import watchdog
 from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import seed_everything
-from mls_d2.run.guards import FiniteLossGuard, InterruptGuard, train_guarded
-from mls_d2.run.heartbeat import ReportProgress
-from mls_d2.run.hooks import (
-    PeriodicCheckpointer,
-    PreciseBN,
-    StopOnInterrupt,
-    Throughput,
-    peak_memory_mb,
-    share_statistics,
-)
-from mls_d2.run.progress import METRICS_FILE, build_writers
+from mls_d2.run.hooks import PreciseBN, Throughput, peak_memory_mb, shared_hooks
+from mls_d2.run.loop import TrainingLoop
+from mls_d2.run.processes import distribute, share_statistics
+from mls_d2.run.progress import METRICS_FILE
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.transfer.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
-_WRITE_PERIOD = 20
+_LOG_PERIOD = 20
 _KEPT_CHECKPOINTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a training run took.
+    """The cost of a training run.
 
     Attributes:
         seconds: in training steps.
-        images_per_s: over all processes; NaN where nothing was trained.
+        images_per_s: over all processes; NaN if nothing was trained.
         peak_mb: peak memory of the main process, in MiB.
     """
 
@@ -53,7 +48,7 @@ class Training:
 
     @staticmethod
     def none() -> Training:
-        """Return what a run without training took."""
+        """Return the cost of a run without training."""
         return Training(0.0, float("nan"), peak_memory_mb())
 
 
@@ -62,12 +57,12 @@ def train(
 ) -> Training:
     """Train ``model`` in place, continuing from the newest checkpoint in ``OUTPUT_DIR``.
 
-    With ``SOLVER.MAX_ITER`` 0 there is nothing to train.
+    ``SOLVER.MAX_ITER`` 0 trains nothing.
 
     Args:
         cfg: a Detectron2 config.
         model: with its initial weights.
-        interrupt: entered; tells when to stop.
+        interrupt: entered.
         metadata: plain values to store in every checkpoint.
 
     Raises:
@@ -76,7 +71,6 @@ def train(
     """
     if cfg.SOLVER.MAX_ITER == 0:
         return Training.none()
-    guard = FiniteLossGuard()
     throughput = Throughput(cfg.SOLVER.IMS_PER_BATCH)
     task = task_of(cfg)
     optimizer = task.optimizer(cfg, model)
@@ -97,78 +91,64 @@ def train(
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     if start < cfg.SOLVER.MAX_ITER:
-        trainer = _build_trainer(cfg, model, optimizer, scaler)
-        watch = trainer.model.register_forward_hook(
-            lambda module, _, losses: guard.check(losses, trainer.iter) if module.training else None
+        loop = TrainingLoop(
+            distribute(model.train(), torch.device(cfg.MODEL.DEVICE)),
+            task.train_loader(cfg),
+            optimizer,
+            amp_dtype=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,
+            scaler=scaler,
+            relief=memory_relief(cfg),
         )
-        trainer.register_hooks(
-            [
-                hooks.IterationTimer(),
-                hooks.LRScheduler(optimizer, scheduler),
-                throughput,
-                ReportProgress(),
-                *_build_hooks(cfg, trainer.model, checkpointer, guard),
-                StopOnInterrupt(interrupt, checkpointer, guard=guard),
-                *_build_writing(cfg),
-            ]
+        loop.register_hooks(
+            shared_hooks(
+                cfg,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                throughput=throughput,
+                interrupt=interrupt,
+                checkpointer=checkpointer,
+                guard=loop.guard,
+                max_iter=cfg.SOLVER.MAX_ITER,
+                log_period=_LOG_PERIOD,
+                keep_checkpoints=_KEPT_CHECKPOINTS,
+                before_saving=_precise_bn(cfg, loop.model),
+                after_saving=_periodic_evaluation(cfg, loop.model),
+            )
         )
-        relief = (
-            f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, over all processes), "
-            f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
-            f"{task.input_size(cfg)}"
-        )
-        train_guarded(lambda: trainer.train(start, cfg.SOLVER.MAX_ITER), guard, relief=relief)
-        watch.remove()
+        loop.train(start, cfg.SOLVER.MAX_ITER)
         share_statistics(model)
     return Training(throughput.seconds, throughput.images_per_s, throughput.peak_mb)
 
 
-def _build_trainer(
-    cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> SimpleTrainer:
-    wrapped = create_ddp_model(model, broadcast_buffers=False)
-    loader = task_of(cfg).train_loader(cfg)
-    if cfg.SOLVER.AMP.ENABLED:
-        return AMPTrainer(wrapped, loader, optimizer, grad_scaler=scaler)
-    return SimpleTrainer(wrapped, loader, optimizer)
+def memory_relief(cfg: CfgNode) -> str:
+    """Return the settings, with their values, that reduce the memory of a step."""
+    return (
+        f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, over all processes), "
+        f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), {task_of(cfg).input_size(cfg)}"
+    )
 
 
-def _build_hooks(
-    cfg: CfgNode, model: nn.Module, checkpointer: AtomicCheckpointer, guard: FiniteLossGuard
-) -> list[HookBase]:
-    """Return, in Detectron2's order: precise BN, then what saves it, then what measures it."""
-    result: list[HookBase] = []
-    if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
-        in_process = cfg.clone()
-        in_process.DATALOADER.NUM_WORKERS = 0  # Few batches: not worth workers of its own.
-        loader = task_of(cfg).train_loader(in_process)
-        num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
-        result.append(PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, num_iter))
-    if comm.is_main_process():
-        period = cfg.SOLVER.CHECKPOINT_PERIOD
-        result.append(
-            PeriodicCheckpointer(checkpointer, period, guard=guard, max_to_keep=_KEPT_CHECKPOINTS)
-        )
-    if cfg.TEST.EVAL_PERIOD > 0:
-        result.append(PeriodicEvaluation(cfg, model))
-    return result
-
-
-def _build_writing(cfg: CfgNode) -> list[HookBase]:
-    if not comm.is_main_process():
+def _precise_bn(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
+    if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
         return []
-    writers = build_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
-    return [hooks.PeriodicWriter(writers, period=_WRITE_PERIOD)]
+    in_process = cfg.clone()
+    in_process.DATALOADER.NUM_WORKERS = 0  # A few batches do not need workers.
+    loader = task_of(cfg).train_loader(in_process)
+    return [PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)]
+
+
+def _periodic_evaluation(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
+    return [PeriodicEvaluation(cfg, model)] if cfg.TEST.EVAL_PERIOD > 0 else []
 
 
 class PeriodicEvaluation(HookBase):
     """Evaluates every ``TEST.EVAL_PERIOD`` iterations, but not after the last.
 
-    That one is evaluated outside of the loop, where an interruption loses no training.
+    The last one is evaluated after the loop, when an interruption loses no training.
 
     Args:
         cfg: a Detectron2 config.
-        model: what is trained.
+        model: in training.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -180,9 +160,10 @@ class PeriodicEvaluation(HookBase):
         done = self.trainer.iter + 1
         if done % self._cfg.TEST.EVAL_PERIOD == 0 and done < self.trainer.max_iter:
             share_statistics(self._model)
-            metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
+            with watchdog.progress.paused():
+                metrics = task_of(self._cfg).evaluate(self._cfg, self._model)
             for task, values in metrics.items():
-                # What cannot be measured is NaN, which is not JSON.
+                # A metric without a value is NaN, which is not JSON.
                 known = {name: value for name, value in values.items() if math.isfinite(value)}
                 scalars = {f"{task}/{name}": value for name, value in known.items()}
                 self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)

@@ -3,6 +3,7 @@
 After a change that is meant: MLS_D2_RECORD=1 pytest tests/pretrain/test_golden.py
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,32 +15,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.heads import dense_projector, mlp
-from pretrain.methods.barlow_twins import BarlowTwins
-from pretrain.methods.base import DictionaryMethod, MomentumMethod
-from pretrain.methods.byol import BYOL
-from pretrain.methods.densecl import DenseCL
-from pretrain.methods.mls import MLS
-from pretrain.methods.moco import MoCo
-from pretrain.methods.revisiting import Revisiting
-from pretrain.methods.simclr import SimCLR
-from pretrain.methods.simsiam import SimSiam
+from pretrain.methods import METHODS
+from tests.pretrain.methods.tiny import SMALL, make_batch
 
 GOLDEN = Path(__file__).with_name("golden")
-SHARED = {"embedding_dim": 4, "dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
-METHODS = {
-    "mocov2": lambda *parts: MoCo(*parts, **SHARED),
-    "mls": lambda *parts: MLS(
-        *parts, **SHARED, feature_dim=6, num_positives=3, loss_weight=0.5, warmup=2.0
-    ),
-    "revisiting": lambda *parts: Revisiting(
-        *parts, **SHARED, feature_dim=6, num_neighbors=3, loss_weight=0.4
-    ),
-    "densecl": lambda *parts: DenseCL(*parts, dense_projector(6, 5, 4), **SHARED, dense_weight=0.5),
-    "byol": lambda *parts: BYOL(*parts, mlp(4, 8, 4), momentum=0.9),
-    "simclr": lambda *parts: SimCLR(*parts, temperature=0.2),
-    "simsiam": lambda *parts: SimSiam(*parts, mlp(4, 3, 4)),
-    "barlowtwins": lambda *parts: BarlowTwins(*parts, redundancy_weight=0.1, scale=1.0),
+OPTIONS = {
+    "mls": {"k": 3, "loss_weight": 0.5, "warmup": 2.0},
+    "revisiting": {"k": 3, "weight": 0.4},
+    "densecl": {"dense_weight": 0.5},
+    "simclr": {"temperature": 0.2},
+    "barlowtwins": {"redundancy_weight": 0.1, "scale": 1.0},
 }
+# Values of options that many methods have.
+SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
+PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4)}
 
 
 class Backbone(nn.Module):
@@ -55,40 +44,60 @@ class Backbone(nn.Module):
         return {"res5": self.layers(images).relu()}
 
 
+def build(name: str) -> nn.Module:
+    """Return a method on a shallow backbone, with linear projectors of four channels."""
+    cls = METHODS.get(name)
+    known = {item.name for item in dataclasses.fields(cls.Options)}
+    values = {key: value for key, value in (SMALL | SHARED).items() if key in known}
+    method = cls(Backbone(), 6, cls.Options(**(values | OPTIONS.get(name, {}))))
+    for encoder in (method.encoder, getattr(method, "momentum_encoder", None)):
+        if encoder is None:
+            continue
+        if name == "densecl":
+            encoder.projector.projector = nn.Linear(6, 4)
+            encoder.projector.dense = dense_projector(6, 5, 4)
+        else:
+            encoder.projector = nn.Linear(6, 4)
+    if name in PREDICTORS:
+        method.predictor = mlp(*PREDICTORS[name])
+    return method.double()
+
+
 def loss_curves(name: str) -> dict[str, list[float]]:
-    """Return the losses of forty steps of SGD, in float64."""
+    """Return the weighted losses of forty steps of SGD, in float64."""
     generator, curves = torch.Generator().manual_seed(1), {}
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64) * 2 - 1
 
-    method = METHODS[name](Backbone(), nn.Linear(6, 4)).double()
+    method = build(name)
     with torch.no_grad():
-        for weight in filter(lambda p: p.requires_grad, method.parameters()):
-            weight.copy_(draw(*weight.shape) / weight[0].numel() ** 0.5)
-        if isinstance(method, MomentumMethod):
-            pair = method.pair
-            pair.momentum_backbone.load_state_dict(pair.backbone.state_dict())
-            pair.momentum_projector.load_state_dict(pair.projector.state_dict())
-        if isinstance(method, DictionaryMethod):
+        for key, weight in method.named_parameters():
+            if not key.startswith("momentum_encoder"):
+                weight.copy_(draw(*weight.shape) / weight[0].numel() ** 0.5)
+        if METHODS.get(name).has_keys:
+            method.momentum_encoder.load_state_dict(method.encoder.state_dict())
+            method.momentum_encoder.requires_grad_(False)
+        if hasattr(method, "dictionary"):
             for table in map(method.dictionary.__getitem__, method.dictionary.names):
                 table.copy_(F.normalize(draw(*table.shape), dim=1))
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     scenes = draw(24, 3, 12, 12)
     for step in range(40):
         chosen = scenes[torch.arange(8 * step, 8 * step + 8) % 24]
-        output = method(*(chosen + 0.5 * draw(2, *chosen.shape)), epoch=step / 10)
+        output = method(make_batch(chosen + 0.5 * draw(2, *chosen.shape), epoch=step / 10))
+        losses = output.weighted()
         optimizer.zero_grad()
-        sum(output.losses.values()).backward()
+        sum(losses.values()).backward()
         optimizer.step()
         method.after_optimizer_step()
         method.enqueue(output.keys)
-        for key, loss in output.losses.items():
+        for key, loss in losses.items():
             curves.setdefault(key, []).append(loss.item())
     return curves
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS.names())
 def test_the_losses_of_a_short_run_are_those_recorded(method):
     curves, path = loss_curves(method), GOLDEN / f"{method}.json"
     if os.environ.get("MLS_D2_RECORD"):

@@ -9,9 +9,10 @@ from detectron2.utils.events import EventStorage
 from mls_d2.config.loading import load_cfg
 from mls_d2.run.environment import resolve_device
 from pretrain.data import DevicePrefetcher, ImageReport, ViewBatch
-from pretrain.methods import build_method
+from pretrain.methods import METHODS, build_method
 from pretrain.optim import build_optimizer
-from pretrain.trainer import PretrainTrainer, augment_from_config
+from pretrain.trainer import PretrainTrainer
+from pretrain.views import augment_from_config
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,24 +23,30 @@ pytestmark = [
 def batches():
     generator = torch.Generator().manual_seed(0)
     for index in itertools.count():
-        views = torch.randint(0, 256, (2, 4, 64, 64, 3), dtype=torch.uint8, generator=generator)
+        shape = (2, 4, 64, 64, 3)
+        views = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         rows = torch.arange(4 * index, 4 * index + 4)
-        yield ViewBatch(views, torch.zeros(2, 4, 5), rows, [], []).pin_memory()
+        sizes = torch.full((4, 2), 64)
+        yield ViewBatch([views], torch.zeros(2, 4, 5), sizes, rows, {}, [], []).pin_memory()
 
 
 def test_batches_are_copied_ahead_and_stay_what_they_were():
     device = torch.device("cuda")
     ahead = iter(DevicePrefetcher(itertools.islice(batches(), 5), device))
-    copied = [batch.views.cpu() for batch in ahead]
-    expected = [batch.views for batch in itertools.islice(batches(), 5)]
+    copied = [batch.groups[0].cpu() for batch in ahead]
+    expected = [batch.groups[0] for batch in itertools.islice(batches(), 5)]
     assert len(copied) == 5
     assert all(torch.equal(a, b) for a, b in zip(copied, expected, strict=True))
 
 
-@pytest.mark.parametrize("method", ["mocov2", "mls"])
+@pytest.mark.parametrize("method", METHODS.names())
 def test_no_step_between_two_entries_of_the_log_waits_for_the_device(method, tiny, request):
     config = str(request.config.rootpath / "pretrain/configs/mls_coco_400ep.yaml")
-    values = tiny | {"PRETRAIN.METHOD": method, "MODEL.DEVICE": "cuda"}
+    values = tiny | {
+        "PRETRAIN.METHOD": method,
+        "MODEL.DEVICE": "cuda",
+        "PRETRAIN.BATCH_NORM": "sync",
+    }
     cfg = load_cfg(config, [word for pair in values.items() for word in pair])
     resolve_device(cfg)
     device = torch.device("cuda")
@@ -54,6 +61,7 @@ def test_no_step_between_two_entries_of_the_log_waits_for_the_device(method, tin
         log_period=100,
         amp_dtype=torch.bfloat16,
     )
+    trainer.max_iter = 6
     with EventStorage() as trainer.storage:
         for trainer.iter in range(3):  # what is set up once may wait
             trainer.run_step()

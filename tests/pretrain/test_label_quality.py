@@ -9,6 +9,9 @@ from mls_d2.core.errors import UserError
 from pretrain.annotations import Annotations
 from pretrain.data import ViewBatch
 from pretrain.label_quality import LabelQuality, build_label_quality, precision_at_k
+from tests.pretrain.methods.tiny import make_method
+
+CPU = torch.device("cpu")
 
 
 def objects(boxes: list[list[float]], classes: list[int]) -> Annotations:
@@ -65,8 +68,8 @@ def batch(categories: list[int]) -> ViewBatch:
     """Crops that show one category each, in both views; category c lies at x = 100 c."""
     crops = [[100 * c, 0, 10, 10, 0] for c in categories]
     geometry = torch.tensor([crops, crops], dtype=torch.float32)
-    views = torch.zeros(2, len(crops), 1, 1, 3, dtype=torch.uint8)
-    return ViewBatch(views, geometry, torch.zeros(len(crops), dtype=torch.long), [], [])
+    index = torch.zeros(len(crops), dtype=torch.long)
+    return ViewBatch([], geometry, torch.zeros(len(crops), 2), index, {}, [], [])
 
 
 def test_rows_are_kept_where_the_dictionary_puts_their_keys():
@@ -77,9 +80,9 @@ def test_rows_are_kept_where_the_dictionary_puts_their_keys():
     # As after a resume: iteration 4 of batches of 2 goes to rows 2 and 3.
     for iteration, categories in ((4, [1, 1]), (5, [2, 3])):
         assert quality.measure(batch([0, 2]), first) == {}
-        quality.enqueue(batch(categories), iteration)
+        quality.enqueue(batch(categories), iteration, CPU)
     assert quality.measure(batch([0, 2]), first) == {}
-    quality.enqueue(batch([0, 1]), 6)  # rows are now 0 1 | 1 1 | 2 3
+    quality.enqueue(batch([0, 1]), 6, CPU)  # rows are now 0 1 | 1 1 | 2 3
     found = quality.measure(batch([0, 2]), first)
     assert found["label_precision"].item() == 1.0
     assert found["label_chance"].item() == pytest.approx(1 / 6)
@@ -87,14 +90,14 @@ def test_rows_are_kept_where_the_dictionary_puts_their_keys():
     assert found["label_precision"].item() == 0.5
 
 
-def test_methods_without_labels_and_data_without_annotations_are_refused():
+def test_methods_without_labels_and_data_without_annotations_are_refused(refuses):
     cfg = get_cfg()
-    assert build_label_quality(cfg) is None
-    cfg.PRETRAIN.LABEL_QUALITY = True
-    cfg.PRETRAIN.METHOD = "mocov2"
-    with pytest.raises(UserError, match="'mocov2' does not have: take 'mls'"):
-        build_label_quality(cfg)
-    cfg.PRETRAIN.METHOD = "mls"
+    method = make_method("mocov2")
+    assert build_label_quality(cfg, method) is None
+    cfg.PRETRAIN.LABEL_QUALITY, cfg.PRETRAIN.METHOD = True, "mocov2"
+    with refuses("bad-value") as caught:
+        build_label_quality(cfg, method)
+    assert caught.match("'mls', 'revisiting'")
     cfg.DATASETS.TRAIN = ("some/folder",)
-    with pytest.raises(UserError, match="LABEL_QUALITY needs a registered dataset.*some/folder"):
-        build_label_quality(cfg)
+    with pytest.raises(UserError, match="some/folder"):
+        build_label_quality(cfg, make_method("mls"))

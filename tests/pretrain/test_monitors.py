@@ -10,7 +10,7 @@ from pretrain.monitors import Monitors
 
 HEALTHY = {
     "loss_nce": 6.2,
-    "multi_label_loss": 1.5,
+    "loss_ml": 1.5,
     "feature_std": 0.5,
     "dictionary_rank": 5.0,
     "label_spread": 0.3,
@@ -67,7 +67,7 @@ def test_what_passes_is_not_said():
 
 
 def test_losses_that_all_rise_are_said_and_one_that_rises_alone_is_not():
-    up = [{"loss_nce": 5 + 0.01 * i, "multi_label_loss": 1 + 0.01 * i} for i in range(100)]
+    up = [{"loss_nce": 5 + 0.01 * i, "loss_ml": 1 + 0.01 * i} for i in range(100)]
     found = feed(monitors(), *up)
     assert len(found) == 1
     assert "all losses have been rising" in found[0][1]
@@ -83,7 +83,7 @@ def test_a_healthy_curve_with_noise_and_the_dip_of_the_beginning_says_nothing():
     rows = [
         {
             "loss_nce": 6.0 + 0.7 * math.exp(-(((i - 12) / 6) ** 2)) + 0.05 * math.sin(1.7 * i),
-            "multi_label_loss": 1.5 + 0.5 * math.sin(i / 15),
+            "loss_ml": 1.5 + 0.5 * math.sin(i / 15),
             "dictionary_rank": 3 + 3 * abs(math.cos(i / 40)),
         }
         for i in range(100)

@@ -8,7 +8,6 @@ import pytest
 import webdataset
 from PIL import Image
 
-from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, open_image
 from pretrain.packing import Packing, index_shards, pack
 from pretrain.sources import FileSource, ShardSource
@@ -100,42 +99,68 @@ def test_shards_from_elsewhere_are_indexed(files, tmp_path):
     assert content(ShardSource(str(tmp_path))) == [files.read(0), files.read(1)]
 
 
-def test_missing_and_cut_shards_are_named(files, tmp_path):
+def test_formats_under_another_suffix_are_not_lost(tmp_path):
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    names = []
+    for index, kind in enumerate(("JPEG2000", "TIFF", "PNG", "BMP")):
+        names.append(str(tmp_path / f"{index}.jpg"))
+        pixels.save(names[-1], kind)
+    assert pack(FileSource(names), str(tmp_path / "shards"), Packing()) == 4
+    assert int(ShardSource(str(tmp_path / "shards")).counts.sum()) == 4
+
+
+def test_missing_and_cut_shards_are_named(files, tmp_path, refuses):
     folder = tmp_path / "shards"
     pack(files, str(folder), Packing(per_shard=4))
     source = ShardSource(str(folder))
     shard = folder / "000001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:5000])
-    with pytest.raises(
-        UserError, match=rf"1 of 3 shards.*000001.tar has 5000 of {len(data)} bytes"
-    ):
+    with refuses("missing-data") as caught:
         ShardSource(str(folder))
+    assert caught.match(rf"1 of 3 shards.*000001.tar has 5000 of {len(data)} bytes")
     with pytest.raises(BrokenImageError, match=r"000001.tar\[3\]: the shard is cut"):
         source.read(7)
-    with pytest.raises(UserError, match="000001.tar' is damaged"):
+    with refuses("damaged-file") as caught:
         index_shards(str(folder))
+    assert caught.match("000001.tar")
     shard.unlink()
-    with pytest.raises(UserError, match="000001.tar is missing"):
+    with refuses("missing-data") as caught:
         ShardSource(str(folder))
+    assert caught.match("000001.tar is missing")
 
 
-def test_folders_of_others_and_other_packings_are_refused(files, tmp_path):
+def test_folders_of_others_and_other_packings_are_refused(files, tmp_path, refuses):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="is not empty"):
+    with refuses("foreign-folder"):
         pack(files, str(mine), Packing())
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
     pack(files, str(tmp_path / "shards"), Packing(per_shard=4))
-    with pytest.raises(UserError, match=r"packed otherwise \(quality: 90 there, 80 now\)"):
+    with refuses("changed-run") as caught:
         pack(files, str(tmp_path / "shards"), Packing(per_shard=4, quality=80))
-    with pytest.raises(UserError, match=r"quality must be in \[1, 100\], got 0"):
+    assert caught.match("quality: 90 there, 80 now")
+    with refuses("bad-value"):
         Packing(quality=0)
-    with pytest.raises(UserError, match="no tar files"):
+    with refuses("missing-data"):
         index_shards(str(mine))
-    with pytest.raises(UserError, match="cannot be read"):
+    with refuses("missing-file"):
         ShardSource(str(tmp_path / "nowhere"))
-    (mine / "shards.json").write_text("{}")
-    with pytest.raises(UserError, match="is no index of shards: KeyError"):
-        ShardSource(str(mine))
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{}", "damaged-file"),
+        ("[", "damaged-file"),
+        ('{"format": 1, "synthetic": false, "shards": [["a.tar", "1", 2]]}', "damaged-file"),
+        ('{"format": 9, "synthetic": false, "shards": [["a.tar", 1, 2]]}', "damaged-file"),
+        ('{"format": 1, "synthetic": false, "shards": []}', "missing-data"),
+    ],
+)
+def test_a_damaged_index_is_refused(tmp_path, refuses, content, code):
+    (tmp_path / "shards.json").write_text(content)
+    with refuses(code) as caught:
+        ShardSource(str(tmp_path))
+    assert caught.match("shards.json")

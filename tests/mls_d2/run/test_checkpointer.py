@@ -8,9 +8,9 @@ import pytest
 import torch
 from detectron2.engine import TrainerBase
 
-from mls_d2.run.checkpointer import AtomicCheckpointer, CorruptCheckpointError, iteration_of
-from mls_d2.run.guards import FiniteLossGuard
+from mls_d2.run.checkpointer import AtomicCheckpointer, iteration_of
 from mls_d2.run.hooks import PeriodicCheckpointer
+from mls_d2.run.loop import FiniteLossGuard
 
 
 class Loop(TrainerBase):
@@ -74,11 +74,12 @@ def test_the_clock_does_not_say_which_checkpoint_is_the_newest(saved, tmp_path):
     assert saved.resume()["iteration"] == 5
 
 
-def test_no_intact_file_is_an_error_that_says_what_to_do(saved, tmp_path):
+def test_no_intact_file_is_an_error(saved, tmp_path, refuses):
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CorruptCheckpointError, match="none of the 3 checkpoints.*remove them"):
+    with refuses("damaged-file") as caught:
         saved.resume()
+    assert "none of the 3 checkpoints" in str(caught.value)
 
 
 def test_a_kill_between_file_and_checksum_leaves_no_wrong_one(saved, tmp_path, monkeypatch):

@@ -1,15 +1,55 @@
+"""The device of a run, and the line that shows its progress."""
+
+import logging
+
+import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
-from mls_d2.run.environment import collect_device
+from mls_d2.config.defaults import get_cfg
+from mls_d2.run.environment import collect_device, resolve_device
+from mls_d2.run.progress import ProgressPrinter
 
 
-def test_a_cpu_counts_its_threads():
+def test_a_cpu_counts_its_threads_and_gpus_one_per_process(monkeypatch):
     device = collect_device("cpu")
     assert (device["kind"], device["count"]) == ("cpu", torch.get_num_threads())
-
-
-def test_gpus_count_one_a_process(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"name of {device}")
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 4)
     assert collect_device("cuda") == {"kind": "cuda", "name": "name of cuda", "count": 4}
     assert collect_device("cuda:1")["kind"] == "cuda"
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_the_device_and_how_its_kernels_are_chosen_follow_the_config(monkeypatch, benchmark):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not benchmark)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.CUDNN_BENCHMARK = "cuda", benchmark
+    resolve_device(cfg)
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert torch.backends.cudnn.benchmark is benchmark
+
+
+def line(caplog, max_iter=10):
+    with caplog.at_level(logging.INFO, "mls_d2.run.progress"):
+        ProgressPrinter(max_iter, ("feature_std",)).write()
+    return caplog.records[-1].getMessage() if caplog.records else ""
+
+
+def test_a_rare_value_is_shown_as_it_is_and_a_noisy_one_as_a_median(caplog):
+    with EventStorage(0) as storage:
+        for value in (1.0, 9.0, 2.0):
+            storage.put_scalar("loss_cls", value)
+            storage.put_scalar("feature_std", value, smoothing_hint=False)
+            storage.put_scalar("time", 3.0)
+            storage.step()
+        text = line(caplog)
+    assert text.startswith("4/10  loss_cls 2  feature_std 2")
+    assert "ETA 0:00:18" in text
+
+
+def test_nothing_is_printed_after_the_end(caplog):
+    with EventStorage(10) as storage:
+        storage.put_scalar("loss_cls", 1.0)
+        assert line(caplog) == ""

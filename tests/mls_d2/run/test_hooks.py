@@ -7,20 +7,16 @@ import time
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.engine import TrainerBase
 
 from mls_d2.run.checkpointer import AtomicCheckpointer
-from mls_d2.run.guards import FiniteLossGuard, NonFiniteLossError
 from mls_d2.run.hooks import (
     PeriodicCheckpointer,
-    PreciseBN,
     SeedSteps,
     Throughput,
     peak_memory_mb,
-    share_statistics,
 )
+from mls_d2.run.loop import FiniteLossGuard, NonFiniteLossError
 
 
 class Loop(TrainerBase):
@@ -82,17 +78,6 @@ def test_peak_memory_grows_with_what_is_held():
     assert peak_memory_mb() >= before + 32
 
 
-def test_old_checkpoints_go_and_the_last_is_named_final(tmp_path):
-    checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
-    hook = PeriodicCheckpointer(checkpointer, 2, guard=FiniteLossGuard(), max_to_keep=2)
-    Loop([hook]).train(0, 9)
-    names = sorted(path.name for path in tmp_path.glob("*.pth"))
-    assert names == ["model_0000005.pth", "model_0000007.pth", "model_final.pth"]
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    newest_first = [path.rsplit("/", 1)[1] for path in checkpointer.checkpoints()]
-    assert newest_first == ["model_final.pth", "model_0000007.pth", "model_0000005.pth"]
-
-
 def test_losses_still_on_their_way_are_looked_at_before_saving(tmp_path):
     class Late(FiniteLossGuard):
         def flush(self):
@@ -115,50 +100,3 @@ def test_metadata_and_iteration_come_back(tmp_path):
     rest = checkpointer.resume()
     assert (rest["iteration"], rest["metadata"]) == (3, {"kind": "x"})
     assert torch.equal(model.weight, expected)
-
-
-def statistics_of(rank):
-    """Return the statistics of a process's own images, before and after they are shared."""
-    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3, momentum=1.0), torch.nn.BatchNorm2d(3))
-    generator = torch.Generator().manual_seed(rank)
-    images = rank + torch.randn(4, 3, 5, 5, generator=generator)
-    network(images)
-
-    def copy():
-        values = network.state_dict().items()
-        return {name: value.clone() for name, value in values if "running" in name}
-
-    own = copy()
-    share_statistics(network)
-    shared = copy()
-    PreciseBN(1, network, [2 * images], 1).update_stats()
-    return own, shared, copy()
-
-
-def one_of_two(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(statistics_of(rank), folder / str(rank))
-    dist.destroy_process_group()
-
-
-def test_two_processes_end_with_the_statistics_of_the_main_one(tmp_path):
-    # Forked, because a process of its own takes longer to import than all of this.
-    processes = mp.start_processes(
-        one_of_two, (tmp_path,), nprocs=2, join=False, daemon=True, start_method="fork"
-    )
-    for _ in range(2):
-        done = processes.join(timeout=60)
-    assert done
-    (own, shared, precise), other = (torch.load(tmp_path / rank) for rank in "01")
-    key = "0.running_mean"
-    assert not torch.allclose(own[key], other[0][key])
-    torch.testing.assert_close(shared, own)
-    torch.testing.assert_close(other[1], own)
-    torch.testing.assert_close(precise[key], 2 * own[key])
-    torch.testing.assert_close(other[2], precise)
-
-
-def test_one_process_keeps_its_statistics():
-    own, shared, precise = statistics_of(3)
-    torch.testing.assert_close(shared, own, rtol=0, atol=0)
-    torch.testing.assert_close(precise["0.running_mean"], 2 * own["0.running_mean"])

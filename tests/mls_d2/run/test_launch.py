@@ -1,19 +1,19 @@
 """Processes are started as asked for, and their failures reach the user as one message."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from mls_d2.core.errors import UserError
+from mls_d2.core.errors import EXIT_LOST_PROCESS, EXIT_PREEMPTED
 from mls_d2.run.launch import launch, tool_parser
-
-PARSER_WORDS = ["--config-file", "x.yaml"]
 
 
 def parse(*words):
-    return tool_parser("does", "examples").parse_args([*PARSER_WORDS, *words])
+    return tool_parser("does", "examples").parse_args(["--config-file", "x.yaml", *words])
 
 
 def test_the_parser_has_the_arguments_of_detectron2s_tools():
@@ -36,53 +36,80 @@ def test_one_process_runs_in_place_and_its_code_is_returned(num_gpus):
     assert launch(lambda _: None, parse()) == 0
 
 
-def test_more_gpus_than_there_are_is_a_user_error():
-    with pytest.raises(UserError, match="--num-gpus 64, but this machine has"):
-        launch(lambda _: 0, parse("--num-gpus", "64"))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--num-gpus", "64"),
+        ("--num-machines", "2"),
+        ("--num-machines", "2", "--dist-url", "host:1"),
+        ("--num-machines", "2", "--dist-url", "tcp://h:1", "--machine-rank", "2"),
+        ("--timeout", "0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(words, monkeypatch, refuses):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with refuses("bad-option"):
+        launch(lambda _: 0, parse(*words))
 
 
-def test_several_machines_need_an_address(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UserError, match="--dist-url"):
-        launch(lambda _: 0, parse("--num-machines", "2"))
-
-
+# Steps of a collective until a signal comes, which process 1 may send to itself or to its parent.
 PROGRAM = """
-import argparse, sys, torch, torch.distributed as dist
+import functools, os, signal, sys, time
+import torch, torch.distributed as dist
 import detectron2.utils.comm as comm
-from mls_d2.run.guards import InterruptGuard
-from mls_d2.run.launch import launch
+from mls_d2.core.errors import run_tool
+from mls_d2.run import launch
+from mls_d2.run.signals import InterruptGuard
+from mls_d2.run.spawn import run_processes
 
-def main(args):
-    total = torch.tensor([float(comm.get_rank() + 1)])
-    dist.all_reduce(total)
-    interrupt = InterruptGuard()
-    interrupt.requested = 10 * comm.get_rank()
-    facts = (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank(), int(total))
-    agreed = interrupt.agreed()
-    for rank in range(2):
-        comm.synchronize()
-        if comm.get_rank() == rank:
-            print(rank, *facts, agreed, flush=True)
-    return 5 if comm.get_rank() == 0 else 0
+def main():
+    facts = (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank())
+    assert facts == (2, 2, comm.get_rank()), facts
+    assert dist.get_backend() == "gloo"
+    with InterruptGuard() as interrupt:
+        for step in range(400):
+            dist.all_reduce(torch.ones(1))
+            if step == 5 and comm.get_rank() == 1:
+                victim = os.getpid() if sys.argv[1] == "own" else os.getppid()
+                os.kill(victim, getattr(signal, sys.argv[2]))
+            number = interrupt.agreed()
+            if number:
+                open(f"saved-{comm.get_rank()}-{number}", "w")
+                interrupt.raise_if_agreed()
+            time.sleep(0.02)
 
-sys.exit(launch(main, argparse.Namespace(num_gpus=1, num_machines=1, timeout=1.0)))
+def go():
+    # As launch does, without GPUs.
+    args = launch.tool_parser("", "").parse_args(["--config-file", "x", "--num-gpus", "2"])
+    join = functools.partial(launch.join_processes, main, timeout_min=0.5)
+    return run_processes(join, launch.environments(args))
+
+if __name__ == "__main__":
+    run_tool(go)
 """
 
 
 @pytest.mark.slow
-def test_torchruns_environment_makes_a_group_and_an_interruption_is_agreed_upon(tmp_path):
+@pytest.mark.parametrize(
+    ("victim", "name", "code", "message"),
+    [
+        ("own", "SIGKILL", EXIT_LOST_PROCESS, "process 1 of this machine was killed by SIGKILL"),
+        ("parent", "SIGUSR1", EXIT_PREEMPTED, "SIGUSR1: stopped after writing a checkpoint"),
+    ],
+)
+def test_spawned_processes_get_signals_save_and_end_together(
+    tmp_path, request, victim, name, code, message
+):
     (tmp_path / "program.py").write_text(PROGRAM)
-    processes = []
-    for rank in range(2):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29000 + os.getpid() % 2000}
-        told |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": ""}
-        environment = os.environ | {name: str(value) for name, value in told.items()}
-        words = [sys.executable, "-W", "ignore", str(tmp_path / "program.py")]
-        processes.append(
-            subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE)
-        )
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert outputs == ["0 2 2 0 3 10\n", "1 2 2 1 3 10\n"]
-    assert [process.returncode for process in processes] == [5, 0]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(request.config.rootpath)
+    words = [sys.executable, "-W", "ignore", "program.py", victim, name]
+    done = subprocess.run(
+        words, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    saved = sorted(path.name for path in tmp_path.glob("saved-*"))
+    number = getattr(signal, name)
+    assert saved == ([] if victim == "own" else [f"saved-0-{number:d}", f"saved-1-{number:d}"])

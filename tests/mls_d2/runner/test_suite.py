@@ -8,7 +8,7 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import UserError
 from mls_d2.report.published import matching_row
 from mls_d2.report.published_file import builtin_published
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.processes import scale_to_processes
 from mls_d2.runner.suite import build_suite, parse_seeds, read_suite
 from mls_d2.transfer.tasks import task_of
 

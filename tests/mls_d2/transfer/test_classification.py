@@ -211,20 +211,20 @@ def test_fine_tuning_moves_every_part_of_the_backbone(scenes, narrow_cfg, backbo
 def test_a_run_whose_frozen_backbone_changed_is_no_result(
     scenes, narrow_cfg, backbone, monkeypatch, tensor
 ):
-    step = transfer_trainer.SimpleTrainer.run_step
+    step = transfer_trainer.TrainingLoop.run_step
 
     def spoil(trainer):
         step(trainer)
         with torch.no_grad():
             trainer.model.backbone.state_dict()[tensor].view(-1)[0] += 1e-6
 
-    monkeypatch.setattr(transfer_trainer.SimpleTrainer, "run_step", spoil)
+    monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", spoil)
     cfg = narrow_cfg("voc2007_linear", "MODEL.WEIGHTS", backbone)
     with pytest.raises(UserError, match=f"frozen backbone changed in training: {tensor}"):
         run_transfer(cfg)
     assert not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     # Nor is it one when the evaluation is tried again.
-    monkeypatch.setattr(transfer_trainer.SimpleTrainer, "run_step", step)
+    monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", step)
     with pytest.raises(UserError, match="frozen backbone changed"):
         run_transfer(cfg, resume=True)
 

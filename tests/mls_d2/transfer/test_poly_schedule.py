@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mls_d2.config.loading import load_cfg
-from mls_d2.run.scaling import scale_to_processes
+from mls_d2.run.processes import scale_to_processes
 from mls_d2.transfer.poly_schedule import PolyParamScheduler
 from mls_d2.transfer.segmentation import Segmentation
 

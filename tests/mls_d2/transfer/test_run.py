@@ -13,8 +13,8 @@ from detectron2.modeling import build_model
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.results.schema import read_result
-from mls_d2.run.guards import NonFiniteLossError
 from mls_d2.run.hooks import PeriodicCheckpointer
+from mls_d2.run.loop import NonFiniteLossError
 from mls_d2.transfer import detection
 from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.run import run_evaluation, run_transfer
@@ -31,7 +31,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def write_every_step(monkeypatch):
-    monkeypatch.setattr(transfer_trainer, "_WRITE_PERIOD", 1)
+    monkeypatch.setattr(transfer_trainer, "_LOG_PERIOD", 1)
 
 
 @pytest.fixture
@@ -202,14 +202,14 @@ def test_nothing_but_damaged_checkpoints_is_a_user_error(make_cfg, interrupt_at)
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     make_cfg, monkeypatch, capfd
 ):
-    step = transfer_trainer.SimpleTrainer.run_step
+    step = transfer_trainer.TrainingLoop.run_step
 
     def poison(trainer):
         if trainer.iter == 2:
             trainer.model.roi_heads.mask_head.predictor.bias.data.fill_(math.nan)
         step(trainer)
 
-    monkeypatch.setattr(transfer_trainer.SimpleTrainer, "run_step", poison)
+    monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", poison)
     cfg = make_cfg("SOLVER.MAX_ITER", 4)
     with pytest.raises(NonFiniteLossError, match="iteration 2: loss_mask = nan"):
         run_transfer(cfg)
@@ -220,14 +220,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 
 def test_a_model_that_is_not_finite_is_not_saved(make_cfg, monkeypatch):
-    step = transfer_trainer.SimpleTrainer.run_step
+    step = transfer_trainer.TrainingLoop.run_step
 
     def poison(trainer):
         step(trainer)
         if trainer.iter == 1:
             trainer.model.backbone.bottom_up.stem.conv1.weight.data[0] = math.inf
 
-    monkeypatch.setattr(transfer_trainer.SimpleTrainer, "run_step", poison)
+    monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", poison)
     cfg = make_cfg("SOLVER.MAX_ITER", 3)
     with pytest.raises(NonFiniteLossError, match="backbone.bottom_up.stem.conv1.weight"):
         run_transfer(cfg)
@@ -349,7 +349,7 @@ def test_every_evaluation_is_of_the_model_that_the_main_process_saves(make_cfg, 
         (("MODEL.WEIGHTS", ""), "MODEL.WEIGHTS is empty"),
         (("DATASETS.TRAIN", "('drawn_trian',)"), "did you mean 'drawn_train'"),
         (("DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
-        (("SOLVER.REFERENCE_WORLD_SIZE", 8), "SOLVER.IMS_PER_BATCH 2 does not divide among 8"),
+        (("SOLVER.REFERENCE_WORLD_SIZE", 8), "SOLVER.IMS_PER_BATCH 2 is not divisible by 8"),
         (("OUTPUT_DIR", "/proc/run"), "cannot write to '/proc/run'"),
     ],
 )

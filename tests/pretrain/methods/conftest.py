@@ -1,29 +1,10 @@
-"""What the tests of methods share: a network that can be followed by hand, and views."""
+"""Views, and a cosine without torch."""
 
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-
-Rows = list[list[float]]
-
-
-class FlatBackbone(nn.Module):
-    """A linear map of every pixel's colour to six channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(6, 3))
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"res5": torch.einsum("nchw,dc->ndhw", images, self.weight)}
-
-
-@pytest.fixture
-def backbone() -> nn.Module:
-    return FlatBackbone()
 
 
 @pytest.fixture

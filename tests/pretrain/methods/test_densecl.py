@@ -1,32 +1,22 @@
-"""DenseCL against its Eqs. 1 to 3 in loops, and its keys in a shuffled batch."""
+"""DenseCL against its Eqs. 1 to 3 in loops."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
-from torch import nn
 
-from pretrain.batchnorm import BatchShuffle
-from pretrain.methods.densecl import DenseCL, matches
+from pretrain.methods.densecl import matches
+from tests.pretrain.methods.tiny import freeze, make_batch, make_method
 
 TAU, WEIGHT = 0.2, 0.3
 
 
-def disturbed(method: DenseCL) -> DenseCL:
-    """Give the momentum copies weights of their own, which stay."""
-    copies = method.pair.momentum_backbone, method.pair.momentum_projector
-    with torch.no_grad():
-        for weight in (parameter for part in copies for parameter in part.parameters()):
-            weight.add_(0.5 * torch.randn_like(weight))
-    method.pair.momentum = 1.0
-    return method
-
-
 @pytest.fixture
-def method(backbone) -> DenseCL:
-    heads = nn.Linear(6, 4), nn.Conv2d(6, 4, 1)
-    options = {"embedding_dim": 4, "dictionary_size": 8, "temperature": TAU, "momentum": 0.9}
-    return disturbed(DenseCL(backbone, *heads, **options, dense_weight=WEIGHT).double())
+def method():
+    made = make_method("densecl", dense_weight=WEIGHT)
+    freeze(made)
+    return made
 
 
 def positions(image_map: torch.Tensor) -> list[list[float]]:
@@ -40,7 +30,7 @@ def nce(query, key, rows, cosine) -> float:
 
 
 def test_the_losses_are_those_of_the_paper(method, views, cosine):
-    (map1, z1, d1), (map2, z2, d2) = method.pair.online(views[0]), method.pair.keys(views[1])
+    (map1, z1, d1), (map2, z2, d2) = method.encoder(views[0]), method.keys(views[1])
     rows = {name: method.dictionary[name].tolist() for name in ("z", "dense")}
     whole = dense = 0.0
     for i in range(4):
@@ -51,14 +41,15 @@ def test_the_losses_are_those_of_the_paper(method, views, cosine):
             likeness = [cosine(features[0][place], other) for other in features[1]]
             partner = keys[likeness.index(max(likeness))]
             dense += nce(query, partner, rows["dense"], cosine) / 4 / len(queries)
-    output = method(*views, epoch=0.0)
-    assert output.losses["loss_nce"].item() == pytest.approx((1 - WEIGHT) * whole, abs=1e-6)
-    assert output.losses["loss_dense"].item() == pytest.approx(WEIGHT * dense, abs=1e-6)
+    output = method(make_batch(views))
+    assert output.losses["loss_nce"].item() == pytest.approx(whole, abs=1e-6)
+    assert output.losses["loss_dense"].item() == pytest.approx(dense, abs=1e-6)
+    assert output.weights == {"loss_nce": 1 - WEIGHT, "loss_dense": WEIGHT}
 
 
 def test_the_second_dictionary_gets_the_normalised_mean_of_each_images_dense_keys(method, views):
-    _, _, d2 = method.pair.keys(views[1])
-    method.enqueue(method(*views, epoch=0.0).keys)
+    _, _, d2 = method.keys(views[1])
+    method.enqueue(method(make_batch(views)).keys)
     for i in range(4):
         vectors = positions(d2[i])
         mean = [sum(values) / len(vectors) for values in zip(*vectors, strict=True)]
@@ -68,36 +59,21 @@ def test_the_second_dictionary_gets_the_normalised_mean_of_each_images_dense_key
 
 
 def test_with_weight_zero_it_is_moco(method, views):
-    method.dense_weight = 0.0
-    losses = method(*views, epoch=0.0).losses
-    assert losses["loss_dense"].item() == 0
-    sum(losses.values()).backward()
-    assert method.pair.projector.dense.weight.grad.abs().max() == 0
-    assert method.pair.projector.projector.weight.grad.abs().max() > 0
-
-
-def test_all_key_tensors_come_back_in_order_from_a_shuffled_batch(method, views):
-    straight = method(*views, epoch=0.0)
-    method.pair.shuffle = BatchShuffle(seed=3)
-    assert method.pair.shuffle.order(4).tolist() != [0, 1, 2, 3]
-    mixed = method(*views, epoch=0.0)
-    for name, loss in straight.losses.items():
-        torch.testing.assert_close(mixed.losses[name], loss)
-    for table, rows in straight.keys.items():
-        torch.testing.assert_close(mixed.keys[table], rows)
+    method.options = dataclasses.replace(method.options, dense_weight=0.0)
+    sum(method(make_batch(views)).weighted().values()).backward()
+    heads = method.encoder.projector
+    assert all(weight.grad.abs().max() == 0 for weight in heads.dense.parameters())
+    assert all(weight.grad.abs().max() > 0 for weight in heads.projector.parameters())
 
 
 def test_matches_equal_a_search_in_loops(cosine):
     one, other = (torch.randn(3, 5, 2, 2, dtype=torch.float64) for _ in range(2))
     got = matches(one, other)
-    assert got.shape == (3, 4)
     for i in range(3):
         for place, feature in enumerate(positions(one[i])):
             likeness = [cosine(feature, vector) for vector in positions(other[i])]
             assert got[i, place] == likeness.index(max(likeness))
-
-
-def test_a_map_matches_itself_whatever_its_length():
+    # A map matches itself, whatever its length.
     feature = torch.randn(2, 8, 3, 3)
     assert torch.equal(matches(feature, feature * 5), torch.arange(9).expand(2, -1))
 

@@ -1,14 +1,13 @@
 """Crops: where they come from and what they show."""
 
 import io
-import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mls_d2.data.images import EncodedImage, open_image
-from pretrain.views.crops import Crop, LocalCrops, TwoCrops, cut, reduction
+from pretrain.views.crops import Crop, Crops, ViewGroup, cut, random_crop, reduction
 
 
 def encoded(image: np.ndarray, kind: str = "PNG", **options) -> EncodedImage:
@@ -28,8 +27,12 @@ def photo(height: int, width: int) -> np.ndarray:
     return (total / total.max() * 255).round().astype(np.uint8)
 
 
+def two(size: int, scale=(0.2, 1.0), flip: float = 0.5, **options) -> Crops:
+    return Crops([ViewGroup(2, size, scale)], flip, **options)
+
+
 def ramp(height: int, width: int) -> np.ndarray:
-    """Red is the column and green the row, so that a view tells where it was cut."""
+    """Red is the column and green the row, so that a view shows where it was cut."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.arange(width)
     image[..., 1] = np.arange(height)[:, None]
@@ -38,10 +41,11 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 def test_the_geometry_says_where_the_view_was_cut():
     image = encoded(ramp(60, 90))
-    crops = TwoCrops(16, (0.2, 1.0), 0.5)
+    crops = two(16)
     for seed in range(50):
-        views, geometry, _ = crops(image, np.random.default_rng(seed))
-        for view, (x, y, width, height, flipped) in zip(views, geometry, strict=True):
+        (views,), drawn = crops(image, np.random.default_rng(seed))
+        for view, crop in zip(views, drawn, strict=True):
+            x, y, width, height, flipped = crop.as_array()
             columns = view[..., 0].mean(axis=0)
             left, right = columns[[0, -1]][:: -1 if flipped else 1]
             # A view's first column is the mean over the crop's first width/16 source columns.
@@ -51,9 +55,8 @@ def test_the_geometry_says_where_the_view_was_cut():
 
 
 def test_areas_and_ratios_fill_their_ranges():
-    crops = TwoCrops(8, (0.2, 1.0), 0.5)
     rng = np.random.default_rng(0)
-    drawn = [crops.draw(400, 400, rng) for _ in range(4000)]
+    drawn = [random_crop(400, 400, (0.2, 1.0), 0.5, rng) for _ in range(4000)]
     areas = np.array([c.width * c.height for c in drawn]) / 160_000
     ratios = np.array([c.width / c.height for c in drawn])
     assert areas.min() == pytest.approx(0.2, abs=0.01)
@@ -65,11 +68,10 @@ def test_areas_and_ratios_fill_their_ranges():
 
 
 def test_crops_lie_inside_the_image():
-    crops = TwoCrops(8, (0.2, 1.0), 0.5)
     rng = np.random.default_rng(1)
     for height, width in [(1, 1), (3, 200), (200, 3), (31, 17)]:
         for _ in range(50):
-            crop = crops.draw(height, width, rng)
+            crop = random_crop(height, width, (0.2, 1.0), 0.5, rng)
             assert crop.x >= 0
             assert crop.y >= 0
             assert 0 < crop.width <= width - crop.x
@@ -77,7 +79,7 @@ def test_crops_lie_inside_the_image():
 
 
 def test_an_image_too_long_for_any_ratio_gives_its_centre():
-    crop = TwoCrops(8, (1.0, 1.0), 0.0).draw(30, 300, np.random.default_rng(0))
+    crop = random_crop(30, 300, (1.0, 1.0), 0.0, np.random.default_rng(0))
     assert (crop.width, crop.height) == (40, 30)
     assert crop.x == 130
 
@@ -105,14 +107,14 @@ def test_images_shrink_only_as_far_as_no_view_is_enlarged():
 @pytest.mark.parametrize(("size", "factors"), [(56, {2, 4}), (120, {1, 2})])
 def test_views_of_reduced_decoding_show_the_same(size, factors):
     image = encoded(photo(480, 641), "JPEG", quality=92)
-    whole, reduced = (TwoCrops(size, (0.2, 1.0), 0.5, reduced=flag) for flag in (False, True))
+    whole, reduced = (two(size, reduced=flag) for flag in (False, True))
     used = set()
     for seed in range(40):
-        (views, geometry, _), (small, same, _) = (
+        ((views,), drawn), ((small,), same) = (
             crops(image, np.random.default_rng(seed)) for crops in (whole, reduced)
         )
-        np.testing.assert_array_equal(geometry, same)
-        shrink = geometry[:, 2:4].min() / size
+        assert drawn == same
+        shrink = min(min(crop.width, crop.height) for crop in drawn) / size
         used.add(max(factor for factor in (1, 2, 4) if factor <= max(1, shrink)))
         error = np.mean((views.astype(float) - small) ** 2, axis=(1, 2, 3))
         assert (10 * np.log10(255**2 / error.clip(1e-3)) > 33).all(), seed  # decibels
@@ -122,10 +124,7 @@ def test_views_of_reduced_decoding_show_the_same(size, factors):
 
 def test_files_that_cannot_be_decoded_smaller_are_cut_the_same():
     image = encoded(photo(300, 200))
-    one, other = (
-        TwoCrops(32, (0.2, 1.0), 0.5, reduced=flag)(image, np.random.default_rng(0))
-        for flag in (False, True)
-    )
+    one, other = (two(32, reduced=flag)(image, np.random.default_rng(0)) for flag in (False, True))
     np.testing.assert_array_equal(one[0], other[0])
 
 
@@ -143,29 +142,17 @@ def test_a_flipped_view_is_the_mirror_image():
     np.testing.assert_array_equal(cut(image, Crop(3, 4, 30, 20, True), 16), plain[:, ::-1])
 
 
-def test_the_same_seed_gives_the_same_views():
-    image = encoded(ramp(40, 50))
-    crops = TwoCrops(16, (0.2, 1.0), 0.5)
-    one = crops(image, np.random.default_rng(7))
-    other = crops(image, np.random.default_rng(7))
-    np.testing.assert_array_equal(one[0], other[0])
-    np.testing.assert_array_equal(one[1], other[1])
-    assert math.isfinite(one[1].sum())
-
-
-def test_local_crops_leave_the_two_as_they_are_and_are_as_large_as_asked():
+def test_further_groups_leave_the_first_as_it_is_and_have_their_own_size_and_scale():
     image = encoded(ramp(120, 200))
-    local = LocalCrops(count=3, size=8, scale=(0.05, 0.14))
-    crops = TwoCrops(16, (0.2, 1.0), 0.5, local=local)
+    groups = ViewGroup(2, 16, (0.2, 1.0)), ViewGroup(3, 8, (0.05, 0.14))
     areas = []
     for seed in range(100):
-        views, geometry, none = TwoCrops(16, (0.2, 1.0), 0.5)(image, np.random.default_rng(seed))
-        same, boxes, small = crops(image, np.random.default_rng(seed))
+        (views,), drawn = Crops(groups[:1], 0.5)(image, np.random.default_rng(seed))
+        (same, small), every = Crops(groups, 0.5)(image, np.random.default_rng(seed))
         np.testing.assert_array_equal(views, same)
-        np.testing.assert_array_equal(geometry, boxes)
-        assert none.shape == (0, 96, 96, 3)
-        assert small.shape == (3, 8, 8, 3)
-        for view in small:  # The ramp tells the columns and rows of source pixels that it shows.
+        assert every[:2] == drawn
+        assert len(small) == 3
+        for view in small:  # The ramp shows the columns and rows of source pixels.
             columns, rows = view[..., 0].mean(axis=0), view[..., 1].mean(axis=1)
             areas.append(abs(columns[0] - columns[-1]) * abs(rows[0] - rows[-1]) * (8 / 7) ** 2)
     shares = np.array(areas) / (120 * 200)
@@ -173,7 +160,7 @@ def test_local_crops_leave_the_two_as_they_are_and_are_as_large_as_asked():
     assert shares.max() == pytest.approx(0.14, abs=0.01)
 
 
-def test_a_local_crop_keeps_the_image_from_being_decoded_too_small():
+def test_every_group_keeps_the_image_from_being_decoded_too_small():
     image = encoded(photo(480, 640), "JPEG", quality=92)
     decoded = []
 
@@ -184,8 +171,12 @@ def test_a_local_crop_keeps_the_image_from_being_decoded_too_small():
             decoded.append(factor)
             return image.decode(factor)
 
-    for local in (LocalCrops(), LocalCrops(2, 56, (0.02, 0.02)), LocalCrops(2, 16, (0.02, 0.02))):
-        crops = TwoCrops(56, (0.9, 1.0), 0.5, reduced=True, local=local)
-        crops(Watched(), np.random.default_rng(0))
-    # A local crop of 2 % is about 78 pixels wide and high.
+    large = ViewGroup(2, 56, (0.9, 1.0))
+    for groups in (
+        [large],
+        [large, ViewGroup(2, 56, (0.02, 0.02))],
+        [large, ViewGroup(2, 16, (0.02, 0.02))],
+    ):
+        Crops(groups, 0.5, reduced=True)(Watched(), np.random.default_rng(0))
+    # A crop of 2 % is about 78 pixels wide and high.
     assert decoded == [8, 1, 4]

@@ -1,7 +1,7 @@
-"""Every process of a run tells the others that it lives, and ends where one of them does not.
+"""Every process watches itself and the others, and ends if one of them is lost or stuck.
 
-Without it the others wait for a dead or hung process until their collective times out, and then
-cannot say for which.
+Without it the others wait for a dead or hung process until their collective times out, and their
+error does not name that process.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import torch.distributed as dist
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS, exit_code_of
-from mls_d2.run.guards import is_lost_connection
+from mls_d2.run.failures import is_lost_connection
 
-# How long nothing may be heard of a process, in seconds; less once a connection broke.
+# How long a process may send nothing, in seconds; less after a connection broke.
 SILENCE_S = 60.0
 _SUSPECT_S = 10.0
-# How long a process may go on after another one failed, in seconds: it may be failing, too.
+# How long a process may run on after another one failed, in seconds: it may be failing, too.
 _GRACE_S = 3.0
 _PACKAGES = ("mls_d2", "pretrain")
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a process tells of itself.
+    """What a process reports.
 
     Attributes:
-        beat: grows with every message.
+        beat: grows with every report.
         host: name of its machine.
-        iteration: the last one done; None outside of training.
+        iteration: the last complete one; None outside of training.
         idle_s: seconds since then.
-        where: the place in our code at which its main thread is.
+        place: line of this project at which its main thread is.
         code: its exit code, once it has ended.
     """
 
@@ -50,7 +49,7 @@ class State:
     host: str
     iteration: int | None = None
     idle_s: float = 0.0
-    where: str = ""
+    place: str = ""
     code: int | None = None
 
 
@@ -63,11 +62,11 @@ class Verdict:
 
 
 class Watch:
-    """Judges from the states of all processes whether this one may go on.
+    """Decides from the states of all processes whether this one may run on.
 
     Args:
         rank: this process.
-        silence_s: how long nothing may be heard of a process, in seconds.
+        silence_s: how long a process may send nothing, in seconds.
         stall_s: how long an iteration may take, in seconds.
     """
 
@@ -75,36 +74,34 @@ class Watch:
         self.silence_s = silence_s
         self._rank, self._stall_s = rank, stall_s
         self._states: dict[int, State] = {}
-        self._heard: dict[int, float] = {}
+        self._received: dict[int, float] = {}
 
-    def hear(self, states: dict[int, State], now: float) -> None:
+    def receive(self, states: dict[int, State], now: float) -> None:
         """Note the states of all processes as they were read at ``now``, in seconds."""
         for rank, state in states.items():
             known = self._states.get(rank)
             if known is None or known.beat != state.beat:
-                self._states[rank], self._heard[rank] = state, now
+                self._states[rank], self._received[rank] = state, now
 
     def all_ended(self) -> bool:
-        """Whether all other processes have said that they ended."""
+        """Whether all other processes have reported that they ended."""
         return all(s.code is not None for rank, s in self._states.items() if rank != self._rank)
 
     def verdict(self, now: float) -> Verdict | None:
         """Return why this process has to end at ``now``, or None."""
-        quiet = {rank: now - heard for rank, heard in self._heard.items() if rank != self._rank}
+        quiet = {rank: now - then for rank, then in self._received.items() if rank != self._rank}
         for rank, seconds in quiet.items():
             code = self._states[rank].code
             if code and seconds > _GRACE_S:
                 return Verdict(f"{self._name(rank)} ended with exit code {code}", code)
-        # All messages pass through process 0: without it, nothing is heard of anyone.
+        # All reports are stored in process 0: if it is lost, all others are silent, too.
         running = [rank for rank in sorted(quiet) if self._states[rank].code is None]
         silent = [rank for rank in running if quiet[rank] > self.silence_s]
         if silent:
-            named = [0] if 0 in silent else silent
-            listed = "; ".join(self._describe(rank) for rank in named)
-            return Verdict(
-                f"nothing was heard for {max(quiet[rank] for rank in named):.0f} s of {listed}: "
-                "killed, stopped or cut off"
-            )
+            lost = [0] if 0 in silent else silent
+            listed = "; ".join(self._describe(rank) for rank in lost)
+            seconds = max(quiet[rank] for rank in lost)
+            return Verdict(f"no report for {seconds:.0f} s (killed, stopped or cut off): {listed}")
         own = self._states.get(self._rank)
         if own and own.iteration is not None and own.idle_s > self._stall_s:
             listed = "\n  ".join(self._describe(rank) for rank in sorted(self._states))
@@ -117,7 +114,7 @@ class Watch:
     def _describe(self, rank: int) -> str:
         state = self._states[rank]
         done = "not training" if state.iteration is None else f"iteration {state.iteration} done"
-        return f"{self._name(rank)} ({done}, last seen in {state.where or 'other code'})"
+        return f"{self._name(rank)} ({done}, last in {state.place or 'other code'})"
 
 
 class Progress:
@@ -131,38 +128,30 @@ class Progress:
         """Note the iteration that has just ended; None outside of training."""
         self.iteration, self.since = iteration, time.monotonic()
 
-
-_progress = Progress()
-
-
-class ReportProgress(HookBase):
-    """Tells the heartbeat of this process about its iterations; register it in every process."""
-
-    def before_train(self) -> None:
-        """Start to count the time of iterations."""
-        _progress.note(self.trainer.start_iter - 1)
-
-    def after_step(self) -> None:
-        """Note the iteration."""
-        _progress.note(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """What comes after training may take as long as it likes."""
-        _progress.note(None)
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Allow the block any time, for example an evaluation between two iterations."""
+        iteration = self.iteration
+        self.note(None)
+        yield
+        self.note(iteration)
 
 
-class Heartbeat:
-    """Threads of one process that speak to the others and end it where :class:`Watch` says so.
+progress = Progress()
 
-    Collective: all processes make one, and all of them stop it.
+
+class Watchdog:
+    """Threads of one process that report to the others and end it if :class:`Watch` has a reason.
+
+    If there are several processes, all of them make one and all of them stop it (collective).
 
     Args:
-        address: a name or number under which all processes reach process 0.
+        address: a name or number by which all processes reach process 0.
         silence_s: see :class:`Watch`.
         stall_s: see :class:`Watch`.
     """
 
-    def __init__(self, address: str, *, silence_s: float = SILENCE_S, stall_s: float) -> None:
+    def __init__(self, address: str = "", *, silence_s: float = SILENCE_S, stall_s: float) -> None:
         self._rank, self._size = comm.get_rank(), comm.get_world_size()
         self._watch = Watch(self._rank, silence_s=silence_s, stall_s=stall_s)
         self._lock = threading.Lock()
@@ -170,40 +159,41 @@ class Heartbeat:
         self._beat = 0
         self._code: int | None = None
         self._ended = threading.Event()
-        self._store = _open_store(address, main=self._rank == 0)
-        self._speak()
-        comm.synchronize()  # so that there is something to hear of everyone
-        self._listen()
-        self._talker = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
-        self._talker.start()
+        self._store = _open_store(address, main=self._rank == 0) if self._size > 1 else None
+        self._send()
+        comm.synchronize()  # so that there is a state of every process
+        self._receive()
+        self._reporter = threading.Thread(target=self._report, name="reporter", daemon=True)
+        self._reporter.start()
         threading.Thread(target=self._judge, name="watchdog", daemon=True).start()
 
     def stop(self, code: int) -> None:
-        """Tell the others that this process ends with an exit code."""
+        """Report to the others that this process ends with an exit code."""
         self._code = code
         self._ended.set()
-        self._talker.join(2 * self._period)
-        # The messages are kept in process 0, so it leaves last.
+        self._reporter.join(2 * self._period)
+        # The reports are stored in process 0, so it leaves last.
         deadline = time.monotonic() + 2 * _GRACE_S
         while self._rank == 0 and not self._watch.all_ended() and time.monotonic() < deadline:
             time.sleep(self._period / 10)
             with contextlib.suppress(Exception):
-                self._listen()
+                self._receive()
 
-    def explain_lost_connection(self, error: Exception) -> NoReturn:
-        """End this process, naming the one that a broken connection led to where that shows."""
+    def end_after_lost_connection(self, error: Exception) -> NoReturn:
+        """End this process, naming the one that a broken connection led to if that shows."""
         self._watch.silence_s = min(self._watch.silence_s, _SUSPECT_S)
-        time.sleep(self._watch.silence_s + 2 * self._period)  # the watchdog ends us meanwhile
-        self._end(Verdict(f"lost the connection to another process: {_first_line(error)}"))
+        time.sleep(self._watch.silence_s + 2 * self._period)  # meanwhile a verdict may end it
+        first_line = str(error).partition("\n")[0]
+        self._end(Verdict(f"lost the connection to another process: {first_line}"))
 
-    def _talk(self) -> None:
+    def _report(self) -> None:
         while not self._ended.wait(self._period):
             # A broken store shows as the silence of process 0, which keeps it.
             with contextlib.suppress(Exception):
-                self._speak()
-                self._listen()
+                self._send()
+                self._receive()
         with contextlib.suppress(Exception):
-            self._speak()
+            self._send()
 
     def _judge(self) -> None:
         while not self._ended.wait(self._period / 2):
@@ -217,57 +207,60 @@ class Heartbeat:
         sys.stderr.flush()
         self._code = verdict.code
         self._ended.set()
-        self._talker.join(self._period)
-        # The main thread waits in a collective that no exception reaches.
+        self._reporter.join(self._period)
+        # The main thread waits in a collective or for data, where no exception reaches it.
         os._exit(verdict.code)
 
-    def _speak(self) -> None:
+    def _send(self) -> None:
         self._beat += 1
-        state = State(
+        self._state = State(
             beat=self._beat,
             host=socket.gethostname(),
-            iteration=_progress.iteration,
-            idle_s=time.monotonic() - _progress.since,
-            where=_where(),
+            iteration=progress.iteration,
+            idle_s=time.monotonic() - progress.since,
+            place=_place(),
             code=self._code,
         )
-        self._store.set(str(self._rank), json.dumps(dataclasses.asdict(state)))
+        if self._store is not None:
+            self._store.set(str(self._rank), json.dumps(dataclasses.asdict(self._state)))
 
-    def _listen(self) -> None:
-        texts = self._store.multi_get([str(rank) for rank in range(self._size)])
-        states = {rank: State(**json.loads(text)) for rank, text in enumerate(texts)}
+    def _receive(self) -> None:
+        states = {self._rank: self._state}
+        if self._store is not None:
+            texts = self._store.multi_get([str(rank) for rank in range(self._size)])
+            states = {rank: State(**json.loads(text)) for rank, text in enumerate(texts)}
         with self._lock:
-            self._watch.hear(states, time.monotonic())
+            self._watch.receive(states, time.monotonic())
 
 
-def run_watched(main: Callable[[], int | None], *, address: str, timeout_s: float) -> int:
-    """Run ``main`` with a heartbeat and return the exit code; nothing is raised.
+def run_watched(main: Callable[[], int | None], *, address: str = "", timeout_s: float) -> int:
+    """Run ``main`` with a watchdog and return the exit code; nothing is raised.
 
     Args:
-        main: what this process does; others run it, too.
-        address: see :class:`Heartbeat`.
+        main: what this process does; if there are others, they run it, too.
+        address: see :class:`Watchdog`.
         timeout_s: how long an iteration may take, in seconds.
     """
-    heartbeat = Heartbeat(address, silence_s=min(SILENCE_S, timeout_s), stall_s=timeout_s)
+    watchdog = Watchdog(address, silence_s=min(SILENCE_S, timeout_s), stall_s=timeout_s)
     try:
         code = exit_code_of(main)
     except Exception as error:
         if is_lost_connection(error):
-            heartbeat.explain_lost_connection(error)
+            watchdog.end_after_lost_connection(error)
         traceback.print_exc()
         code = 1
-    heartbeat.stop(code)
+    watchdog.stop(code)
     return code
 
 
 def _open_store(address: str, *, main: bool) -> dist.TCPStore:
-    # A store of its own: a thread that waits on the one of the process group blocks all others.
+    # A store of its own: a thread that waits on that of the process group blocks all others.
     own = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False) if main else None
     port = comm.all_gather(own.port if own else 0)[0]
     return own or dist.TCPStore(address, port, is_master=False, wait_for_workers=False)
 
 
-def _where() -> str:
+def _place() -> str:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
@@ -275,7 +268,3 @@ def _where() -> str:
             return f"{module}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""What the transfer run needs to know of a kind of model: data, optimizer, evaluation, picture."""
+"""What a transfer run needs from a kind of model: data, optimizer, evaluation, picture."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
 
-class Task(abc.ABC):
+class TransferTask(abc.ABC):
     """One kind of transfer; everything else of a run is the same for all of them."""
 
     @abc.abstractmethod
     def name(self, cfg: CfgNode) -> str:
-        """Return what a run measures, for example ``"coco_mask_rcnn_fpn"``."""
+        """Return the name of the measurement, for example ``"coco_mask_rcnn_fpn"``."""
 
     @abc.abstractmethod
     def check(self, cfg: CfgNode) -> None:
-        """Check what this kind of model reads of a config, before anything is built.
+        """Check the keys of this kind of model, before anything is built.
 
         Raises:
             UserError: names key, value and what is allowed, or the missing data.
@@ -32,19 +32,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Return the endless batches of this process, as the model takes them."""
+        """Return the endless batches of this process, in the model's input format."""
 
     @abc.abstractmethod
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return this process's share of a test dataset."""
 
     def test_mapper(self, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
-        """Return what makes the model's input of a record with ``file_name``: Detectron2's."""
+        """Return the mapper from a record with ``file_name`` to the model's input: Detectron2's."""
         return DatasetMapper(cfg, is_train=False)
 
     @abc.abstractmethod
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
-        """Return what turns the model's outputs on a test dataset into metrics.
+        """Return the evaluator of the model's outputs on a test dataset.
 
         Raises:
             UserError: no evaluator for that kind of dataset.
@@ -59,19 +59,19 @@ class Task(abc.ABC):
         return build_lr_scheduler(cfg, optimizer)
 
     def input_size(self, cfg: CfgNode) -> str:
-        """Return the setting, with its value, that makes training images smaller."""
+        """Return the key, with its value, that sets the size of training images."""
         return f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
 
     def watch(self, cfg: CfgNode, model: nn.Module) -> Callable[[], None]:
-        """Return a check to be made after training, from a model with its initial weights.
+        """Return a check to be made after training, given a model with its initial weights.
 
-        It raises where training changed what it must not; here it finds nothing wrong.
+        It raises if training changed what it must not; here nothing is checked.
         """
         return lambda: None
 
     @abc.abstractmethod
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
-        """Write a PNG of what the model finds on test images."""
+        """Write a PNG of predictions on test images."""
 
     def evaluate(self, cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:
         """Evaluate a model on ``cfg.DATASETS.TEST``.

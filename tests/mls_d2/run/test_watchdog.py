@@ -1,0 +1,165 @@
+"""A dead, stopped, stuck or failed process ends the run, and the message names it."""
+
+import argparse
+import os
+import re
+import signal
+import socket
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+
+from mls_d2.core.errors import EXIT_LOST_PROCESS, UserError
+from mls_d2.run.failures import one_line_failures
+from mls_d2.run.hooks import ReportProgress
+from mls_d2.run.launch import launch
+from mls_d2.run.signals import InterruptGuard
+from mls_d2.run.watchdog import Progress, State, Watch
+
+
+def make_watch(rank=1):
+    watch = Watch(rank, silence_s=60, stall_s=600)
+    watch.receive({index: State(beat=1, host=f"h{index}") for index in range(3)}, 0.0)
+    return watch
+
+
+def test_a_process_that_is_silent_too_long_is_named_and_no_other():
+    watch = make_watch()
+    for now in (30.0, 59.0):
+        watch.receive({i: State(beat=int(now), host=f"h{i}", iteration=4) for i in (0, 1)}, now)
+        assert watch.verdict(now) is None
+    # The same beat again is not a report.
+    watch.receive({2: State(beat=1, host="h2")}, 59.0)
+    assert watch.verdict(60.0) is None
+    verdict = watch.verdict(60.5)
+    assert verdict.code == EXIT_LOST_PROCESS
+    assert "process 2 on h2" in verdict.message
+    assert "process 0" not in verdict.message
+
+
+def test_without_process_0_all_are_silent_and_it_alone_is_named():
+    verdict = make_watch().verdict(61.0)
+    assert "process 0 on h0" in verdict.message
+    assert "process 2" not in verdict.message
+
+
+def test_an_end_without_failure_is_no_reason_and_a_failure_is_one_after_a_moment():
+    watch = make_watch()
+    watch.receive({i: State(beat=2, host=f"h{i}", code=0) for i in (0, 2)}, 1.0)
+    assert watch.verdict(1000.0) is None
+    assert watch.all_ended()
+    watch = make_watch()
+    watch.receive({2: State(beat=2, host="h2", code=2)}, 1.0)
+    assert watch.verdict(2.0) is None
+    verdict = watch.verdict(5.0)
+    assert (verdict.code, verdict.message) == (2, "process 2 on h2 ended with exit code 2")
+
+
+def test_a_stuck_iteration_lists_the_place_of_every_process():
+    watch = make_watch()
+    for idle, ends in ((599.0, False), (601.0, True)):
+        states = {i: State(int(idle), f"h{i}", 7, idle, f"place{i}") for i in range(2)}
+        watch.receive(states | {2: State(int(idle), "h2")}, 500.0)
+        assert bool(watch.verdict(501.0)) == ends
+    assert watch.verdict(501.0).message.splitlines()[1:] == [
+        "  process 0 on h0 (iteration 7 done, last in place0)",
+        "  process 1 on h1 (iteration 7 done, last in place1)",
+        "  process 2 on h2 (not training, last in other code)",
+    ]
+
+
+def test_an_evaluation_between_two_iterations_may_take_any_time():
+    progress = Progress()
+    progress.note(3)
+    with progress.paused():
+        assert progress.iteration is None
+    assert progress.iteration == 3
+
+
+class Loop(TrainerBase):
+    """Steps of a collective each; the process that ``trouble`` names fails at iteration 5."""
+
+    def __init__(self, trouble):
+        super().__init__()
+        kind, rank = trouble.split("-")
+        self.kind = kind if comm.get_rank() == int(rank) else ""
+        self.register_hooks([ReportProgress()])
+
+    def run_step(self):
+        if self.iter == 5 and self.kind == "stuck":
+            time.sleep(1000)
+        if self.iter == 5 and self.kind == "error":
+            raise UserError("bad luck", code="bad-value")
+        if self.iter == 5 and self.kind:
+            os.kill(os.getpid(), getattr(signal, self.kind))
+        if comm.get_world_size() > 1:
+            dist.all_reduce(torch.ones(1))
+        time.sleep(0.02)
+
+
+def one_process(index, trouble, environments, folder):
+    os.environ.update(environments[index])
+    log = os.open(folder / f"{index}.err", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 2)
+    sys.stderr = open(2, "w")  # noqa: SIM115 - pytest's is not a file
+
+    def main(args):
+        with InterruptGuard(), one_line_failures(""):
+            Loop(trouble).train(0, 1000)
+
+    args = argparse.Namespace(num_gpus=1, num_machines=1, timeout=0.05)
+    os._exit(launch(main, args, device="cpu"))
+
+
+def run_processes_with(trouble, number, folder):
+    """Run forked processes and return their exit codes and what they printed to stderr."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    told = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+    # Forked, because a new process takes seconds to import torch.
+    context = mp.start_processes(
+        one_process, (trouble, told, folder), nprocs=number, join=False, start_method="fork"
+    )
+    victim = int(trouble[-1])
+    for rank, process in enumerate(context.processes):
+        if number == 1 or rank != victim or not trouble.startswith("SIGSTOP"):
+            process.join(timeout=60)
+    for process in context.processes:
+        process.kill()
+        process.join()
+    codes = [process.exitcode for process in context.processes]
+    return codes, [(folder / f"{rank}.err").read_text() for rank in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message", "code"),
+    [
+        ("SIGKILL-1", r"no report for .* process 1 on", EXIT_LOST_PROCESS),
+        ("SIGKILL-0", r"no report for .* process 0 on", EXIT_LOST_PROCESS),
+        ("SIGSTOP-1", r"no report for .* process 1 on", EXIT_LOST_PROCESS),
+        ("SIGSTOP-0", r"no report for .* process 0 on", EXIT_LOST_PROCESS),
+        ("error-1", r"process 1 on .* ended with exit code 2", 2),
+        ("stuck-1", r"no iteration ended for[\s\S]*process 1 on .* \(iteration 4 done", 76),
+    ],
+)
+def test_a_lost_process_ends_the_others_which_name_it(tmp_path, trouble, message, code):
+    codes, errors = run_processes_with(trouble, 2, tmp_path)
+    survivor = 0 if trouble.endswith("1") else 1
+    assert codes[survivor] == code, errors
+    assert "Traceback" not in errors[survivor]
+    assert re.search(message, errors[survivor]), errors
+
+
+def test_a_single_stuck_process_ends_and_reports_its_place(tmp_path):
+    codes, errors = run_processes_with("stuck-0", 1, tmp_path)
+    assert codes == [EXIT_LOST_PROCESS]
+    assert re.search(r"no iteration ended for[\s\S]*process 0 .* \(iteration 4 done", errors[0])

@@ -1,0 +1,236 @@
+"""What every registered method promises; a new method is tested here without a further line."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mls_d2.config.defaults import get_cfg
+from mls_d2.config.loading import load_cfg
+from pretrain.batchnorm import BatchShuffle
+from pretrain.encoder import Encoder
+from pretrain.methods import METHODS, build_method
+from pretrain.methods.base import DictionaryMethod
+from tests.pretrain.methods.tiny import disturb, freeze, make_batch, make_method
+
+CONFIGS = Path(__file__).resolve().parents[3] / "pretrain" / "configs"
+NAMES = METHODS.names()
+WITH_KEYS = [name for name in NAMES if METHODS.get(name).has_keys]
+DICTIONARY = [name for name in NAMES if issubclass(METHODS.get(name), DictionaryMethod)]
+MULTI_CROP = [name for name in DICTIONARY if METHODS.get(name).takes_local_views]
+
+
+def total(method, batch) -> torch.Tensor:
+    return torch.stack(list(method(batch).weighted().values())).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_online_weight_and_no_other(name, views):
+    method = make_method(name)
+    if name in WITH_KEYS:
+        disturb(method.momentum_encoder)
+    total(method, make_batch(views)).backward()
+    reached = {key for key, p in method.named_parameters() if p.grad is not None}
+    assert reached == {key for key, p in method.named_parameters() if p.requires_grad}
+    assert not any(key.startswith("momentum_encoder") for key in reached)
+    # An offset that all embeddings share moves no correlation, and may have a gradient of 0.
+    for key in reached:
+        assert "bias" in key or method.get_parameter(key).grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_metrics_are_finite_scalars_and_metrics_have_no_gradient(name, views):
+    output = make_method(name)(make_batch(views))
+    assert output.weights.keys() <= output.losses.keys()
+    for values in (output.losses, output.metrics):
+        assert all(value.shape == () and value.isfinite() for value in values.values())
+    assert not any(value.requires_grad for value in output.metrics.values())
+    assert (output.labels is not None) == METHODS.get(name).has_labels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_dict_makes_another_instance_the_same(name, views):
+    one, other = make_method(name), make_method(name)
+    one.enqueue(one(make_batch(views)).keys)
+    other.load_state_dict(one.state_dict())
+    results = [total(method, make_batch(views, progress=0.3)) for method in (one, other)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_encoder_is_exported_by_default(name):
+    method = make_method(name)
+    if "export" not in vars(METHODS.get(name)):
+        assert method.export()["weight"] is method.state_dict()["encoder.backbone.weight"] or (
+            torch.equal(method.export()["weight"], method.encoder.backbone.weight)
+        )
+    assert isinstance(method.encoder, Encoder)
+
+
+@pytest.mark.parametrize("name", WITH_KEYS)
+def test_keys_come_from_the_momentum_encoder_and_follow_its_schedule(name, views):
+    method = make_method(name, momentum=0.5, momentum_schedule="cosine")
+    disturb(method.momentum_encoder)
+    batch = make_batch(views, progress=0.5)
+    before = method.momentum_encoder.backbone.weight.clone()
+    method(batch)
+    method.after_optimizer_step()
+    # Half-way along the cosine from 0.5 to 1.
+    online = method.encoder.backbone.weight
+    torch.testing.assert_close(
+        method.momentum_encoder.backbone.weight, 0.75 * before + 0.25 * online
+    )
+    assert method.diagnostics()["momentum"].item() == pytest.approx(0.75)
+    assert not any(rows.requires_grad for rows in method.keys(views[1]))
+
+
+@pytest.mark.parametrize("name", WITH_KEYS)
+def test_keys_come_back_in_order_from_a_shuffled_batch(name, views):
+    method = make_method(name)
+    freeze(method)
+    method.eval()  # BatchNorm in other company gives other keys.
+    straight = method(make_batch(views))
+    method.shuffle = BatchShuffle(seed=3)
+    method.before_step(0)
+    assert method.shuffle.order(4).tolist() != [0, 1, 2, 3]
+    mixed = method(make_batch(views))
+    for key, loss in straight.losses.items():
+        torch.testing.assert_close(mixed.losses[key], loss)
+    for table, rows in straight.keys.items():
+        torch.testing.assert_close(mixed.keys[table], rows)
+
+
+@pytest.mark.parametrize("name", DICTIONARY)
+def test_rows_enter_the_dictionary_after_the_loss(name, views):
+    method = make_method(name)
+    tables = {table: method.dictionary[table].clone() for table in method.dictionary.names}
+    output = method(make_batch(views))
+    for table, before in tables.items():
+        torch.testing.assert_close(method.dictionary[table], before)
+    method.enqueue(output.keys)
+    for table, before in tables.items():
+        unit = nn.functional.normalize(output.keys[table].double(), dim=1)
+        torch.testing.assert_close(method.dictionary[table][:4], unit, atol=1e-6, rtol=0)
+        torch.testing.assert_close(method.dictionary[table][4:], before[4:])
+
+
+@pytest.mark.parametrize("name", MULTI_CROP)
+def test_local_views_are_further_queries_of_their_images_key(name, views):
+    method = make_method(name)
+    freeze(method)
+    local = [torch.randn(4, 3, 1, 1, dtype=torch.float64) for _ in range(2)]
+    got, plain = method(make_batch([*views, *local])), method(make_batch(views))
+    # Each local view alone, in the place of the first views: all queries have the same weight.
+    alone = [method(make_batch([view, views[1]])) for view in local]
+    for key, loss in got.losses.items():
+        every = [plain.losses[key], *(output.losses[key] for output in alone)]
+        torch.testing.assert_close(loss, sum(every) / 3)
+    for key in ("positive_similarity", "negative_similarity", "feature_std"):
+        torch.testing.assert_close(got.metrics[key], plain.metrics[key])
+    assert got.labels is None or torch.equal(got.labels, plain.labels)
+    for table, rows in plain.keys.items():
+        torch.testing.assert_close(got.keys[table], rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_configs_exist_and_build_it(name):
+    for suffix in ("quick", "coco_400ep", "coco_800ep"):
+        cfg = load_cfg(str(CONFIGS / f"{name}_{suffix}.yaml"))
+        METHODS.get(name).check_config(cfg)
+        assert name == cfg.PRETRAIN.METHOD
+    cfg = load_cfg(str(CONFIGS / f"{name}_quick.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    with torch.device("meta"):  # Shapes alone: no numbers are needed.
+        made = build_method(cfg)
+    assert type(made) is METHODS.get(name)
+    assert made.encoder.backbone.stem.conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_default_that_its_rule_allows_and_a_meaning(name):
+    keys = list(METHODS.get(name).Options.config_keys())
+    for key in keys:
+        assert key.rule.holds(key.default), key.name
+        assert key.about, key.name
+    fields = dataclasses.fields(METHODS.get(name).Options)
+    assert len({key.name for key in keys}) == len(keys) == len(fields)
+    cfg = get_cfg()
+    assert METHODS.get(name).Options.from_config(cfg) == METHODS.get(name).Options()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_one_file_with_a_source(name):
+    text = Path(inspect.getfile(METHODS.get(name))).read_text()
+    assert "arXiv" in text.partition("\n\n")[0] or "arXiv" in text[:400]
+
+
+def config(name: str, **changes):
+    cfg = get_cfg()
+    words = ["PRETRAIN.METHOD", name, "PRETRAIN.BATCH_NORM", "sync"]
+    words += [w for key, value in changes.items() for w in (key.replace("__", "."), value)]
+    cfg.merge_from_list(words)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("simclr", {"PRETRAIN__BATCH_NORM": "shuffled"}, "PRETRAIN.BATCH_NORM"),
+        ("byol", {"PRETRAIN__AUGMENT__LOCAL_CROPS": 4}, "LOCAL_CROPS"),
+        ("byol", {"MOCO__MOMENTUM": 1.0}, r"MOCO.MOMENTUM must be in \[0, 1\), got 1.0"),
+        ("byol", {"BYOL__OUT_DIM": 0}, "BYOL.OUT_DIM must be >= 1, got 0"),
+        ("densecl", {"DENSECL__LAMBDA": 1.5}, r"DENSECL.LAMBDA must be in \[0, 1\], got 1.5"),
+        ("densecl", {"MOCO__DICTIONARY_SIZE": 8}, "MOCO.DICTIONARY_SIZE is 8"),
+        ("revisiting", {"REVISITING__K": 4096}, "REVISITING.K must be in"),
+        ("mls", {"MLS__K": 4096}, "MLS.K must be in"),
+        ("mls", {"MLS__LOSS": "bse"}, "MLS.LOSS must be one of 'none'"),
+        ("simclr", {"SIMCLR__TEMPERATURE": 0.0}, "SIMCLR.TEMPERATURE must be > 0, got 0.0"),
+        ("simsiam", {"SIMSIAM__PROJECTOR_DIM": 0}, "SIMSIAM.PROJECTOR_DIM must be >= 1"),
+        ("barlowtwins", {"BARLOWTWINS__SCALE": 0.0}, "BARLOWTWINS.SCALE must be > 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(name, changes, named, refuses):
+    with refuses("bad-value") as caught:
+        METHODS.get(name).check_config(config(name, **changes))
+    assert caught.match(named)
+
+
+def test_keys_of_other_methods_are_not_checked():
+    strange = {"MOCO__DICTIONARY_SIZE": 3, "MLS__K": 99, "SIMCLR__TEMPERATURE": -1.0}
+    METHODS.get("byol").check_config(config("byol", **strange))
+
+
+def test_an_unknown_method_is_refused_with_the_nearest(refuses):
+    with refuses("unknown-name") as caught:
+        build_method(config("moco"))
+    assert caught.match("'mocov2'")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("byol", [(4096, 128), (256, 4096), (4096, 256), (256, 4096)]),
+        ("simclr", [(2048, 128), (128, 2048)]),
+        ("simsiam", [(2048, 128), (2048, 2048), (2048, 2048), (512, 2048), (2048, 512)]),
+        ("barlowtwins", [(8192, 128), (8192, 8192), (8192, 8192)]),
+        ("mocov2", [(2048, 128), (256, 2048)]),
+    ],
+)
+def test_the_widths_of_the_heads_are_those_of_the_papers(name, expected):
+    with torch.device("meta"):
+        made = METHODS.get(name)(nn.Identity(), 128, METHODS.get(name).Options())
+    heads = [made.encoder.projector, getattr(made, "predictor", [])]
+    linear = [layer for head in heads for layer in head if isinstance(layer, nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in linear] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mocov2", 4097), ("simclr", 31), ("byol", None), ("barlowtwins", None)]
+)
+def test_the_chance_level_is_known(name, expected):
+    with torch.device("meta"):
+        made = METHODS.get(name)(nn.Identity(), 8, METHODS.get(name).Options())
+    assert made.candidates(16) == expected

@@ -94,6 +94,13 @@ def checks(candidates: int | None) -> dict[str, Check]:
             "Lower MLS.K, or let InfoNCE learn alone for longer (MLS.WARMUP)",
             ("label_spread", "label_similarity"),
         ),
+        "the same prototype for all": Check(
+            lambda row: row.get("prototype_spread", 1.0) < _LEAST_LABEL_SPREAD,
+            "the images of a batch have the same few prototypes, which makes the loss small and "
+            "teaches nothing. Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; with DINO lower "
+            "DINO.CENTRE_MOMENTUM, and a small network needs DINO.HEAD_NORM BN",
+            ("prototype_spread",),
+        ),
     }
 
 

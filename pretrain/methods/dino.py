@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mls_d2.config.options import option
-from mls_d2.config.rules import above, at_least, below_one
+from mls_d2.config.rules import above, at_least, below_one, one_of
 from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, pooled_views
 from pretrain.losses import dino_loss
@@ -32,22 +32,23 @@ class Head(nn.Module):
         hidden_dim: width of the MLP's two hidden layers.
         bottleneck_dim: its output d.
         num_prototypes: K.
+        norm: "" for none, or "BN" for a BatchNorm in the hidden layers (use_bn_in_head).
 
-    Source: DINO (arXiv 2104.14294), appendix C, and DINOHead of its code (7c446df): GELU, no
-    BatchNorm, weights from a truncated normal of 0.02, biases 0.
+    Source: DINO (arXiv 2104.14294), appendix C, and DINOHead of its code (7c446df): GELU, weights
+    from a truncated normal of 0.02, biases 0.
     """
 
     def __init__(
-        self, in_dim: int, hidden_dim: int, bottleneck_dim: int, num_prototypes: int
+        self, in_dim: int, hidden_dim: int, bottleneck_dim: int, num_prototypes: int, *, norm: str
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        )
+        layers: list[nn.Module] = []
+        for before in (in_dim, hidden_dim):
+            layers.append(nn.Linear(before, hidden_dim))
+            if norm:
+                layers.append(nn.BatchNorm1d(hidden_dim))
+            layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -77,6 +78,11 @@ class DINO(MomentumMethod):
         num_prototypes: int = option(65536, "prototypes", at_least(2), symbol="K")
         hidden_dim: int = option(2048, "width of the head's two hidden layers", at_least(1))
         bottleneck_dim: int = option(256, "width before the prototypes", at_least(1), symbol="d")
+        head_norm: str = option(
+            "",
+            "norm in the head's hidden layers: '' (the paper) or 'BN' (small networks)",
+            one_of(("", "BN")),
+        )
         student_temperature: float = option(0.1, "the student's", above(0), symbol="τ_s")
         teacher_temperature: float = option(0.04, "the teacher's", above(0), symbol="τ_t")
         centre_momentum: float = option(0.9, "coefficient of the centre", below_one(), symbol="m")
@@ -90,7 +96,13 @@ class DINO(MomentumMethod):
     def __init__(self, backbone: nn.Module, feature_dim: int, options: DINO.Options) -> None:
         super().__init__(backbone, feature_dim, options)
         self.options = options
-        head = Head(feature_dim, options.hidden_dim, options.bottleneck_dim, options.num_prototypes)
+        head = Head(
+            feature_dim,
+            options.hidden_dim,
+            options.bottleneck_dim,
+            options.num_prototypes,
+            norm=options.head_norm,
+        )
         self.set_encoder(Encoder(backbone, head))
         self.register_buffer("centre", torch.zeros(options.num_prototypes))
         self._epoch = self._progress = 0.0

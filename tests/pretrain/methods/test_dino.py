@@ -109,7 +109,7 @@ def test_a_step_compares_all_views_of_the_student_with_two_of_the_teacher(method
 
 
 def test_the_head_is_a_weight_normed_layer_with_a_gain_of_1():
-    head = Head(6, 8, 4, 5)
+    head = Head(6, 8, 4, 5, norm="BN")
     layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 5, bias=False))
     with torch.no_grad():
         layer.parametrizations.weight.original0.fill_(1)

@@ -38,7 +38,7 @@ class Annotations:
     def seen(self, index: int, crop: np.ndarray) -> np.ndarray:
         """Return ``(C,)`` bool: the categories seen in a crop x, y, width, height of an image.
 
-        An object is seen where the crop holds half of its box, or is filled by it to 30 %.
+        An object is seen if the crop holds half of its box, or if the box fills 30 % of it.
         """
         x, y, width, height = crop[:4]
         boxes = self.boxes[index]

@@ -1,4 +1,4 @@
-"""Whose statistics BatchNorm takes: split, and shuffled, so that they do not give the answer away.
+"""BatchNorm whose batch statistics do not leak the answer: split into parts, and shuffled.
 
 A query and its key that are normalised together with the same other images can be matched by those
 statistics alone (MoCo, arXiv 1911.05722, section 3.3). MoCo shuffles the key batch among its
@@ -149,7 +149,7 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
     """Check ``PRETRAIN.BATCH_NORM`` and ``PRETRAIN.BATCH_NORM_GROUPS`` for W processes.
 
     Raises:
-        UserError: an unknown mode, groups that do not divide the images of a process, groups beside
+        UserError: an unknown mode, groups that do not divide the images per process, groups with
             "sync", or "sync" among processes without GPUs.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
@@ -160,7 +160,7 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
         )
     if groups < 1 or share % groups:
         raise UserError(
-            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images of a process, got {groups}",
+            f"PRETRAIN.BATCH_NORM_GROUPS must divide the {share} images per process, got {groups}",
             code="bad-value",
         )
     if mode == "sync" and groups > 1:
@@ -182,7 +182,7 @@ def set_up_batchnorm(
     """Return ``method`` with the BatchNorm that the config asks for, and the shuffle of its keys.
 
     Warns if a query is normalised with the same images as its key, for a method whose
-    ``contrasts_batches`` says that it compares the key with those of other batches.
+    ``contrasts_batches`` is True: it compares the key with those of other batches.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
     norms = (m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
@@ -191,7 +191,7 @@ def set_up_batchnorm(
         if leaks:
             logger.warning(
                 "PRETRAIN.BATCH_NORM sync normalises queries and keys over the same whole batch, "
-                "so the statistics can give the answer away (docs/methods.md)"
+                "so the statistics can leak the answer (docs/methods.md)"
             )
         whole = nn.SyncBatchNorm.convert_sync_batchnorm(method) if world_size > 1 else method
         return whole, None
@@ -202,7 +202,7 @@ def set_up_batchnorm(
     if leaks:
         logger.warning(
             "BatchNorm normalises each query with the same images as its key, so the statistics "
-            "can give the answer away: use PRETRAIN.BATCH_NORM shuffled with several processes or "
+            "can leak the answer: use PRETRAIN.BATCH_NORM shuffled with several processes or "
             "PRETRAIN.BATCH_NORM_GROUPS > 1"
         )
     return method, None

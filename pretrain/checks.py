@@ -30,7 +30,7 @@ DEPTHS = (18, 34, 50, 101, 152)
 
 
 def is_device(name: str) -> bool:
-    """Whether torch knows a device of that name, and this machine has it where it has GPUs."""
+    """Whether torch has a device of that name, which exists here if there are GPUs."""
     try:
         index = torch.device(name).index or 0
     except RuntimeError:

@@ -39,7 +39,7 @@ class ViewBatch:
         geometry: ``(V, N, 5)`` float32: x, y, width, height in pixels of the image, flipped.
         image_sizes: ``(N, 2)`` height and width of the images in pixels.
         index: ``(N,)`` positions of the images in the dataset.
-        extras: what the method asked for by name, ``(N, …)`` each.
+        extras: what the method requested by name, ``(N, …)`` each.
         broken: name and fault of images that could not be read and were replaced by a neighbour.
         enlarged: paths of images smaller than the crop.
     """
@@ -120,14 +120,13 @@ class ViewDataset(Dataset):
 class EpochBatches(Sampler):
     """Batches of (epoch, position) for one process, without end, from any iteration on.
 
-    Every epoch is an order of the dataset that (seed, epoch) fixes: the shards at random, and the
-    images of a window of them mixed, so that neither memory nor the reading of files knows more
-    than a window. The last images, which do not fill a batch over all processes, are left out of
-    that epoch, as in MoCo.
+    (seed, epoch) fixes the order of each epoch: the shards at random, and the images of a window of
+    them mixed, so that memory holds no more than a window. The last images, which do not fill a
+    batch over all processes, are left out of that epoch, as in MoCo.
 
     Args:
         counts: ``(S,)`` images of each shard; a dataset of files is one shard.
-        batch_size: images a step over all processes.
+        batch_size: images per step over all processes.
         seed: of the orders.
         window: shards whose images are mixed.
         start: iteration to begin with.
@@ -206,7 +205,7 @@ def image_source(names: Sequence[str]) -> ImageSource:
 
     Raises:
         UserError: an unknown name, a missing root, an empty folder, files that do not exist, or
-            shards beside something else.
+            shards mixed with other data.
     """
     shards = [name for name in names if os.path.isfile(os.path.join(name, SHARDS_FILE))]
     if shards and len(names) > 1:

@@ -15,7 +15,7 @@ from pretrain.methods import METHODS, Method
 
 
 def build_label_quality(cfg: CfgNode, method: Method) -> LabelQuality | None:
-    """Return what ``PRETRAIN.LABEL_QUALITY`` asks for.
+    """Return the measurement, if ``PRETRAIN.LABEL_QUALITY`` is set.
 
     Raises:
         UserError: a method without pseudo-labels, or a dataset without annotations.

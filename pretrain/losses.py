@@ -52,7 +52,7 @@ def info_nce(query: Tensor, key: Tensor, dictionary: Tensor, temperature: float)
         temperature: τ > 0.
 
     Returns:
-        Scalar. It is log(D + 1) where all similarities are equal.
+        Scalar. It is log(D + 1) if all similarities are equal.
 
     Raises:
         ValueError: shapes that do not fit, or τ <= 0.
@@ -82,7 +82,7 @@ def multi_label_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
         temperature: τ > 0.
 
     Returns:
-        Scalar. It is log(2) where all cosines are 0.
+        Scalar. It is log(2) if all cosines are 0.
 
     Raises:
         ValueError: shapes that differ, or τ <= 0.
@@ -96,7 +96,7 @@ def multi_label_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tenso
 def positive_bce(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Only the terms with ``y_i = 1`` of :func:`multi_label_bce`, divided by D all the same.
 
-    Args, returns and errors as there. It is (k / D) · log(2) where all cosines are 0.
+    Args, returns and errors as there. It is (k / D) · log(2) if all cosines are 0.
 
     Source: MLS (arXiv 2308.03286), Table 6, "BCE-pos".
     """
@@ -116,7 +116,7 @@ def knn_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
         temperature: τ > 0.
 
     Returns:
-        Scalar. It is log(D - k + 1) where all cosines are equal.
+        Scalar. It is log(D - k + 1) if all cosines are equal.
 
     Raises:
         ValueError: shapes that differ, or τ <= 0.
@@ -126,8 +126,9 @@ def knn_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     scaled = _scaled(logits, labels, temperature)
     labels = labels.bool()
     negatives = scaled.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
-    # log(e^p / (e^p + e^n)) = log σ(p - n)
-    return -F.logsigmoid(scaled - negatives)[labels].mean()
+    # log(e^p / (e^p + e^n)) = log σ(p - n); no mask indexing, which would wait for the device.
+    terms = F.logsigmoid(scaled - negatives).masked_fill(~labels, 0.0)
+    return -terms.sum() / labels.sum()
 
 
 def multi_positive_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -142,7 +143,7 @@ def multi_positive_softmax(logits: Tensor, labels: Tensor, temperature: float) -
         temperature: τ > 0.
 
     Returns:
-        Scalar. It is log(D) where all cosines are equal.
+        Scalar. It is log(D) if all cosines are equal.
 
     Raises:
         ValueError: shapes that differ, or τ <= 0.
@@ -176,7 +177,7 @@ def batch_similarities(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
     view1, view2 = _pair(view1, view2)
     count = len(view1)
     if count < 2:
-        raise ValueError("a batch needs two images at least, or there is nothing to tell apart")
+        raise ValueError("a batch needs two images at least: one has no negatives")
     views = torch.cat([view1, view2])
     with torch.autocast(views.device.type, enabled=False):
         products = views @ views.T
@@ -244,7 +245,7 @@ def cross_correlation(view1: Tensor, view2: Tensor) -> Tensor:
         view2: ``(N, d)``.
 
     Returns:
-        ``(d, d)`` in [-1, 1], float32 at least; 0 where a channel is constant.
+        ``(d, d)`` in [-1, 1], float32 at least; 0 if a channel is constant.
 
     Raises:
         ValueError: shapes that differ.
@@ -264,7 +265,7 @@ def barlow_terms(correlation: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The invariance term ``Σ_i (1 - C_ii)²`` and the redundancy term ``Σ_i Σ_{j≠i} C_ij²``. They
-        are 0 where C is the identity.
+        are 0 if C is the identity.
 
     Source: Barlow Twins (arXiv 2103.03230), Eq. 1.
     """

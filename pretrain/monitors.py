@@ -1,4 +1,4 @@
-"""What a run's own numbers say of it: collapse, divergence, and what to do about them."""
+"""Warnings of collapse and divergence, from the metrics of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 Scalars = Mapping[str, float]
 
-# A run that has not left chance level after this share of its length will hardly do so.
+# Share of the run for which a condition must hold.
 _PATIENCE = 0.1
 # Evenly spread features have 1 (SimSiam); healthy quick runs stay above 0.4, a collapsed one falls.
 _LEAST_SPREAD = 0.2
@@ -62,7 +62,7 @@ def checks(candidates: int | None) -> dict[str, Check]:
     return {
         "chance level": Check(
             lambda row: row.get("loss_nce", 0.0) >= _CHANCE * chance,
-            f"the positive is told from none of {candidates} candidates (log({candidates}) = "
+            f"the positive is not found among {candidates} candidates (log({candidates}) = "
             f"{chance:.2f}). Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; a small network "
             "needs MOCO.PROJECTOR_NORM BN",
             ("loss_nce",),
@@ -76,36 +76,36 @@ def checks(candidates: int | None) -> dict[str, Check]:
         ),
         "collapse of the embeddings": Check(
             lambda row: row.get("embedding_std", 1.0) < _LEAST_EMBEDDING_SPREAD,
-            "all images get nearly the same embedding, which makes the loss small and teaches "
-            "nothing. Go back to a checkpoint from before, lower SOLVER.BASE_LR, raise "
+            "all images get nearly the same embedding: the loss is small and nothing is "
+            "learned. Go back to a checkpoint from before, lower SOLVER.BASE_LR, raise "
             "PRETRAIN.WARMUP_EPOCHS and, with a momentum encoder, MOCO.MOMENTUM",
             ("embedding_std",),
         ),
         "collapse of the dictionary": Check(
             lambda row: row.get("dictionary_rank", math.inf) < _LEAST_RANK,
-            "its rows are all but parallel, so that they say nothing of an image. Raise "
+            "its rows are nearly parallel, so that they carry no information on images. Raise "
             "PRETRAIN.WARMUP_EPOCHS or MOCO.MOMENTUM, lower SOLVER.BASE_LR; do not add the "
             "multi-label loss before the rank has risen (MLS.WARMUP)",
             ("dictionary_rank",),
         ),
         "the same pseudo-labels for all": Check(
             lambda row: row.get("label_spread", 1.0) < _LEAST_LABEL_SPREAD,
-            "the images of a batch pick the same few rows of the dictionary, whatever they show. "
+            "all images of a batch select the same few rows of the dictionary. "
             "Lower MLS.K, or let InfoNCE learn alone for longer (MLS.WARMUP)",
             ("label_spread", "label_similarity"),
         ),
         "the same prototype for all": Check(
             lambda row: row.get("prototype_spread", 1.0) < _LEAST_LABEL_SPREAD,
             "the images of a batch have the same few prototypes, which makes the loss small and "
-            "teaches nothing. Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; with DINO lower "
-            "DINO.CENTRE_MOMENTUM, and a small network needs DINO.HEAD_NORM BN",
+            "teaches nothing. Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; with DINO "
+            "lower DINO.CENTRE_MOMENTUM, and a small network needs DINO.HEAD_NORM BN",
             ("prototype_spread",),
         ),
     }
 
 
 class Monitors(HookBase):
-    """Warns of collapse and divergence, once for each kind until it is over.
+    """Warns of collapse and divergence, once per kind until the condition ends.
 
     It reads the entries of the metrics, so it costs no transfer from the device.
 
@@ -114,7 +114,7 @@ class Monitors(HookBase):
             None for a method that contrasts nothing.
         log_period: iterations between two entries.
         max_iter: length of the run.
-        metrics_file: entries of an earlier part of the run, taken in silently; it may be missing.
+        metrics_file: entries of an earlier part of the run; may be missing.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Monitors(HookBase):
             self.observe(iteration, row)
 
     def after_step(self) -> None:
-        """Look at the entry that was just made."""
+        """Check the entry of this step, if there is one."""
         if (self.trainer.iter + 1) % self._log_period == 0:
             now, latest = self.trainer.iter, self.trainer.storage.latest()
             row = {name: value for name, (value, when) in latest.items() if when == now}
@@ -138,7 +138,7 @@ class Monitors(HookBase):
                 logger.warning(message)
 
     def observe(self, iteration: int, row: Scalars) -> list[str]:
-        """Take in one entry of the metrics and return what there is to say, mostly nothing."""
+        """Add one entry of the metrics and return the warnings that it triggers, usually none."""
         messages = []
         for kind, check in self._checks.items():
             self._counts[kind] = self._counts[kind] + 1 if check.holds(row) else 0

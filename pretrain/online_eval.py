@@ -1,4 +1,4 @@
-"""What the backbone has learnt so far: weighted nearest neighbours on a labelled dataset."""
+"""Evaluation during training: weighted nearest neighbours on a labelled dataset."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class OnlineEvaluation(HookBase):
         self._k, self._temperature = min(k, len(train.paths)), temperature
 
     def after_step(self) -> None:
-        """Measure if it is time."""
+        """Measure if it is due."""
         done = self.trainer.iter + 1
         if done % self._period and done < self.trainer.max_iter:
             return
@@ -107,7 +107,7 @@ class OnlineEvaluation(HookBase):
 def build_online_eval(
     cfg: CfgNode, backbone: nn.Module, iters_per_epoch: int
 ) -> list[OnlineEvaluation]:
-    """Return the hook that ``PRETRAIN.ONLINE_EVAL`` asks for, if any.
+    """Return the hook, if ``PRETRAIN.ONLINE_EVAL.PERIOD`` is set.
 
     Raises:
         UserError: a bad value, or a dataset without annotations.

@@ -14,7 +14,7 @@ OPTIMIZERS = ("sgd", "lars", "larc")
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled, a tensor at a time, to the size of the weights.
+    """SGD with momentum whose step is scaled, tensor by tensor, to the norm of the weights.
 
     With g the gradient plus the decayed weight: v ← μ v + η ‖w‖ / ‖g‖ · g, w ← w − lr · v. Tensors
     of one dimension (biases, normalisation layers) are not scaled, nor are those whose ‖w‖ or ‖g‖
@@ -118,7 +118,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build ``PRETRAIN.OPTIMIZER`` over everything that trains.
 
     As in Detectron2, ``SOLVER.WEIGHT_DECAY_NORM`` is for normalisation layers and
-    ``SOLVER.WEIGHT_DECAY_BIAS``, where it is set, for biases.
+    ``SOLVER.WEIGHT_DECAY_BIAS``, if it is set, for biases.
     """
     groups = get_default_optimizer_params(
         model,

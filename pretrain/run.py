@@ -67,7 +67,7 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: steps in a pass over the data, and steps in all."""
+    """Length of a run: steps per pass over the data, and in all."""
 
     iters_per_epoch: int
     max_iter: int
@@ -113,7 +113,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     with InterruptGuard() as interrupt:
         trainer, start = _build_trainer(cfg, source, length, interrupt)
         logger.info(
-            "%s on %d images: %d steps of %d, %d an epoch",
+            "%s on %d images: %d steps of %d, %d per epoch",
             cfg.PRETRAIN.METHOD,
             num_images,
             length.max_iter,
@@ -168,6 +168,7 @@ def export_backbone(
     """Write what a method exports in the format that Detectron2 loads, with what belongs to it."""
     info = {
         "method": cfg.PRETRAIN.METHOD,
+        "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
         "synthetic": synthetic,
         "epochs": length.max_iter / length.iters_per_epoch,
@@ -185,7 +186,7 @@ def export_backbone(
 def _memory_relief(cfg: CfgNode) -> str:
     share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     return (
-        f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, {share} a process, two views each), "
+        f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, {share} per process), "
         f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
         f"PRETRAIN.AUGMENT.CROP_SIZE ({cfg.PRETRAIN.AUGMENT.CROP_SIZE})"
     )

@@ -60,7 +60,7 @@ class FileSource:
         self.synthetic = is_synthetic(paths[0])
 
     def digest(self) -> str:
-        """Return the digest of the paths, from where they begin to differ."""
+        """Return the digest of the paths without their common prefix."""
         shared = len(os.path.commonprefix([self.name(0), *self.paths[1:]]))
         return _digest(path[shared:] for path in self.paths)
 
@@ -151,7 +151,7 @@ class ShardSource:
 
 
 def index_path(shard: Path) -> Path:
-    """Return where a shard's member offsets are: ``(n, 2)`` int64, offset and size in bytes."""
+    """Return the path of a shard's index: ``(n, 2)`` int64, offset and size in bytes."""
     return shard.with_suffix(".npy")
 
 

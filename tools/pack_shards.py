@@ -2,7 +2,7 @@
 """Pack images into tar shards for pretraining, or index tar shards that come from elsewhere.
 
 Shards spare a large dataset the listing of its files, and packed at a reduced size they decode
-several times as fast. Packing goes on where it was interrupted.
+several times as fast. An interrupted packing is resumed.
 
 Examples:
     python tools/pack_shards.py coco_2017_unlabeled coco_2017_train --out shards --short-side 320
@@ -37,9 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", help="folder to write: new, empty, or begun by the same command")
     parser.add_argument("--index", metavar="FOLDER", help="only index the tar files in FOLDER")
     for name, text in (
-        ("per_shard", "images of a shard"),
+        ("per_shard", "images per shard"),
         ("short_side", "reduce the shorter side to so many pixels; 0 keeps files as they are"),
-        ("quality", "of JPEGs that are encoded anew, 1 to 100"),
+        ("quality", "of JPEGs that are encoded again, 1 to 100"),
         ("seed", "of the order"),
     ):
         value = getattr(default, name)

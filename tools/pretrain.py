@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mls_d2.config.loading import load_cfg  # noqa: E402 - after the path above
+from mls_d2.config.recipes import mark_if_changed  # noqa: E402
 from mls_d2.core.errors import run_tool  # noqa: E402
 from mls_d2.run.launch import launch, tool_parser  # noqa: E402
 from mls_d2.runner.slurm import add_slurm_arguments, submit  # noqa: E402
@@ -33,6 +34,7 @@ MODEL.WEIGHTS.
 def run(args: argparse.Namespace) -> None:
     """Run one process of the pretraining."""
     cfg = load_cfg(args.config_file, args.opts)
+    mark_if_changed(cfg, load_cfg(args.config_file), "pretraining")
     pretrain(cfg, resume=args.resume)
 
 

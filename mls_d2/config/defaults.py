@@ -29,10 +29,10 @@ def get_cfg() -> CfgNode:
 
 
 def _add_project_keys(cfg: CfgNode) -> None:
-    # Which recipe a config states: "quick" (scenes, minutes on a CPU), "paper" or "custom".
+    # Kind of recipe: "quick" (scenes, minutes on a CPU), "paper" or "custom".
     cfg.PRESET = "custom"
-    # Train from weights that say that they were trained on another colour order, pixel mean or std,
-    # or with the stride elsewhere, than this config has; False refuses them.
+    # Accept weights whose file states another colour order, pixel mean or std, or stride placement
+    # than this config; False refuses them.
     cfg.MODEL.ALLOW_INPUT_MISMATCH = False
 
 
@@ -48,19 +48,19 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.OPTIMIZER = "sgd"
     # Linear warm-up of the learning rate from 0, in epochs (>= 0).
     node.WARMUP_EPOCHS = 0.0
-    # Whose statistics BatchNorm takes. "shuffled": each process's own images, keys shuffled among
+    # Statistics of BatchNorm. "shuffled": each process's own images, keys shuffled among
     # the processes (MoCo); "local": the same without shuffling; "sync": the whole batch.
     node.BATCH_NORM = "shuffled"
     # Parts into which BatchNorm splits a process's images (>= 1): 8 on one big GPU is 8 processes.
     node.BATCH_NORM_GROUPS = 1
     # With SOLVER.AMP.ENABLED: "bfloat16", or "float16" for GPUs without it; the latter scales the
-    # gradients and waits for the device once a step.
+    # gradients and waits for the device once per step.
     node.AMP_DTYPE = "bfloat16"
     # Compile the encoders with torch.compile: minutes at the start, faster steps on recent GPUs.
     node.COMPILE = False
     # Largest share of unreadable images tolerated before the run stops, in [0, 1].
     node.MAX_BROKEN_SHARE = 0.01
-    # "full", or "reduced": JPEGs at a half, a quarter or an eighth of their size where no view is
+    # "full", or "reduced": JPEGs at a half, a quarter or an eighth of their size if no view is
     # enlarged by that (docs/input.md).
     node.DECODE = "full"
     # Tar shards whose images are mixed (>= 1); shards are read in random order.
@@ -72,8 +72,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Epochs between two checkpoints that are never removed (>= 0); less than a step is none.
     node.PERMANENT_PERIOD = 0.0
 
-    # Measure how often pseudo-labels are right, with the annotations of DATASETS.TRAIN, which train
-    # nothing (docs/monitoring.md).
+    # Measure how often pseudo-labels are right, with the annotations of DATASETS.TRAIN, which are
+    # not trained on (docs/monitoring.md).
     node.LABEL_QUALITY = False
     node.ONLINE_EVAL = online = CfgNode()
     # Epochs between two evaluations by nearest neighbours (> 0), on labelled datasets of the
@@ -84,6 +84,10 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Images of each, evenly spaced (>= 1).
     online.MAX_IMAGES = 2000
 
+    _add_augment_keys(node)
+
+
+def _add_augment_keys(node: CfgNode) -> None:
     node.AUGMENT = augment = CfgNode()
     # Side of the square crops, in pixels.
     augment.CROP_SIZE = 224
@@ -103,7 +107,7 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # Probability of a Gaussian blur, and the bounds of its standard deviation in pixels.
     augment.BLUR_PROB = 0.5
     augment.BLUR_SIGMA = (0.1, 2.0)
-    # Probability that what is brighter than half is inverted (BYOL), in [0, 1].
+    # Probability of solarization: values above one half are inverted (BYOL), in [0, 1].
     augment.SOLARIZE_PROB = 0.0
     # What differs in second and in local views (BYOL, DINO), in [0, 1]; None: as in first ones.
     augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
@@ -128,8 +132,8 @@ def _add_method_keys(cfg: CfgNode) -> None:
 def _add_segmentation_keys(cfg: CfgNode) -> None:
     # Of build_dilated_resnet_backbone: side of an image over side of the last features; 8, 16, 32.
     cfg.MODEL.RESNETS.OUTPUT_STRIDE = 8
-    # SEM_SEG_HEAD.NAME is "PSPHead" or "PSAHead" where the META_ARCHITECTURE is "EncoderDecoder";
-    # Detectron2's IN_FEATURES (one), IGNORE_VALUE, NUM_CLASSES, CONVS_DIM and NORM hold, too.
+    # SEM_SEG_HEAD.NAME is "PSPHead" or "PSAHead" if the META_ARCHITECTURE is "EncoderDecoder";
+    # Detectron2's IN_FEATURES (one), IGNORE_VALUE, NUM_CLASSES, CONVS_DIM and NORM apply, too.
     head = cfg.MODEL.SEM_SEG_HEAD
     # Share of channels dropped before the classifiers, in [0, 1).
     head.DROPOUT = 0.1
@@ -173,9 +177,9 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # Classes of the dataset (>= 2), and whether an image may show several of them.
     node.NUM_CLASSES = 1000
     node.MULTI_LABEL = False
-    # What follows the pooled feature. Trained by SGD: "linear", or "bn_linear" with a BatchNorm
+    # Head on the pooled feature. Trained by SGD: "linear", or "bn_linear" with a BatchNorm
     # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
-    # "svm" (linear, one a class) or "knn" (weighted nearest neighbours).
+    # "svm" (linear, one per class) or "knn" (weighted nearest neighbours).
     node.HEAD = "linear"
     # Train the head alone, on a backbone in evaluation mode: a linear probe.
     node.FREEZE_BACKBONE = False
@@ -193,7 +197,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.TRAIN_CROP = "random_resized"
     node.CROP_SCALE = (0.08, 1.0)
     # Test: "center" (the central square, after the shorter side was resized to RESIZE) or "squash"
-    # (the whole image, whatever its shape).
+    # (the whole image, resized to a square).
     node.TEST_CROP = "center"
     # Length of the shorter side before a crop, in pixels (>= CROP_SIZE).
     node.RESIZE = 256

@@ -93,3 +93,21 @@ class Options:
 OPTIONS: dict[str, type[Options]] = {}
 """Options of every registered method by its name; :func:`mls_d2.config.defaults.get_cfg` adds their
 keys. ``import pretrain.methods`` fills it."""
+
+
+def options_table() -> str:
+    """Return a Markdown table of the options of all registered methods."""
+    rows = {
+        key.name: (
+            f"`{key.name}`",
+            f"{key.symbol}",
+            f"`{key.default!r}`",
+            key.about,
+            key.rule.expected,
+        )
+        for options in OPTIONS.values()
+        for key in options.config_keys()
+    }
+    lines = ["| key | symbol | default | meaning | allowed |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(rows[name])} |" for name in sorted(rows)]
+    return "\n".join(lines)

@@ -35,10 +35,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def transfer_recipe(config: str) -> Recipe:
-    """Return the recipe of a fine-tuning config.
-
-    Args:
-        config: the whole config, YAML.
+    """Return the recipe of a fine-tuning config, YAML.
 
     Raises:
         UserError: if ``config`` is not a YAML mapping.
@@ -92,12 +89,8 @@ def changed_keys(config: str, published: str, phase: str) -> list[str]:
 def mark_if_changed(cfg: CfgNode, published: CfgNode, phase: str) -> None:
     """Set ``cfg.PRESET`` from ``"paper"`` to ``"custom"`` if options change the recipe.
 
-    The results of such a run must not be compared with published numbers.
-
-    Args:
-        cfg: the config of a run, options merged in.
-        published: the config of the file alone.
-        phase: see :func:`changed_keys`.
+    The results of such a run must not be compared with published numbers. ``published`` is the
+    config of the file alone, without options; ``phase`` is that of :func:`changed_keys`.
     """
     if cfg.PRESET != "paper":
         return

@@ -34,11 +34,7 @@ class UserError(Exception):
 
 
 class Preempted(KeyboardInterrupt):
-    """A scheduler asked the run to stop; a checkpoint has been written, from which it can resume.
-
-    Args:
-        number: of the signal.
-    """
+    """A scheduler asked the run to stop, by a signal; a checkpoint has been written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"{signal.Signals(number).name}: stopped after writing a checkpoint")
@@ -46,15 +42,9 @@ class Preempted(KeyboardInterrupt):
 
 
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
-    """Return a phrase that names the valid names closest to ``name``.
+    """Return a phrase that names the valid names closest to ``name``, at most ``limit`` of them.
 
-    Args:
-        name: what the user wrote.
-        candidates: the valid names.
-        limit: largest number of near names.
-
-    Returns:
-        ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` if nothing is near.
+    It is ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` if nothing is near.
     """
     valid = sorted(candidates)
     lowered = {candidate.lower(): candidate for candidate in valid}

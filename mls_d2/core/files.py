@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -102,9 +103,7 @@ def sha256_of(path: str) -> str:
 def trim_metrics(path: str, iteration: int) -> None:
     """Remove the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
 
-    Args:
-        path: a file of Detectron2's ``JSONWriter``, one object per line; it may be missing.
-        iteration: the next iteration to run.
+    ``path`` is a file of Detectron2's ``JSONWriter``, one object per line; it may be missing.
     """
     if not os.path.isfile(path):
         return
@@ -136,7 +135,8 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
 
 def _unwritable(path: str, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    code = "unwritable" if isinstance(error, FileNotFoundError | PermissionError) else "no-space"
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    code = "no-space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "unwritable"
     return UserError(
         f"cannot write to '{path}': {reason}; free space or choose another folder", code=code
     )

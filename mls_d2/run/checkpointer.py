@@ -35,13 +35,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, safe against kills, full disks and damaged files.
 
     Each file has a checksum file, which is compared before loading; files without one, of older
-    versions, are loaded without that check.
-
-    Args:
-        model: the module to save, possibly wrapped for data parallelism.
-        save_dir: where to save to and resume from.
-        metadata: plain values stored in every checkpoint under ``"metadata"``.
-        checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
+    versions, are loaded without that check. ``metadata`` are plain values that every checkpoint
+    stores under ``"metadata"``; ``checkpointables`` have a ``state_dict()``.
     """
 
     def __init__(

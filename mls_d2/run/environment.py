@@ -75,11 +75,7 @@ def collect_environment() -> dict[str, Any]:
 
 
 def collect_device(device: str) -> Device:
-    """Return the devices of this run, all processes together.
-
-    Args:
-        device: ``MODEL.DEVICE`` after :func:`resolve_device`.
-    """
+    """Return the devices of this run, all processes together; ``device`` is a resolved one."""
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
         return {"kind": "cuda", "name": name, "count": comm.get_world_size()}
@@ -94,13 +90,8 @@ def command_line() -> str:
 def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | None = None) -> None:
     """Write ``config.yaml`` and ``environment.json`` into ``output_dir`` (main process only).
 
-    Previous contents of the latter are kept under ``"earlier"``, so that a run that was resumed
-    with another revision or on another machine shows both.
-
-    Args:
-        output_dir: an existing folder.
-        cfg: the whole config of the run.
-        extra: plain values to add to ``environment.json``.
+    ``extra`` holds plain values for the latter. Its previous contents are kept under ``"earlier"``,
+    so that a run that was resumed with another revision or on another machine shows both.
 
     Raises:
         UserError: the folder is not writable or full.
@@ -140,9 +131,8 @@ def resolve_device(cfg: CfgNode) -> None:
 def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:
     """Seed Python, NumPy and torch from ``cfg.SEED``, differently in every process.
 
-    Args:
-        cfg: ``SEED`` below zero draws one and stores it in ``cfg``.
-        start_iteration: of a resumed run, so that its first batches are not repeated.
+    A ``SEED`` below zero draws one and stores it in ``cfg``. A resumed run gives its
+    ``start_iteration``, so that its first batches are not repeated.
     """
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() % 2**20
@@ -161,17 +151,15 @@ def _earlier(path: str) -> list[dict[str, Any]]:
 
 def _git_state() -> tuple[str | None, bool]:
     root = Path(mls_d2.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, False
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
+
     try:
-        revision = _git(root, "rev-parse", "HEAD")
-        return revision, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        if (root / ".git").exists():
+            changes = git("status", "--porcelain", "--untracked-files=no")
+            return git("rev-parse", "HEAD").strip(), bool(changes.strip())
     except (OSError, subprocess.SubprocessError):
-        return None, False
-
-
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
+        pass
+    return None, False

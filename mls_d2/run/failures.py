@@ -20,6 +20,8 @@ from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# In torch's errors about /dev/shm, which workers raise and the main process re-raises.
+_SHARED_MEMORY = ("unable to allocate shared memory", "shared memory object", "file </torch_")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
 
 
@@ -58,8 +60,10 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def _explain(error: Exception, relief: str) -> tuple[str, str]:
     """Return message and code for an error that the user can fix, or two empty strings."""
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return _worker_message(error), "lost-worker"
+    if isinstance(error, RuntimeError):
+        for line in str(error).splitlines():
+            if line.startswith("DataLoader worker") or any(word in line for word in _SHARED_MEMORY):
+                return _worker_message(line), "lost-worker"
     # On the CPU it is a bare RuntimeError of torch's allocator.
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
@@ -86,13 +90,14 @@ def _memory_message(error: Exception, relief: str) -> str:
     return f"{message}. To reduce the memory, change one of: {relief}"
 
 
-def _worker_message(error: Exception) -> str:
+def _worker_message(line: str) -> str:
     shared = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
     room = f" (/dev/shm has {shared.free / 2**30:.3f} GiB free)" if shared else ""
     return (
-        f"{str(error).splitlines()[0].strip()} If nobody killed it, the memory of the machine or "
-        f"its shared memory{room} ran out: lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, "
-        "or start the container with a larger --shm-size; then continue with --resume"
+        f"{line.strip()}. If nobody killed a worker of the data loader, the memory of the machine "
+        f"or its shared memory{room} ran out: lower DATALOADER.NUM_WORKERS or "
+        "SOLVER.IMS_PER_BATCH, or start the container with a larger --shm-size; then continue with "
+        "--resume"
     )
 
 

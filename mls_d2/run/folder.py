@@ -66,11 +66,7 @@ def run_state(
 
 
 def check_no_run(folder: str, final_file: str) -> None:
-    """Make sure that a folder holds neither a run nor its results.
-
-    Args:
-        folder: the ``OUTPUT_DIR`` of an evaluation alone.
-        final_file: see :func:`run_state`.
+    """Make sure that the folder of an evaluation alone holds neither a run nor its ``final_file``.
 
     Raises:
         UserError: it holds either.
@@ -83,11 +79,7 @@ def check_no_run(folder: str, final_file: str) -> None:
 
 
 def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
-    """Make sure that a run is resumed with the inputs with which it began.
-
-    Args:
-        cfg: the config of the run.
-        inputs: see :func:`run_state`.
+    """Make sure that a run is resumed with the ``inputs`` (see :func:`run_state`) of its start.
 
     Raises:
         UserError: names those that have changed.

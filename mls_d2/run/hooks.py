@@ -15,7 +15,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 
-from mls_d2.run import watchdog
 from mls_d2.run.checkpointer import AtomicCheckpointer, is_due
 from mls_d2.run.loop import FiniteLossGuard
 from mls_d2.run.processes import share_statistics
@@ -38,13 +37,17 @@ class Throughput(HookBase):
 
     Args:
         images_per_step: over all processes.
+
+    Attributes:
+        seconds: spent in training steps so far.
+        peak_mb: peak memory of the training steps so far, in MiB.
     """
 
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
-        self._seconds = 0.0
+        self.seconds = 0.0
         self._steps = 0
-        self._peak_mb = 0.0
+        self.peak_mb = 0.0
         self._start = 0.0
 
     def before_step(self) -> None:
@@ -54,48 +57,33 @@ class Throughput(HookBase):
     def after_step(self) -> None:
         """Log the rate of this step."""
         seconds = time.perf_counter() - self._start
-        self._seconds += seconds
+        self.seconds += seconds
         self._steps += 1
-        self._peak_mb = max(self._peak_mb, peak_memory_mb())
+        self.peak_mb = max(self.peak_mb, peak_memory_mb())
         storage = self.trainer.storage
         storage.put_scalar("images_per_s", self._images_per_step / seconds)
-        storage.put_scalar("peak_memory_mb", self._peak_mb, smoothing_hint=False)
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in training steps so far, in seconds."""
-        return self._seconds
+        storage.put_scalar("peak_memory_mb", self.peak_mb, smoothing_hint=False)
 
     @property
     def images_per_s(self) -> float:
         """Mean rate of all steps so far; NaN before the first."""
-        if not self._seconds:
-            return float("nan")
-        return self._images_per_step * self._steps / self._seconds
-
-    @property
-    def peak_mb(self) -> float:
-        """Peak memory of the training steps so far, in MiB."""
-        return self._peak_mb
+        return self._images_per_step * self._steps / self.seconds if self.seconds else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
-        return {"seconds": self._seconds, "steps": self._steps, "peak_mb": self._peak_mb}
+        return {"seconds": self.seconds, "steps": self._steps, "peak_mb": self.peak_mb}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the sums of an earlier process."""
-        self._seconds, self._steps = state["seconds"], state["steps"]
-        self._peak_mb = state["peak_mb"]
+        self.seconds, self._steps = state["seconds"], state["steps"]
+        self.peak_mb = state["peak_mb"]
 
 
 class SeedSteps(HookBase):
-    """Seeds Python, NumPy and torch before every step from (seed, process, iteration).
+    """Seeds Python, NumPy and torch before every step from (seed >= 0, process, iteration).
 
     Random numbers are then the same in a resumed run, on the CPU and on GPUs, and no state of a
     generator has to be saved.
-
-    Args:
-        seed: of the run (>= 0).
     """
 
     def __init__(self, seed: int) -> None:
@@ -162,10 +150,9 @@ class StopOnInterrupt(HookBase):
     processes ask each other after every step, because a scheduler gives them only seconds.
 
     Raises:
-        KeyboardInterrupt: after the checkpoint was written; a
-            :class:`mls_d2.core.errors.Preempted` if a scheduler asked. A signal during the last
-            step does not raise, because the run is over; call ``interrupt.raise_if_agreed``
-            afterwards.
+        KeyboardInterrupt: after the checkpoint was written; Preempted if a scheduler asked. One
+            during the last step does not raise, because the run is over; call
+            ``interrupt.raise_if_agreed`` afterwards.
     """
 
     def __init__(
@@ -204,22 +191,6 @@ class PreciseBN(hooks.PreciseBN):
         super().update_stats()
         if not self._disabled:
             share_statistics(self._model)
-
-
-class ReportProgress(HookBase):
-    """Reports the iterations of this process to its watchdog; register it in every process."""
-
-    def before_train(self) -> None:
-        """Start to measure the time of iterations."""
-        watchdog.progress.note(self.trainer.start_iter - 1)
-
-    def after_step(self) -> None:
-        """Report the iteration."""
-        watchdog.progress.note(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """Stop: what follows training may take any time."""
-        watchdog.progress.note(None)
 
 
 def shared_hooks(
@@ -276,7 +247,6 @@ def shared_hooks(
         throughput,
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, scheduler),
-        ReportProgress(),
         *before_saving,
         *([*saving, *after_saving, *writing] if after_saving else [*writing, *saving]),
         StopOnInterrupt(interrupt, checkpointer, guard=guard),

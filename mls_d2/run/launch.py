@@ -45,7 +45,7 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url",
         default="auto",
-        help="where the processes meet, e.g. tcp://HOST:PORT; needed for several machines",
+        help="address of the first machine, e.g. tcp://HOST:PORT; needed for several machines",
     )
     parser.add_argument(
         "--timeout",
@@ -90,10 +90,8 @@ def join_processes(
 ) -> int:
     """Run ``main`` as one of the processes that the environment describes; return its exit code.
 
-    Args:
-        main: what to run; what it raises becomes an exit code.
-        timeout_min: minutes after which processes that wait for another one end.
-        device: that the processes compute on. Without a GPU it is the CPU, which uses gloo.
+    Processes that wait ``timeout_min`` minutes for another one end. ``device`` is the one that they
+    compute on; without a GPU it is the CPU, which uses gloo.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

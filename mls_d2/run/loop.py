@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mls_d2.core.errors import UserError
 from mls_d2.run.failures import one_line_failures
+from mls_d2.run.watchdog import progress
 
 
 class NonFiniteLossError(UserError):
@@ -115,14 +116,17 @@ class TrainingLoop(TrainerBase):
         with one_line_failures(self.relief), EventStorage(start_iter) as self.storage:
             self._batches = iter(self._loader)
             try:
+                progress.note(start_iter - 1)
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
                     self.before_step()
                     self.run_step()
+                    progress.note(self.iter)
                     self.after_step()
-                # So that hooks can tell in after_train that the training is complete.
+                # Shows hooks in after_train that the training is complete.
                 self.iter += 1
             finally:
+                progress.note(None)
                 self.after_train()
 
     def run_step(self) -> None:
@@ -151,21 +155,16 @@ class TrainingLoop(TrainerBase):
         """Change gradients, for example."""
 
     def after_optimizer_step(self, batch: Any) -> None:
-        """Update what follows the parameters.
-
-        Args:
-            batch: of this step.
-        """
+        """Update what depends on the parameters; ``batch`` is that of this step."""
 
     def log(self, losses: Mapping[str, Tensor], total: Tensor) -> None:
         """Put the losses of this step, as means over the processes, into the storage."""
-        named = {"total_loss": total.detach().float()}
-        named |= {name: loss.detach().float() for name, loss in losses.items()}
-        means = comm.reduce_dict(named)
+        means = comm.reduce_dict({name: loss.detach().float() for name, loss in losses.items()})
         if comm.is_main_process():
             # One transfer to the host for all values.
             values = torch.stack(list(means.values())).tolist()
-            self.storage.put_scalars(**dict(zip(means, values, strict=True)))
+            named = dict(zip(means, values, strict=True))
+            self.storage.put_scalars(total_loss=sum(values), **named)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context in which the model computes."""

@@ -61,10 +61,7 @@ def scale_to_processes(cfg: CfgNode, world_size: int) -> CfgNode:
 def images_normalised_together(cfg: CfgNode, norm: str, world_size: int) -> int:
     """Return the number of images over which a BatchNorm computes its statistics in training.
 
-    Args:
-        cfg: before it is scaled to the number of processes.
-        norm: Detectron2's name of the norm.
-        world_size: number of processes.
+    ``cfg`` is not scaled to ``world_size`` processes yet; ``norm`` is Detectron2's name.
     """
     images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size)
     return images * world_size if "Sync" in norm else images
@@ -73,12 +70,8 @@ def images_normalised_together(cfg: CfgNode, norm: str, world_size: int) -> int:
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a model for data parallelism, with the main process's tensors everywhere (collective).
 
-    Args:
-        model: on ``device``.
-        device: of this process; for a GPU without a number it is the current one.
-
-    Returns:
-        The model itself for a single process.
+    A single process gets the model itself. ``device`` is that of the model; for a GPU without a
+    number it is the current one.
     """
     if comm.get_world_size() == 1:
         return model
@@ -100,9 +93,6 @@ def share_statistics(model: nn.Module) -> None:
 
     If a norm is not synchronised, each process has the statistics of its own images, and only those
     of the main process are saved: the model that is measured has to be the saved one.
-
-    Args:
-        model: in training mode, wrapped or not.
     """
     if comm.get_world_size() == 1:
         return

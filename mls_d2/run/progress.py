@@ -24,9 +24,7 @@ METRICS_FILE = "metrics.json"
 class ProgressPrinter(EventWriter):
     """Logs one line: iteration, losses, rate, data wait, memory, learning rate, remaining time.
 
-    Args:
-        max_iter: number of iterations of the run.
-        show: names of further scalars to print.
+    ``show`` names further scalars to print.
     """
 
     def __init__(self, max_iter: int, show: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The one place where this project registers what Detectron2 finds by name."""
+"""Registers the datasets and components of this project, which Detectron2 finds by name."""
 
 from __future__ import annotations
 

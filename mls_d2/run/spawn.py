@@ -28,10 +28,7 @@ def run_processes(main: Callable[[], int], environments: list[dict[str, str]]) -
     """Run ``main`` in one process per environment and return the first failure's exit code.
 
     Signals that ask for a stop go to all of them, and this process waits until they have stopped.
-
-    Args:
-        main: picklable; returns an exit code.
-        environments: variables to set in each process before ``main`` runs.
+    ``main`` is picklable and returns an exit code; the variables are set before it runs.
     """
     context = mp.start_processes(
         _work, (main, environments), nprocs=len(environments), join=False, start_method="spawn"

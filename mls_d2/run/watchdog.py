@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -53,8 +53,7 @@ class State:
     code: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why this process has to end, and with which exit code."""
 
     message: str
@@ -64,10 +63,7 @@ class Verdict:
 class Watch:
     """Decides from the states of all processes whether this one may run on.
 
-    Args:
-        rank: this process.
-        silence_s: how long a process may send nothing, in seconds.
-        stall_s: how long an iteration may take, in seconds.
+    A process may send nothing for ``silence_s`` seconds, and an iteration take ``stall_s`` seconds.
     """
 
     def __init__(self, rank: int, *, silence_s: float, stall_s: float) -> None:
@@ -144,11 +140,7 @@ class Watchdog:
     """Threads of one process that report to the others and end it if :class:`Watch` has a reason.
 
     If there are several processes, all of them make one and all of them stop it (collective).
-
-    Args:
-        address: a name or number by which all processes reach process 0.
-        silence_s: see :class:`Watch`.
-        stall_s: see :class:`Watch`.
+    ``address`` is a name or number by which all of them reach process 0.
     """
 
     def __init__(self, address: str = "", *, silence_s: float = SILENCE_S, stall_s: float) -> None:
@@ -234,18 +226,15 @@ class Watchdog:
 
 
 def run_watched(main: Callable[[], int | None], *, address: str = "", timeout_s: float) -> int:
-    """Run ``main`` with a watchdog and return the exit code; nothing is raised.
+    """Run ``main``, as all processes of the run do, and return the exit code; nothing is raised.
 
-    Args:
-        main: what this process does; if there are others, they run it, too.
-        address: see :class:`Watchdog`.
-        timeout_s: how long an iteration may take, in seconds.
+    ``address`` is that of :class:`Watchdog`; an iteration may take ``timeout_s`` seconds.
     """
     watchdog = Watchdog(address, silence_s=min(SILENCE_S, timeout_s), stall_s=timeout_s)
     try:
         code = exit_code_of(main)
     except Exception as error:
-        if is_lost_connection(error):
+        if comm.get_world_size() > 1 and is_lost_connection(error):
             watchdog.end_after_lost_connection(error)
         traceback.print_exc()
         code = 1

@@ -8,13 +8,13 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.checkpoint.initial_weights import RANDOM
+from mls_d2.config.changes import flatten
 from mls_d2.convert.convert import config_block
 from mls_d2.core.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, UserError
 from mls_d2.runner.cells import CONVERT, PRETRAIN, Cell, Tools
@@ -188,13 +188,6 @@ def command(cell: Cell, place: Place, tools: Tools) -> list[str]:
     words = [*tools.train_net, *cell.arguments, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", folder]
     if cell.needs is not None and cell.needs.stage == CONVERT:
         # Weights from elsewhere want their own architecture and input.
-        words += _flattened(config_block(read_backbone(weights).info))
+        for key, value in flatten(config_block(read_backbone(weights).info)).items():
+            words += [key, str(value)]
     return words
-
-
-def _flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield from (f"{prefix}{key}", str(value))

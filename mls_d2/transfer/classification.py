@@ -116,9 +116,7 @@ class Classification(TransferTask):
 def check_batch(cfg: CfgNode, world_size: int) -> None:
     """Refuse batches of one image if a trained BatchNorm has a single value per image.
 
-    Args:
-        cfg: before it is scaled to the number of processes.
-        world_size: number of processes.
+    ``cfg`` is not scaled to ``world_size`` processes yet.
 
     Raises:
         UserError: names the norm and the settings of the batch.

@@ -19,12 +19,7 @@ from mls_d2.modeling.fitted_heads import NearestNeighbours, UnitLinear
 
 
 def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
-    """Replace the head of a classifier by one fitted to ``DATASETS.TRAIN`` (collective).
-
-    Args:
-        cfg: ``MODEL.CLASSIFIER.HEAD`` is ``"svm"`` or ``"knn"``.
-        model: in either mode.
-    """
+    """Replace the head of a classifier by one fitted to ``DATASETS.TRAIN`` (collective)."""
     node = cfg.MODEL.CLASSIFIER
     model.head = nn.Identity()  # The scores are the features themselves.
     loader = build_test_loader(cfg, cfg.DATASETS.TRAIN)

@@ -80,10 +80,7 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
 
 
 def run_evaluation(cfg: CfgNode) -> None:
-    """Evaluate a trained model, log its metrics and write them to ``results.json``.
-
-    Args:
-        cfg: a Detectron2 config; ``MODEL.WEIGHTS`` is a checkpoint of the whole model.
+    """Evaluate a whole model, ``MODEL.WEIGHTS``, and write its metrics to ``results.json``.
 
     Raises:
         UserError: bad config, data or weights, or an ``OUTPUT_DIR`` that holds a run.

@@ -73,11 +73,7 @@ _RULES: dict[str, Rule] = {
 
 
 class PolyParamScheduler(ParamScheduler):
-    """Falls from 1 to a floor: ``(1 - floor) · (1 - t)^power + floor``.
-
-    Args:
-        power: 1 is linear.
-        floor: the value at the end, in [0, 1].
+    """Falls from 1 to a floor in [0, 1]: ``(1 - floor) · (1 - t)^power + floor``.
 
     Source: mmsegmentation's ``poly`` policy, whose ``min_lr`` is the floor times the initial rate.
     """
@@ -178,9 +174,7 @@ def check_values(cfg: CfgNode) -> None:
 def check_batch(cfg: CfgNode, world_size: int) -> None:
     """Refuse batches of one image for a head that normalises one value per image.
 
-    Args:
-        cfg: before it is scaled to the number of processes.
-        world_size: number of processes.
+    ``cfg`` is not scaled to ``world_size`` processes yet.
 
     Raises:
         UserError: PSPNet's average over a whole image is normalised, and it is a single value.

@@ -91,14 +91,7 @@ def train(
     if comm.is_main_process():
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     if start < cfg.SOLVER.MAX_ITER:
-        loop = TrainingLoop(
-            distribute(model.train(), torch.device(cfg.MODEL.DEVICE)),
-            task.train_loader(cfg),
-            optimizer,
-            amp_dtype=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,
-            scaler=scaler,
-            relief=memory_relief(cfg),
-        )
+        loop = _build_loop(cfg, model, optimizer, scaler)
         loop.register_hooks(
             shared_hooks(
                 cfg,
@@ -118,6 +111,19 @@ def train(
         loop.train(start, cfg.SOLVER.MAX_ITER)
         share_statistics(model)
     return Training(throughput.seconds, throughput.images_per_s, throughput.peak_mb)
+
+
+def _build_loop(
+    cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> TrainingLoop:
+    return TrainingLoop(
+        distribute(model.train(), torch.device(cfg.MODEL.DEVICE)),
+        task_of(cfg).train_loader(cfg),
+        optimizer,
+        amp_dtype=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,
+        scaler=scaler,
+        relief=memory_relief(cfg),
+    )
 
 
 def memory_relief(cfg: CfgNode) -> str:
@@ -145,10 +151,6 @@ class PeriodicEvaluation(HookBase):
     """Evaluates every ``TEST.EVAL_PERIOD`` iterations, but not after the last.
 
     The last one is evaluated after the loop, when an interruption loses no training.
-
-    Args:
-        cfg: a Detectron2 config.
-        model: in training.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:

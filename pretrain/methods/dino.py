@@ -83,11 +83,17 @@ class DINO(MomentumMethod):
             "norm in the head's hidden layers: '' (the paper) or 'BN' (small networks)",
             one_of(("", "BN")),
         )
-        student_temperature: float = option(0.1, "the student's", above(0), symbol="τ_s")
-        teacher_temperature: float = option(0.04, "the teacher's", above(0), symbol="τ_t")
-        centre_momentum: float = option(0.9, "coefficient of the centre", below_one(), symbol="m")
+        student_temperature: float = option(
+            0.1, "temperature of the student", above(0), symbol="τ_s"
+        )
+        teacher_temperature: float = option(
+            0.04, "temperature of the teacher", above(0), symbol="τ_t"
+        )
+        centre_momentum: float = option(
+            0.9, "coefficient of the centre's moving average", below_one(), symbol="m"
+        )
         clip_gradients: float = option(3.0, "largest norm of a tensor's gradient", above(0))
-        freeze_epochs: float = option(1.0, "epochs at first that leave the prototypes", at_least(0))
+        freeze_epochs: float = option(1.0, "epochs before the prototypes learn", at_least(0))
 
     options: DINO.Options
     takes_local_views = True

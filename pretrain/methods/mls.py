@@ -21,7 +21,7 @@ from pretrain.losses import knn_softmax, multi_label_bce, positive_bce, similari
 from pretrain.methods.base import METHODS, Method
 from pretrain.methods.moco import Contrast, MoCo
 
-# The term beside InfoNCE (Table 6); "none" is MoCo-v2.
+# The term added to InfoNCE (Table 6); "none" is MoCo-v2.
 LOSSES = {"none": None, "knn": knn_softmax, "bce_pos": positive_bce, "bce": multi_label_bce}
 # Which dictionary gives the labels and which the logits (Table 7).
 DICTIONARIES = {"g": ("g", "g"), "z": ("z", "z"), "both": ("g", "z")}
@@ -52,7 +52,7 @@ class MLS(MoCo):
             "whether InfoNCE stays after the warm-up",
             Rule(lambda value: isinstance(value, bool), "True or False"),
         )
-        loss: str = option("bce", "the term beside InfoNCE (Table 6)", one_of(LOSSES))
+        loss: str = option("bce", "the term added to InfoNCE (Table 6)", one_of(LOSSES))
         dictionaries: str = option(
             "both", "dictionaries of labels and logits (Table 7)", one_of(DICTIONARIES)
         )
@@ -69,7 +69,7 @@ class MLS(MoCo):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Method:
-        """Build MLS, or the variant of Tables 6 and 7 that a config asks for."""
+        """Build MLS, or the variant of Tables 6 and 7 that a config chooses."""
         is_paper = cfg.MLS.LOSS == "bce" and cfg.MLS.DICTIONARIES == "both"
         return super(MLS, cls if is_paper else AblatedMLS).from_config(cfg)
 
@@ -139,7 +139,7 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
 
 
 class AblatedMLS(MLS):
-    """MLS with another term beside InfoNCE (Table 6) or other dictionaries (Table 7)."""
+    """MLS with another term added to InfoNCE (Table 6) or other dictionaries (Table 7)."""
 
     def multi_label_loss(self, step: Contrast) -> tuple[Tensor, Tensor | None]:
         """Return the term that the options choose and its labels; 0 without labels for "none"."""

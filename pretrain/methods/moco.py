@@ -55,7 +55,7 @@ class MoCo(DictionaryMethod):
     """
 
     takes_local_views = True
-    # Tables of the dictionary beside z: "g" for the features of the keys.
+    # Tables of the dictionary besides z: "g" for the features of the keys.
     further_tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

@@ -46,7 +46,7 @@ class SwAV(Method):
         temperature: float = option(0.1, "temperature of the predictions", above(0), symbol="τ")
         epsilon: float = option(0.05, "smoothness of the codes", above(0), symbol="ε")
         sinkhorn_iterations: int = option(3, "rounds of Sinkhorn-Knopp", at_least(1))
-        freeze_steps: int = option(313, "steps at first that leave the prototypes", at_least(0))
+        freeze_steps: int = option(313, "steps before the prototypes learn", at_least(0))
         queue_size: int = option(
             0, "embeddings in the queue of each coded view; 0: none", at_least(0)
         )

@@ -20,7 +20,7 @@ _REDUCTIONS = (8, 4, 2)
 
 @dataclass(frozen=True)
 class Crop:
-    """Where a view comes from: a box in source pixels, and whether the view was mirrored."""
+    """The source of a view: a box in pixels of the image, and whether the view was mirrored."""
 
     x: int
     y: int

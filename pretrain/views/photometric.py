@@ -44,7 +44,7 @@ class Photometric:
     solarize_prob: float | tuple[float, ...] = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> Parameters:
-        """Draw what happens to each of ``count`` images, on the CPU, where no step waits for it."""
+        """Draw the parameters of ``count`` images, on the CPU, so that no step waits."""
 
         def chosen(probability: float | tuple[float, ...]) -> Tensor:
             parts = torch.tensor(probability).reshape(-1)
@@ -76,8 +76,7 @@ class Photometric:
 class Parameters:
     """What happens to each of N images: tensors ``(N,)``, bool for whether, float for how much.
 
-    ``order`` ``(N, 4)`` says which of brightness, contrast, saturation and hue (0 to 3) comes
-    first, second, third and last.
+    ``order`` ``(N, 4)`` is the order of brightness, contrast, saturation and hue (0 to 3).
     """
 
     jitter: Tensor
@@ -97,7 +96,7 @@ class Parameters:
 
 
 def augment(views: Tensor, parameters: Parameters) -> Tensor:
-    """Change every image as its parameters say.
+    """Change every image according to its parameters.
 
     Args:
         views: ``(N, 3, H, W)`` float in [0, 1], on any device; changed in place.

@@ -152,7 +152,7 @@ def test_a_leak_is_warned_of(caplog, mode, groups, world_size, shuffles, warns):
     options = {"rank": 0, "world_size": world_size}
     model, shuffle = set_up_batchnorm(Flat(), config(mode, groups), **options)
     assert (shuffle is not None) is shuffles
-    assert ("give the answer away" in caplog.text) is warns
+    assert ("leak the answer" in caplog.text) is warns
     split = [m for m in model.modules() if isinstance(m, batchnorm.SplitBatchNorm)]
     assert len(split) == (1 if groups > 1 else 0)
     # Nothing leaks without BatchNorm, or where no key is compared with other batches'.

@@ -32,11 +32,26 @@ def test_the_paper_configs_state_the_paper(method, length):
     assert run_length(cfg, COCO_IMAGES).max_iter == 462 * int(length)
 
 
-@pytest.mark.parametrize("name", sorted({*METHODS.names(), "barlowtwins_small"}))
+def test_the_fields_moco_differs_from_the_papers_baseline_in_its_dictionary_and_momentum():
+    cfg, base = load("mocov2_field_coco_800ep"), load("mocov2_coco_800ep")
+    assert (cfg.MOCO.MOMENTUM, cfg.MOCO.DICTIONARY_SIZE, cfg.MOCO.PROJECTOR_OUT_DIM) == (
+        0.999,
+        65536,
+        128,
+    )
+    base.MOCO, base.OUTPUT_DIR = cfg.MOCO, cfg.OUTPUT_DIR
+    assert cfg == base
+
+
+VARIANTS = {"barlowtwins_small": "barlowtwins", "mocov2_field": "mocov2"}
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS.names(), *VARIANTS}))
 def test_presets_lengths_and_folders_agree_with_the_names(name):
-    for kind in ("quick", "coco_400ep", "coco_800ep"):
+    kinds = ("quick", "coco_400ep", "coco_800ep")
+    for kind in kinds[1:] if name == "mocov2_field" else kinds:
         cfg = load(f"{name}_{kind}")
-        assert name.removesuffix("_small") == cfg.PRETRAIN.METHOD
+        assert VARIANTS.get(name, name) == cfg.PRETRAIN.METHOD
         assert ("quick" if kind == "quick" else "paper") == cfg.PRESET
         if kind != "quick":
             assert float(kind[5:8]) == cfg.PRETRAIN.EPOCHS

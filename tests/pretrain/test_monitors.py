@@ -59,7 +59,7 @@ def test_chance_level_is_among_the_candidates():
     watch = Monitors(candidates=127, log_period=20, max_iter=2000, metrics_file="nowhere")
     found = feed(watch, *[{"loss_nce": math.log(127)}] * 10)
     assert len(found) == 1
-    assert "none of 127 candidates (log(127) = 4.84)" in found[0][1]
+    assert "not found among 127 candidates (log(127) = 4.84)" in found[0][1]
 
 
 def test_what_passes_is_not_said():

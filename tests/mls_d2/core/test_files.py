@@ -1,20 +1,25 @@
-"""Files appear complete or not at all."""
+"""Files appear complete or not at all, and tools end with one line on any terminal."""
 
 import errno
+import io
 import json
 import os
+import resource
+import sys
 
 import pytest
 import torch
 
-from mls_d2.core.errors import UserError
+from mls_d2.core.errors import EXIT_USER_ERROR, UserError, exit_code_of
 from mls_d2.core.files import atomic_write, check_writable, trim_metrics, write_json
 
 
-def test_a_finished_write_has_all_its_bytes_and_nothing_else_stays(tmp_path):
+def test_a_finished_write_is_complete_with_the_permissions_of_open(tmp_path):
+    (tmp_path / "plain").write_text("x")
     write_json(str(tmp_path / "a.json"), {"x": [1, 2]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "plain"]
+    assert (tmp_path / "plain").stat().st_mode == (tmp_path / "a.json").stat().st_mode
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -32,60 +37,86 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_permissions_are_those_of_open(tmp_path):
-    (tmp_path / "plain").write_text("x")
-    write_json(str(tmp_path / "atomic"), {})
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+@pytest.fixture
+def largest_file():
+    """Limit the size of files that this process writes: a disk that is full at any byte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_during_torch_save_is_a_user_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "tempfile.mkstemp",
-        lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "temporary")),
-    )
+def save(path, content):
+    with atomic_write(str(path)) as file:
+        torch.save(content, file)
+
+
+def test_a_disk_that_is_full_at_any_byte_of_a_checkpoint_is_refused(
+    tmp_path, largest_file, refuses
+):
+    content = {"x": torch.zeros(30_000), "y": torch.ones(5)}
     path = tmp_path / "a.pth"
+    save(path, content)
+    size = path.stat().st_size
+    path.unlink()
+    for limit in (0, 1, 100, 4096, 65_536, 120_000, size - 500, size - 100, size - 1):
+        largest_file(limit)
+        with refuses("no-space") as caught:
+            save(path, content)
+        assert os.strerror(errno.EFBIG) in str(caught.value)
+        assert os.listdir(tmp_path) == []
+    largest_file(size)
+    save(path, content)
 
-    def save():
-        with atomic_write(str(path)) as file:
-            torch.save({"x": torch.zeros(100_000)}, file)
 
-    with pytest.raises(UserError, match="cannot write to .*a.pth.*No space left"):
-        save()
-    assert os.listdir(tmp_path) == []
+def test_other_errors_of_torch_stay_as_they_are(tmp_path):
+    def fail():
+        with atomic_write(str(tmp_path / "a")):
+            torch.ones(2, 3) @ torch.ones(2, 3)
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        fail()
 
 
-def test_check_writable_creates_the_folder_and_removes_leftovers(tmp_path):
+def test_check_writable_creates_the_folder_and_removes_leftovers(tmp_path, monkeypatch, refuses):
     folder = tmp_path / "a" / "b"
     check_writable(str(folder))
     (folder / ".tmp-model.pth-x").write_text("half")
     check_writable(str(folder))
     assert os.listdir(folder) == []
-
-
-def test_check_writable_names_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
+    with refuses("unwritable"):
         check_writable(str(tmp_path / "file" / "run"))
 
-
-def test_check_writable_notices_a_full_disk(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        check_writable(str(tmp_path))
-    assert os.listdir(tmp_path) == []
+    with refuses("no-space"):
+        check_writable(str(folder))
+    assert os.listdir(folder) == []
 
 
-def test_trim_metrics_drops_what_will_be_written_again(tmp_path):
+def test_trim_metrics_removes_what_will_be_written_again(tmp_path):
     path = tmp_path / "metrics.json"
+    trim_metrics(str(path), 3)
+    assert os.listdir(tmp_path) == []
     path.write_text('{"iteration": 19}\n{"iteration": 39}\n{"iteration": 59}\n{"iterat')
     trim_metrics(str(path), 40)
     assert path.read_text() == '{"iteration": 19}\n{"iteration": 39}\n'
 
 
-def test_trim_metrics_accepts_a_missing_file(tmp_path):
-    trim_metrics(str(tmp_path / "none.json"), 3)
-    assert os.listdir(tmp_path) == []
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, encoding):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def main():
+        sys.stdout.write("128… pixels\n")
+        raise UserError("no file '…'", code="missing-file")
+
+    assert exit_code_of(main) == EXIT_USER_ERROR
+    lines = ("128? pixels", "error: no file '?' [missing-file]")
+    for stream, expected in zip(streams, lines, strict=True):
+        stream.flush()
+        assert stream.buffer.getvalue().decode().strip() == expected

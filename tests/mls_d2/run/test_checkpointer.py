@@ -28,7 +28,8 @@ def run_hook(hook, start, stop):
 def saved(tmp_path):
     """A checkpointer with the iterations 1, 3 and 5 saved, in which all weights are that number."""
     model = torch.nn.Linear(64, 64)
-    checkpointer = AtomicCheckpointer(model, str(tmp_path))
+    checkpointer = AtomicCheckpointer(model, str(tmp_path), metadata={"kind": "x"})
+    assert checkpointer.resume() is None
     for iteration in (1, 3, 5):
         torch.nn.init.constant_(model.weight, iteration)
         checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
@@ -64,6 +65,16 @@ def test_a_flipped_bit_that_torch_does_not_notice_is_named_and_the_one_before_is
 
 def test_a_file_without_a_checksum_loads(saved, tmp_path):
     (tmp_path / "model_0000005.pth.sha256").unlink()
+    rest = saved.resume()
+    assert (rest["iteration"], rest["metadata"]) == (5, {"kind": "x"})
+    assert (saved.model.weight == 5).all()
+
+
+def test_a_model_that_is_not_finite_is_not_saved(saved, tmp_path, refuses):
+    saved.model.weight.data[3, 4] = float("inf")
+    with refuses("not-finite") as caught:
+        saved.save("model_0000007", iteration=7)
+    assert "(weight)" in str(caught.value)
     assert saved.resume()["iteration"] == 5
 
 

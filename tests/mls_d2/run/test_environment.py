@@ -47,9 +47,3 @@ def test_a_rare_value_is_shown_as_it_is_and_a_noisy_one_as_a_median(caplog):
         text = line(caplog)
     assert text.startswith("4/10  loss_cls 2  feature_std 2")
     assert "ETA 0:00:18" in text
-
-
-def test_nothing_is_printed_after_the_end(caplog):
-    with EventStorage(10) as storage:
-        storage.put_scalar("loss_cls", 1.0)
-        assert line(caplog) == ""

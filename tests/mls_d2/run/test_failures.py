@@ -18,11 +18,19 @@ def raise_disk_full():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def raise_no_shared_memory():
+    raise RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  File …\n"
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7>: No space left"
+    )
+
+
 @pytest.mark.parametrize(
     ("fail", "code", "words"),
     [
         (allocate, "out-of-memory", ("1152921504606846976", "CROP_SIZE (224)")),
         (raise_disk_full, "no-space", ("No space left", "--resume")),
+        (raise_no_shared_memory, "lost-worker", ("No space left", "--shm-size")),
         pytest.param(
             lambda: allocate("cuda"),
             "out-of-memory",

@@ -1,4 +1,4 @@
-"""A head is fitted to the very features and labels of the training set."""
+"""A head is fitted to the features and labels of the training set."""
 
 import detectron2.utils.comm as comm
 import numpy as np
@@ -10,7 +10,7 @@ from torch import nn
 from mls_d2.config.defaults import get_cfg
 from mls_d2.evaluation.linear_svm import fit_linear_svms
 from mls_d2.modeling.classifier import ImageClassifier
-from mls_d2.transfer import fitting as probes
+from mls_d2.transfer import fitting
 from mls_d2.transfer.fitting import fit_head
 
 NAMES = ("red", "green", "blue")
@@ -39,7 +39,7 @@ def model():
 
 @pytest.fixture
 def data(monkeypatch):
-    """Batches of images whose colours tell their labels, but for a little noise."""
+    """Batches of images whose colours are their labels, with a little noise."""
     generator = torch.Generator().manual_seed(0)
     items = []
     for index in range(30):
@@ -49,9 +49,9 @@ def data(monkeypatch):
             image[label] += 150
         hard = sorted(shown)[1:]
         items.append({"image": image, "classes": [min(shown)], "difficult": hard})
-    monkeypatch.setattr(probes, "build_test_loader", lambda cfg, names: [items[:16], items[16:]])
+    monkeypatch.setattr(fitting, "build_test_loader", lambda cfg, names: [items[:16], items[16:]])
     named = type("Named", (), {"names": NAMES})
-    monkeypatch.setattr(probes, "load_classification", lambda name: named)
+    monkeypatch.setattr(fitting, "load_classification", lambda name: named)
     return items
 
 
@@ -105,7 +105,7 @@ def test_more_neighbours_than_images_are_all_of_them(model, data):
 def test_every_process_gets_what_all_have_collected_in_the_datasets_order(data, monkeypatch):
     rows = torch.arange(90.0).reshape(30, 3)
     outputs = [{"scores": row} for row in rows]
-    whole, first, second = (probes._Collector(3, difficult=True) for _ in range(3))
+    whole, first, second = (fitting._Collector(3, difficult=True) for _ in range(3))
     for collector in (whole, first, second):
         collector.reset()
     for collector, start, stop in ((whole, 0, 30), (first, 0, 9), (first, 9, 20), (second, 20, 30)):

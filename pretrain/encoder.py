@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
 T = TypeVar("T", bound=nn.Module)
@@ -76,6 +79,32 @@ def pooled(backbone: nn.Module, view: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(feature_map(backbone, view), 1).flatten(1)
 
 
+def pooled_views(backbone: nn.Module, views: Sequence[Tensor]) -> Tensor:
+    """Return g ``(N, V, d_g)`` of V views ``(N, 3, H, W)``, whose sizes may differ.
+
+    Successive views of one size share a pass, and so the statistics of BatchNorm, image after
+    image: a part of the batch that is normalised apart holds all of its images' views.
+
+    Source: multi-crop in the code of SwAV and DINO, which call the backbone once per size.
+    """
+    parts = []
+    for _, group in itertools.groupby(views, key=lambda view: view.shape[2:]):
+        same = torch.stack(list(group), dim=1)
+        parts.append(pooled(backbone, same.flatten(0, 1)).unflatten(0, same.shape[:2]))
+    return torch.cat(parts, dim=1)
+
+
 def feature_map(backbone: nn.Module, view: Tensor) -> Tensor:
     """Return the backbone's last output feature ``(N, d_g, S, S)``."""
     return list(backbone(view).values())[-1]
+
+
+def zero_last_norms(backbone: nn.Module) -> None:
+    """Let every residual block start as the identity: γ = 0 in its last normalisation.
+
+    Source: arXiv 1706.02677, section 5.1; Detectron2's ResNet starts with γ = 1.
+    """
+    for block in backbone.modules():
+        if isinstance(block, BasicBlock | BottleneckBlock):
+            last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
+            nn.init.zeros_(last.norm.weight)

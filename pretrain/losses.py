@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.losses_clustering import dino_loss as dino_loss
+from pretrain.losses_clustering import sinkhorn as sinkhorn
+from pretrain.losses_clustering import swapped_prediction_loss as swapped_prediction_loss
+
 
 def similarities(query: Tensor, key: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inner products of queries with their own keys and with the dictionary's rows.
@@ -185,6 +189,35 @@ def batch_similarities(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor]:
     return (view1 * view2).sum(dim=1).repeat(2), others
 
 
+def cross_similarities(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inner products of queries with their own keys and with those of other images.
+
+    With :func:`info_nce_from_similarities` it makes MoCo-v3's contrast: ``-log(exp(q_i·k_i/τ) /
+    Σ_j exp(q_i·k_j/τ))``, mean over the batch.
+
+    Args:
+        query: ``(N, d)``, L2-normalised (cosines result), N >= 2.
+        key: ``(N, d)``, L2-normalised; row i is the positive of query i.
+
+    Returns:
+        ``(N,)`` and ``(N, N - 1)``, float32 at least.
+
+    Raises:
+        ValueError: shapes that differ, or fewer than two images.
+
+    Source: MoCo-v3 (arXiv 2104.02057), Algorithm 1.
+    """
+    query, key = _pair(query, key)
+    count = len(query)
+    if count < 2:
+        raise ValueError("a batch needs two images at least, or there is nothing to tell apart")
+    with torch.autocast(query.device.type, enabled=False):
+        products = query @ key.T
+    # Row by row, the diagonal is every (N + 1)-th entry from the first.
+    others = products.flatten()[1:].view(count - 1, count + 1)[:, :-1]
+    return products.diagonal(), others.reshape(count, count - 1)
+
+
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """Return ``-cos(prediction, target)``, mean over the batch.
 
@@ -239,6 +272,58 @@ def barlow_terms(correlation: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = correlation.diagonal()
     others = correlation - torch.diag(diagonal)
     return (1 - diagonal).square().sum(), others.square().sum()
+
+
+def vicreg_terms(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three terms of VICReg: invariance, variance, covariance.
+
+    With z and z' the two views, ``s = (1/(N·d)) Σ ‖z_i - z'_i‖²``, ``v(z) = (1/d) Σ_j max(0, 1 -
+    √(var(z_j) + 1e-4))`` and ``c(z) = (1/d) Σ_{j≠k} cov(z)_jk²``, it is ``s``, ``(v(z) + v(z'))/2``
+    and ``c(z) + c(z')``; variances and covariances are over the batch, divided by N - 1.
+
+    Args:
+        view1: ``(N, d)`` embeddings, not normalised, N >= 2.
+        view2: ``(N, d)``; row i is of the same image.
+
+    Returns:
+        Three scalars >= 0, float32 at least. If all embeddings are equal, the second is 0.99.
+
+    Raises:
+        ValueError: shapes that differ, or fewer than two images.
+
+    Source: the code of VICReg (facebookresearch/vicreg@4e12602), which made the published numbers.
+    The paper (arXiv 2105.04906, Eqs. 1 to 6) has neither the 1/d of s nor the 1/2 of the variance.
+    """
+    view1, view2 = _pair(view1, view2)
+    if len(view1) < 2:
+        raise ValueError("a variance needs two images at least")
+    with torch.autocast(view1.device.type, enabled=False):
+        (v1, c1), (v2, c2) = _spread_terms(view1), _spread_terms(view2)
+    return F.mse_loss(view1, view2), (v1 + v2) / 2, c1 + c2
+
+
+def vicreg_loss(
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> Tensor:
+    """Return the weighted sum of :func:`vicreg_terms`, which has arguments, errors and source."""
+    invariance, variance, covariance = vicreg_terms(view1, view2)
+    return (
+        invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    )
+
+
+def _spread_terms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return v and c of :func:`vicreg_terms` of ``(N, d)``."""
+    centred = rows - rows.mean(dim=0)
+    covariance = centred.T @ centred / (len(rows) - 1)
+    deviations = (covariance.diagonal() + 1e-4).sqrt()
+    others = covariance.square().fill_diagonal_(0).sum()
+    return F.relu(1 - deviations).mean(), others / rows.shape[1]
 
 
 def _pair(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

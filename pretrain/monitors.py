@@ -28,7 +28,15 @@ _LEAST_LABEL_SPREAD = 0.05
 # Loss at chance level, log(candidates), less rounding of the mean over a log period.
 _CHANCE = 0.995
 # What should fall in the long run: losses of predictions rise as there is more to predict.
-_FALLING = ("loss_nce", "loss_ml", "loss_dense", "loss_knn", "loss_invariance")
+_FALLING = (
+    "loss_nce",
+    "loss_ml",
+    "loss_dense",
+    "loss_knn",
+    "loss_invariance",
+    "loss_variance",
+    "loss_swav",
+)
 # Windows of a tenth of the run over which all losses must have risen, each by this share.
 _WINDOWS, _RISE = 3, 0.003
 
@@ -85,6 +93,13 @@ def checks(candidates: int | None) -> dict[str, Check]:
             "all images of a batch select the same few rows of the dictionary. "
             "Lower MLS.K, or let InfoNCE learn alone for longer (MLS.WARMUP)",
             ("label_spread", "label_similarity"),
+        ),
+        "the same prototype for all": Check(
+            lambda row: row.get("prototype_spread", 1.0) < _LEAST_LABEL_SPREAD,
+            "the images of a batch have the same few prototypes, which makes the loss small and "
+            "teaches nothing. Lower SOLVER.BASE_LR or raise PRETRAIN.WARMUP_EPOCHS; with DINO "
+            "lower DINO.CENTRE_MOMENTUM, and a small network needs DINO.HEAD_NORM BN",
+            ("prototype_spread",),
         ),
     }
 

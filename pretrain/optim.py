@@ -1,4 +1,4 @@
-"""Optimizers of pretraining: SGD, and LARS for large batches."""
+"""Optimizers of pretraining: SGD, and LARS and LARC for large batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params
 from torch import Tensor, nn
 
-OPTIMIZERS = ("sgd", "lars")
+OPTIMIZERS = ("sgd", "lars", "larc")
 
 
 class LARS(torch.optim.Optimizer):
@@ -65,6 +65,19 @@ class LARS(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         gradients = [weight.grad for weight in weights if weight.grad is not None]
+        updates = self._updates(group, weights, gradients)
+        velocities = [
+            self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+            for weight in weights
+        ]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, updates)
+        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+
+    def _updates(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
+        """Return the gradients with decay, scaled to the size of the weights."""
         updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         adapted = [i for i, weight in enumerate(weights) if weight.ndim > 1]
         if adapted:
@@ -74,13 +87,31 @@ class LARS(torch.optim.Optimizer):
             usable = (sizes > 0) & (slopes > 0)
             ratios = torch.where(usable, group["trust"] * sizes / slopes, torch.ones_like(sizes))
             torch._foreach_mul_(chosen, list(ratios.unbind()))
-        velocities = [
-            self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
-            for weight in weights
-        ]
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, updates)
-        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+        return updates
+
+
+class LARC(LARS):
+    """LARS as SwAV has it: without exclusions, and with another denominator.
+
+    With g the gradient and λ the weight decay: v ← μ v + η ‖w‖ / (‖g‖ + λ ‖w‖) · (g + λ w), w ← w −
+    lr · v, also for biases and normalisation layers. A tensor whose ‖w‖ or ‖g‖ is 0 gets v ← μ v +
+    g instead, without decay. Arguments and errors are those of :class:`LARS`.
+
+    Source: LARC of NVIDIA's apex with ``clip=False``, around SGD, in the code of SwAV (06b1b7c).
+    """
+
+    def _updates(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
+        decay = group["weight_decay"]
+        sizes = torch.stack(torch._foreach_norm(weights))
+        slopes = torch.stack(torch._foreach_norm(gradients))
+        usable = (sizes > 0) & (slopes > 0)
+        ratios = torch.where(usable, group["trust"] * sizes / (slopes + decay * sizes), 1.0)
+        decays = torch.where(usable, decay * ratios, 0.0)
+        updates = list(torch._foreach_mul(gradients, list(ratios.unbind())))
+        torch._foreach_add_(updates, torch._foreach_mul(weights, list(decays.unbind())))
+        return updates
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -95,6 +126,5 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    if cfg.PRETRAIN.OPTIMIZER == "lars":
-        return LARS(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
-    return torch.optim.SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
+    optimizer = {"sgd": torch.optim.SGD, "lars": LARS, "larc": LARC}[cfg.PRETRAIN.OPTIMIZER]
+    return optimizer(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)

@@ -1,28 +1,23 @@
-"""A method of a test: rectangles, three views, an extra of the loader, and gradients changed."""
+"""docs/adding-a-method.md: its VICReg is the real one, and its toy is trained and exported."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import re
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.loading import load_cfg
-from mls_d2.config.options import OPTIONS, Options, option
-from mls_d2.config.rules import above
-from pretrain.batch import Batch, StepOutput
-from pretrain.encoder import Encoder
+from mls_d2.config.options import OPTIONS
 from pretrain.methods import METHODS
 from pretrain.methods.base import Method
 from pretrain.run import pretrain
-from pretrain.views import Crops, ViewGroup
 
-SEEN: list[Batch] = []
+SEEN = []
 
 
 class Corner:
@@ -32,90 +27,72 @@ class Corner:
         return np.array([position, crops[2].x, crops[2].y], np.float32)
 
 
-class Overlap(Method):
-    """Predicts from its embedding where a view lies; of no use but as a test."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options(Options):
-        group = "OVERLAP"
-        weight: float = option(1.0, "weight of the loss", above(0))
-
-    def __init__(self, backbone: nn.Module, feature_dim: int, options: Overlap.Options) -> None:
-        super().__init__(backbone, feature_dim, options)
-        self.encoder = Encoder(backbone, nn.Linear(feature_dim, 4))
-        self.weight = options.weight
-        self.register_buffer("calls", torch.zeros(3))
-
-    @classmethod
-    def crops(cls, cfg) -> Crops:
-        return Crops([ViewGroup(2, 32, (0.2, 1.0)), ViewGroup(1, 48, (0.5, 1.0))], 0.5)
-
-    @classmethod
-    def loader_extras(cls, cfg):
-        return {"corner": Corner()}
-
-    def before_step(self, iteration: int) -> None:
-        self.calls[0] = iteration
-
-    def forward(self, batch: Batch) -> StepOutput:
-        SEEN.append(batch)
-        height, width = batch.image_sizes.unbind(dim=1)
-        scale = torch.stack([width, height, width, height], dim=1)
-        losses = [
-            (self.encoder(view)[1] - box / scale).square().mean()
-            for view, box in zip(batch.views, batch.rectangles, strict=True)
-        ]
-        return StepOutput({"loss_place": sum(losses)}, weights={"loss_place": self.weight})
-
-    def before_optimizer_step(self) -> None:
-        assert self.encoder.projector.weight.grad.abs().sum() > 0
-        self.encoder.projector.weight.grad = None
-        self.calls[1] += 1
-
-    def after_optimizer_step(self) -> None:
-        self.calls[2] += 1
+@pytest.fixture
+def blocks(request) -> list[str]:
+    """The page's blocks: of vicreg.py, its config, the toy."""
+    text = (request.config.rootpath / "docs/adding-a-method.md").read_text(encoding="utf-8")
+    return re.findall(r"```(?:python|yaml)\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def toy(blocks, monkeypatch) -> type[Method]:
+    """The page's method, registered; it notes its batches and brings an extra."""
     monkeypatch.setattr(METHODS, "_obj_map", dict(METHODS._obj_map))
-    monkeypatch.setattr("mls_d2.config.options.OPTIONS", OPTIONS)
-    METHODS.register("overlap")(Overlap)
+    module = types.ModuleType("pretrain.methods.toy")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(blocks[-1], "docs/adding-a-method.md", "exec"), module.__dict__)
+    method, forward = module.Toy, module.Toy.forward
+
+    def noted(self, batch):
+        SEEN.append((batch, self.encoder.backbone.stem.conv1.weight.detach().clone()))
+        return forward(self, batch)
+
+    monkeypatch.setattr(method, "forward", noted)
+    monkeypatch.setattr(method, "loader_extras", classmethod(lambda cls, cfg: {"corner": Corner()}))
     SEEN.clear()
-    yield
-    del OPTIONS["overlap"]
+    yield method
+    del OPTIONS["toy"]
 
 
-def test_it_needs_one_file_and_a_config(registered, tiny, tmp_path, request, refuses):
+def test_vicreg_is_the_real_file_in_order(blocks, request):
+    folder = request.config.rootpath / "pretrain"
+    *code, config, _ = blocks
+    real = [line for line in (folder / "methods/vicreg.py").read_text().splitlines() if line]
+    assert [line for block in code for line in block.splitlines() if line] == real
+    assert config == (folder / "configs/vicreg_quick.yaml").read_text()
+
+
+def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(8):
         pixels = np.random.default_rng(index).integers(0, 256, (60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     base = request.config.rootpath / "pretrain/configs/mocov2_quick.yaml"
-    config = tmp_path / "overlap_quick.yaml"
-    config.write_text(f"_BASE_: {base}\nOVERLAP:\n  WEIGHT: 0.5\nPRETRAIN:\n  METHOD: overlap\n")
+    config = tmp_path / "toy_quick.yaml"
+    config.write_text(f"_BASE_: {base}\nTOY:\n  WEIGHT: 0.5\nPRETRAIN:\n  METHOD: toy\n")
     changes = tiny | {"DATASETS.TRAIN": f"('{folder}',)", "OUTPUT_DIR": str(tmp_path / "run")}
     del changes["PRETRAIN.METHOD"]
     words = [word for pair in changes.items() for word in pair]
     words += ["PRETRAIN.WARMUP_EPOCHS", "0", "PRETRAIN.BATCH_NORM", "sync"]
-    assert get_cfg().OVERLAP.WEIGHT == 1.0
+    assert get_cfg().TOY.WEIGHT == 1.0
     cfg = load_cfg(str(config), words)
-    assert read_backbone(pretrain(cfg)).info["method"] == "overlap"
-    assert len(SEEN) == 4
-    for step, batch in enumerate(SEEN):
-        assert [tuple(view.shape) for view in batch.views] == [(4, 3, 32, 32)] * 2 + [
-            (4, 3, 48, 48)
-        ]
+    assert read_backbone(pretrain(cfg)).info["method"] == "toy"
+
+    first = SEEN[0][1]
+    for step, (batch, weight) in enumerate(SEEN):
+        assert [view.shape[2] for view in batch.views] == [32, 32, 16]
         assert (batch.epoch, batch.progress) == (step / 2, step / 4)
         assert batch.image_sizes.tolist() == [[60, 80]] * 4
         x, y, width, height = batch.rectangles.unbind(dim=-1)
         assert ((x >= 0) & (y >= 0) & (x + width <= 80) & (y + height <= 60)).all()
         corners = torch.stack([batch.index.float(), x[2], y[2]], dim=1)
         torch.testing.assert_close(batch.extras["corner"], corners)
-    state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
-    assert state["calls"].tolist() == [3, 4, 4]
-    cfg.OVERLAP.WEIGHT = 0.0
+        # Its gradients are dropped in the first two of four steps.
+        assert torch.equal(weight, first) == (step <= 2)
+    assert len(SEEN) == 4
+
+    cfg.TOY.WEIGHT = 0.0
     with refuses("bad-value") as caught:
         pretrain(cfg)
-    assert caught.match("OVERLAP.WEIGHT must be > 0, got 0.0")
+    assert caught.match("TOY.WEIGHT must be > 0, got 0.0")

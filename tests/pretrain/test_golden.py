@@ -25,10 +25,13 @@ OPTIONS = {
     "densecl": {"dense_weight": 0.5},
     "simclr": {"temperature": 0.2},
     "barlowtwins": {"redundancy_weight": 0.1, "scale": 1.0},
+    "vicreg": {"invariance_weight": 1.0, "variance_weight": 1.0},
+    "swav": {"freeze_steps": 10, "queue_size": 16, "queue_start": 1.0},
+    "dino": {"freeze_epochs": 1.0, "clip_gradients": 0.1},
 }
 # Values of options that many methods have.
 SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
-PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4)}
+PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4), "mocov3": (4, 8, 4)}
 
 
 class Backbone(nn.Module):
@@ -56,7 +59,7 @@ def build(name: str) -> nn.Module:
         if name == "densecl":
             encoder.projector.projector = nn.Linear(6, 4)
             encoder.projector.dense = dense_projector(6, 5, 4)
-        else:
+        elif name != "dino":  # Its head has no BatchNorm.
             encoder.projector = nn.Linear(6, 4)
     if name in PREDICTORS:
         method.predictor = mlp(*PREDICTORS[name])
@@ -84,11 +87,13 @@ def loss_curves(name: str) -> dict[str, list[float]]:
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     scenes = draw(24, 3, 12, 12)
     for step in range(40):
+        method.before_step(step)
         chosen = scenes[torch.arange(8 * step, 8 * step + 8) % 24]
         output = method(make_batch(chosen + 0.5 * draw(2, *chosen.shape), epoch=step / 10))
         losses = output.weighted()
         optimizer.zero_grad()
         sum(losses.values()).backward()
+        method.before_optimizer_step()
         optimizer.step()
         method.after_optimizer_step()
         method.enqueue(output.keys)

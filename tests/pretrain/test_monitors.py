@@ -39,6 +39,7 @@ def feed(watch: Monitors, *rows: dict) -> list[tuple[int, str]]:
         ({"embedding_std": 0.05}, "collapse of the embeddings.*= 0.05.*MOCO.MOMENTUM"),
         ({"dictionary_rank": 1.1}, "collapse of the dictionary.*= 1.1.*WARMUP_EPOCHS"),
         ({"label_spread": 0.02}, "same pseudo-labels.*label_spread = 0.02.*MLS.K"),
+        ({"prototype_spread": 0.02}, "same prototype.*prototype_spread = 0.02.*HEAD_NORM"),
     ],
 )
 def test_what_lasts_is_said_once_and_again_when_it_comes_back(row, said):

@@ -1,4 +1,4 @@
-"""LARS against its formula, and the weight decay of each kind of parameter."""
+"""LARS and LARC against their formulas, and the weight decay of each kind of parameter."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from mls_d2.config.defaults import get_cfg
 from pretrain.batchnorm import split_batchnorm
-from pretrain.optim import LARS, build_optimizer
+from pretrain.optim import LARC, LARS, build_optimizer
 
 LR, MOMENTUM, DECAY, TRUST = 0.3, 0.9, 0.02, 1e-3
 
@@ -23,19 +23,22 @@ def gradients(weights: list[torch.Tensor], step: int) -> list[torch.Tensor]:
     return [torch.sin(weight.detach() * (step + 1)) for weight in weights]
 
 
-def test_lars_takes_the_steps_of_its_formula():
+@pytest.mark.parametrize("kind", [LARS, LARC])
+def test_an_optimizer_takes_the_steps_of_its_formula(kind: type):
     weights = problem()
     expected = [weight.detach().clone() for weight in weights]
     velocity = [torch.zeros_like(weight) for weight in expected]
-    optimizer = LARS(weights, LR, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST)
+    optimizer = kind(weights, LR, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST)
     for step in range(5):
         for weight, gradient in zip(weights, gradients(weights, step), strict=True):
             weight.grad = gradient
         optimizer.step()
         for i, gradient in enumerate(gradients(expected, step)):
             slope = gradient + DECAY * expected[i]
-            if expected[i].ndim > 1:
-                size = expected[i].pow(2).sum().sqrt()
+            size = expected[i].pow(2).sum().sqrt()
+            if kind is LARC:
+                slope = slope * TRUST * size / (gradient.pow(2).sum().sqrt() + DECAY * size)
+            elif expected[i].ndim > 1:
                 slope = slope * TRUST * size / slope.pow(2).sum().sqrt()
             velocity[i] = MOMENTUM * velocity[i] + slope
             expected[i] = expected[i] - LR * velocity[i]
@@ -54,12 +57,13 @@ def test_the_first_step_of_a_matrix_does_not_depend_on_the_size_of_its_gradient(
     assert not torch.equal(moved[0], torch.ones_like(moved[0]))
 
 
-def test_weights_or_gradients_of_zero_stay_finite():
+@pytest.mark.parametrize(("kind", "decay"), [(LARS, 0.0), (LARC, 0.1)])
+def test_weights_or_gradients_of_zero_stay_finite(kind: type, decay: float):
     zero = torch.zeros(2, 2, requires_grad=True)
     zero.grad = torch.ones(2, 2)
     flat = torch.ones(2, 2, requires_grad=True)
     flat.grad = torch.zeros(2, 2)
-    LARS([zero, flat], lr=0.5).step()
+    kind([zero, flat], lr=0.5, weight_decay=decay).step()
     torch.testing.assert_close(zero.detach(), torch.full((2, 2), -0.5))
     torch.testing.assert_close(flat.detach(), torch.ones(2, 2))
 
@@ -88,7 +92,9 @@ def test_values_out_of_range_are_refused(bad: dict):
         LARS(problem(), **{"lr": LR, **bad})
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("lars", LARS)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("lars", LARS), ("larc", LARC)]
+)
 def test_norms_and_biases_have_their_own_weight_decay(name: str, kind: type):
     cfg = get_cfg()
     cfg.PRETRAIN.OPTIMIZER = name

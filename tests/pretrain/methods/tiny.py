@@ -19,6 +19,8 @@ SMALL = {
     "predictor_hidden_dim": 3,
     "hidden_dim": 5,
     "out_dim": 4,
+    "num_prototypes": 6,
+    "bottleneck_dim": 4,
 }
 
 

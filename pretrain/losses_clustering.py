@@ -1,0 +1,137 @@
+"""Losses of methods that assign views to prototypes: SwAV and DINO.
+
+Shape legend: N images of the batch, V views of each, the first T of which make targets; K
+prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Assign samples to prototypes so that all prototypes get about the same share of them.
+
+    ``Q = exp(scores / ε)``, then ``iterations`` times: every prototype's total over the samples
+    becomes 1/K, every sample's total over the prototypes 1/N; the result is N · Q. It is computed
+    with logarithms, so that no ε is too small.
+
+    Args:
+        scores: ``(N, K)``, similarities of samples and prototypes; N may be below K.
+        epsilon: ε > 0; the smaller, the nearer to a hard assignment.
+        iterations: >= 1.
+
+    Returns:
+        ``(N, K)`` codes without gradient, float32 at least; each row sums to 1. They are 1/K if all
+        samples have the same scores.
+
+    Raises:
+        ValueError: scores of another shape, or a value out of range.
+
+    Source: SwAV (arXiv 2006.09882), Eqs. 3 to 5 and Algorithm 1; Cuturi (arXiv 1306.0895).
+    """
+    if scores.ndim != 2 or epsilon <= 0 or iterations < 1:
+        raise ValueError(
+            f"expected scores (N, K), epsilon > 0 and iterations >= 1, got {tuple(scores.shape)}, "
+            f"{epsilon} and {iterations}"
+        )
+    log_q = _wide(scores) / epsilon
+    # Constants such as 1/K cancel in the step that comes last.
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
+    return log_q.exp()
+
+
+def swapped_prediction_loss(scores: Tensor, codes: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of every view's prediction with the codes of the other views.
+
+    ``-(1/(T·(V-1))) Σ_{t≤T} Σ_{v≠t} Σ_k q_tk log softmax_k(scores_v / τ)``, mean over the batch.
+
+    Args:
+        scores: ``(N, V, K)`` cosines of embeddings and prototypes, V >= 2.
+        codes: ``(N, T, K)`` of the first T <= V views, see :func:`sinkhorn`; each sums to 1.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar, float32 at least. It is log(K) if all scores are equal. No gradient reaches codes.
+
+    Raises:
+        ValueError: shapes that do not fit, or τ <= 0.
+
+    Source: SwAV (arXiv 2006.09882), Eq. 2, and its section 3.2 for several views.
+    """
+    _check(scores, codes, temperature)
+    return _cross_view_entropy((_wide(scores) / temperature).log_softmax(dim=2), codes)
+
+
+def dino_loss(
+    student: Tensor,
+    teacher: Tensor,
+    centre: Tensor,
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """Cross-entropy of the student's views with the teacher's centred and sharpened other views.
+
+    ``-(1/(T·(V-1))) Σ_{t≤T} Σ_{v≠t} Σ_k p_tk log softmax_k(student_v / τ_s)`` with ``p_t =
+    softmax((teacher_t - c) / τ_t)``, mean over the batch.
+
+    Args:
+        student: ``(N, V, K)`` logits of all views, V >= 2.
+        teacher: ``(N, T, K)`` logits of the first T <= V views.
+        centre: c ``(K,)``.
+        student_temperature: τ_s > 0.
+        teacher_temperature: τ_t > 0.
+
+    Returns:
+        Scalar, float32 at least. It is log(K) if the student's logits are all equal. No gradient
+        reaches teacher and centre.
+
+    Raises:
+        ValueError: shapes that do not fit, or a temperature <= 0.
+
+    Source: DINO (arXiv 2104.14294), Eq. 3 and Algorithm 1.
+    """
+    _check(student, teacher, min(student_temperature, teacher_temperature))
+    if centre.shape != teacher.shape[2:]:
+        raise ValueError(f"expected a centre {tuple(teacher.shape[2:])}, got {tuple(centre.shape)}")
+    targets = ((_wide(teacher) - _wide(centre)) / teacher_temperature).softmax(dim=2)
+    return _cross_view_entropy((_wide(student) / student_temperature).log_softmax(dim=2), targets)
+
+
+def _cross_view_entropy(log_predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of -Σ_k target_tk log p_vk over images and pairs of views with t ≠ v."""
+    (num_views, num_targets), targets = (
+        (log_predictions.shape[1], targets.shape[1]),
+        targets.detach(),
+    )
+    with torch.autocast(targets.device.type, enabled=False):
+        pairs = targets.to(log_predictions.dtype) @ log_predictions.transpose(1, 2)  # (N, T, V)
+    same_view = pairs.diagonal(dim1=1, dim2=2)
+    count = len(pairs) * num_targets * (num_views - 1)
+    return (same_view.sum() - pairs.sum()) / count
+
+
+def _check(predictions: Tensor, targets: Tensor, temperature: float) -> None:
+    shapes = tuple(predictions.shape), tuple(targets.shape)
+    if not (
+        predictions.ndim == targets.ndim == 3
+        and shapes[0][::2] == shapes[1][::2]
+        and 1 <= shapes[1][1] <= shapes[0][1]
+        and shapes[0][1] >= 2
+    ):
+        raise ValueError(
+            "expected predictions (N, V, K) with V >= 2 and targets (N, T, K) with 1 <= T <= V, "
+            f"got {shapes[0]} and {shapes[1]}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperatures must be > 0, got {temperature}")
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return the values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

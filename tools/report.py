@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Make a report from the results of finished evaluations."""
 
 from __future__ import annotations

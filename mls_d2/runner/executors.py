@@ -210,19 +210,19 @@ def visible_gpus() -> list[str]:
 class Pool:
     """What cells on one machine share: GPUs, or cores if there are none.
 
-    At most ``jobs`` run at a time; with None as many as there is room for.
+    At most ``jobs`` run at a time; with None as many of ``most`` as there is room for.
 
     Raises:
         UserError: ``jobs`` is not positive.
     """
 
-    def __init__(self, gpus: Sequence[str], jobs: int | None) -> None:
+    def __init__(self, gpus: Sequence[str], jobs: int | None, most: int = _MAX_CPU_JOBS) -> None:
         if jobs is not None and jobs < 1:
             raise UserError(f"--jobs must be 1 or more, got {jobs}", code="bad-value")
         self.gpus, self._free = tuple(gpus), list(gpus)
         affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        self.jobs = jobs or (len(gpus) or min(cores, _MAX_CPU_JOBS))
+        self.jobs = jobs or (len(gpus) or min(cores, _MAX_CPU_JOBS, max(1, most)))
         self._running = 0
         self._threads = str(max(1, cores // self.jobs))
 

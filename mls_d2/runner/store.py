@@ -68,6 +68,11 @@ class Store:
         done = record is not None and record.status == FINISHED
         return done and (place.folder / cell.output).is_file()
 
+    def has_finished(self, cell: Cell) -> bool:
+        """Whether a cell, and those that it needs, are finished."""
+        place = self.place(cell)
+        return place is not None and self.is_finished(cell, place)
+
     def record(self, place: Place) -> Record | None:
         """Return the record of a cell; None if there is none with this key."""
         record = _read_record(place.folder / RECORD_FILE)

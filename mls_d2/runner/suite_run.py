@@ -16,7 +16,15 @@ from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, check_writable, write_json
 from mls_d2.data.datasets import datasets_root
 from mls_d2.run.signals import InterruptGuard
-from mls_d2.runner.cells import PRETRAIN, TRANSFER, Cell, Tools, parts_of_scenes, plan_cells
+from mls_d2.runner.cells import (
+    BACKBONE_FILE,
+    PRETRAIN,
+    TRANSFER,
+    Cell,
+    Tools,
+    parts_of_scenes,
+    plan_cells,
+)
 from mls_d2.runner.display import Display
 from mls_d2.runner.executors import Executor, LocalExecutor, Pool, run_cells, visible_gpus
 from mls_d2.runner.plan import plan_text, summary_text, summary_values
@@ -63,15 +71,16 @@ def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
     if suite.preset == "quick" and not options.dry_run:
         provide_scenes(Path(datasets_root()), parts_of_scenes(suite))
     gpus = visible_gpus()
-    pool = Pool(gpus, options.jobs)
     cells = plan_cells(suite, gpus=bool(gpus) or options.slurm is not None)
     store = Store(options.out)
+    to_do = [cell for cell in cells if not store.has_finished(cell)]
+    pool = Pool(gpus, options.jobs, most=len(to_do))
     durations = store.durations()
     jobs = len(cells) if options.slurm else pool.jobs
     print_now(plan_text(suite, cells, store, durations, jobs))
     if options.dry_run:
         return 0
-    check_can_run(suite, cells, store, options, gpus)
+    check_can_run(suite, to_do, options, gpus)
     folder = store.out / suite.name
     check_writable(str(folder))
     executor: Executor
@@ -136,25 +145,23 @@ def provide_scenes(root: Path, parts: set[str]) -> None:
 
 
 def check_can_run(
-    suite: Suite, cells: Sequence[Cell], store: Store, options: Options, gpus: Sequence[str]
+    suite: Suite, to_do: Sequence[Cell], options: Options, gpus: Sequence[str]
 ) -> None:
     """Refuse what would take months, or what was not asked for.
 
     Raises:
         UserError: the published recipes without a GPU, or an evaluation without its backbone.
     """
-    places = {cell: store.place(cell) for cell in cells}
-    to_do = [
-        cell for cell, place in places.items() if not (place and store.is_finished(cell, place))
-    ]
-    unfinished = [cell.name for cell in to_do if cell.stage == PRETRAIN]
-    if options.evaluate_only and unfinished:
-        raise UserError(
-            f"not pretrained yet: {', '.join(unfinished)}. Make the backbone first, with the same "
-            "method, preset, seed, GPUs and data (make pretrain, or --only pretrain), or give "
-            "another backbone file (BACKBONE=FILE, or --backbone FILE)",
-            code="missing-backbone",
+    missing = [cell.name for cell in to_do if cell.stage == PRETRAIN]
+    if options.evaluate_only and missing:
+        message = (
+            f"not pretrained yet: {', '.join(missing)}. Run it first (make pretrain, or --only "
+            "pretrain), with the same method, preset, seed, GPUs, data and options"
         )
+        files = [options.out / suite.name / name / BACKBONE_FILE for name in missing]
+        for file in filter(Path.is_file, files):
+            message += f"; '{file}' is another one: BACKBONE='{file}' or --backbone evaluates it"
+        raise UserError(message, code="missing-backbone")
     on_cpu = all(("MODEL.DEVICE", "cpu") in itertools.pairwise(cell.arguments) for cell in to_do)
     if suite.preset == "paper" and to_do and not (gpus or options.slurm or on_cpu):
         raise UserError(

@@ -144,7 +144,7 @@ def test_a_job_runs_its_cell_as_on_this_machine(bench):
     assert len(bench.calls()) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_preempted_job_writes_a_checkpoint_is_requeued_and_resumes(bench):
     bench.control([["train_net"], "wait"])
     told = []

@@ -1,5 +1,5 @@
-#!/usr/bin/env python
-"""Make a report from the results of finished evaluations, or print them beside the paper's."""
+#!/usr/bin/env python3
+"""Make a report from the results of finished evaluations, or print them."""
 
 from __future__ import annotations
 

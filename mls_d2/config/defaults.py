@@ -48,8 +48,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.METHOD = "mls"
     # Length of pretraining in passes over the data (> 0, may be fractional).
     node.EPOCHS = 400.0
-    # "sgd", "lars" for batches of a thousand and more (arXiv 1708.03888), or "larc", which is SwAV's
-    # and adapts biases and norms, too; all take the SOLVER's BASE_LR, MOMENTUM, WEIGHT_DECAY,
+    # "sgd", "lars" for batches of a thousand and more (arXiv 1708.03888), or "larc" (SwAV), which
+    # adapts biases and norms, too; all take the SOLVER's BASE_LR, MOMENTUM, WEIGHT_DECAY,
     # WEIGHT_DECAY_NORM (norms) and WEIGHT_DECAY_BIAS (biases).
     node.OPTIMIZER = "sgd"
     # Linear warm-up of the learning rate from 0, in epochs (>= 0).

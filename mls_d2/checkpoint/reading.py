@@ -7,16 +7,16 @@ import contextlib
 import os
 import pickle
 import re
+import tarfile
 import types
 import zipfile
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
-from mls_d2.checkpoint.stub_pickle import StubUnpickler
+from mls_d2.checkpoint.unpickling import StubUnpickler, unpickle
 from mls_d2.core.errors import UserError, nearest
 
 LARGEST_BYTES = 16 << 30
@@ -25,18 +25,30 @@ LARGEST_MEMBER = 4 << 30
 _LARGEST_RATIO = 4
 _NUMPY = b"\x93NUMPY"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_WEB_PAGE = "is a web page, not a checkpoint; download the file behind the link"
+_COMPRESSED = "is a compressed archive ({}); unpack it and use the checkpoint inside"
+# How a file begins, in lower case, and what it is then.
 _NOT_A_CHECKPOINT = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!doctype": "is a web page, not a checkpoint; download the file behind the link",
-    b"<html": "is a web page, not a checkpoint; download the file behind the link",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
     b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
+    b"{": "is a JSON document, not a checkpoint",
+    b"\x1f\x8b": _COMPRESSED.format("gzip"),
+    b"bzh": _COMPRESSED.format("bzip2"),
+    b"\xfd7zxz": _COMPRESSED.format("xz"),
+    b"\x28\xb5\x2f\xfd": _COMPRESSED.format("zstd"),
+    b"7z\xbc\xaf": _COMPRESSED.format("7-Zip"),
+    b"rar!": _COMPRESSED.format("RAR"),
+    b"\x89hdf": "is an HDF5 file (as of Keras), which is not read; save the tensors with torch.save",
 }
+_JOIN = "load all shards, merge their dicts, and save them as one file with torch.save"
 
 
 def read_object(path: str, *, stubs: bool = False) -> Any:
     """Read what a checkpoint holds: tensors and plain values, in dicts and lists.
 
-    Torch files (new and old), safetensors, pickles of NumPy arrays, .npy and .npz are told apart by
+    Torch files (new and old), safetensors, pickles of NumPy arrays, .npy and .npz are recognised by
     their content, whatever their name.
 
     Args:
@@ -46,8 +58,9 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
 
     Raises:
         UserError: no such file, larger than 16 GB (or unpacking to that, or to much more than
-            itself), truncated, no checkpoint (a web page, a Git LFS pointer, TorchScript), or holds
-            objects other than tensors and plain values.
+            itself), truncated, not a checkpoint (a web page, a Git LFS pointer, an archive of other
+            files, TorchScript), a shard of one, or holds objects other than tensors and plain
+            values.
     """
     head = _read_head(path)
     try:
@@ -60,56 +73,75 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
             return _load_npy(path, stubs=stubs)
         elif not head.startswith(_LEGACY_TORCH) and head.startswith(b"\x80"):
             with open(path, "rb") as file:
-                return _unpickle(file, stubs=stubs)
+                return unpickle(file, stubs=stubs)
         return _load_torch(path, stubs=stubs)
     except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+        raise UserError(f"'{path}': {error}", code=error.code) from None
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
-            raise UserError(
-                f"'{path}' holds a {named[1]}, which is not read because it could run code; "
-                "save only tensors and plain values, or convert it with "
-                "tools/convert.py --stub-unknown-objects"
-            ) from None
+            raise _unsafe(path, named[1]) from None
         raise _damaged(path, error) from None
     except Exception as error:
-        # What a damaged pickle makes its reader raise is anything; none of it is for a user.
+        # A damaged pickle can make its reader raise anything.
         raise _damaged(path, error) from None
 
 
 def check_exists(path: str) -> None:
-    """Raise :class:`UserError` where ``path`` is no file; it names the nearest there is."""
+    """Raise :class:`UserError` if ``path`` is not a file; it names the nearest file there is."""
     if os.path.isdir(path):
         raise UserError(
-            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'"
+            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'",
+            code="missing-file",
         )
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
-            raise UserError(f"no weights file '{path}' (there is no folder '{folder}' either)")
-        names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
-        hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file is there"
-        raise UserError(f"no weights file '{path}'; {hint}")
+            hint = f"there is no folder '{folder}' either"
+        else:
+            names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
+            hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file there"
+        raise UserError(f"no weights file '{path}'; {hint}", code="missing-file")
+
+
+def refuse_what_is_no_checkpoint(path: str) -> bytes:
+    """Refuse a file that its first bytes or its name show not to be a whole checkpoint.
+
+    Returns:
+        The first bytes.
+
+    Raises:
+        UserError: empty, a web page, a Git LFS pointer, an archive, or a part of a checkpoint.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise UserError(f"'{path}' is empty; download or write it again", code="damaged-file")
+    start = head.lstrip().lower()
+    if start.startswith(b"{") and (b'"weight_map"' in head or path.endswith(".index.json")):
+        problem = f"is the index of a sharded checkpoint, without tensors; {_JOIN}"
+        raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+    shard = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path)
+    if shard and int(shard[2]) > 1:
+        problem = f"is shard {int(shard[1])} of {int(shard[2])} of a checkpoint; {_JOIN}"
+        raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+    for magic, problem in _NOT_A_CHECKPOINT.items():
+        if start.startswith(magic) and not _is_safetensors(head):
+            raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+    return head
 
 
 def _read_head(path: str) -> bytes:
     check_exists(path)
     if os.path.getsize(path) > LARGEST_BYTES:
         raise UserError(
-            f"'{path}' has {os.path.getsize(path) >> 30} GB, more than any ResNet needs"
+            f"'{path}' has {os.path.getsize(path) >> 30} GB, more than any ResNet needs",
+            code="too-large",
         )
     try:
-        with open(path, "rb") as file:
-            head = file.read(256)
+        return refuse_what_is_no_checkpoint(path)
     except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
-    if not head:
-        raise UserError(f"'{path}' is empty; download or write it again")
-    for magic, problem in _NOT_A_CHECKPOINT.items():
-        if head.lstrip().lower().startswith(magic):
-            raise UserError(f"'{path}' {problem}")
-    return head
+        raise UserError(f"cannot read '{path}': {error.strerror}", code="missing-file") from None
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -117,28 +149,38 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _check_zip(path: str) -> bool:
-    """Refuse what is not to be unpacked, and return whether it is NumPy's zip of arrays."""
+    """Refuse what must not be unpacked, and return whether it is NumPy's zip of arrays."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     names = [item.filename for item in members]
-    if any(os.path.basename(name) == "constants.pkl" for name in names):
+    last = {os.path.basename(name) for name in names}
+    if "constants.pkl" in last:
         raise UserError(
-            "is a TorchScript archive, which holds a program; save the state_dict instead"
+            "is a TorchScript archive, which holds a program; save the state_dict instead",
+            code="not-a-checkpoint",
         )
-    total, largest = sum(item.file_size for item in members), 0
-    if members:
-        largest = max(item.file_size for item in members)
+    arrays = bool(names) and all(name.endswith(".npy") for name in names)
+    if "data.pkl" not in last and not arrays:
+        shown = ", ".join(names[:3]) or "nothing"
+        raise UserError(
+            f"is a zip archive of other files ({shown}); unpack it and use the checkpoint inside",
+            code="not-a-checkpoint",
+        )
+    total = sum(item.file_size for item in members)
+    largest = max(item.file_size for item in members)
     if total > LARGEST_BYTES or largest > LARGEST_MEMBER:
         raise UserError(
             f"unpacks to {total >> 20} MB, its largest member to {largest >> 20} MB: more than any "
-            "ResNet needs"
+            "ResNet needs",
+            code="too-large",
         )
     if total > _LARGEST_RATIO * os.path.getsize(path):
         raise UserError(
             f"unpacks from {os.path.getsize(path)} bytes to {total}; torch does not compress, so "
-            "this is no checkpoint"
+            "this is not a checkpoint",
+            code="too-large",
         )
-    return bool(names) and all(name.endswith(".npy") for name in names)
+    return arrays
 
 
 def _load_npy(path: str, *, stubs: bool) -> Any:
@@ -150,21 +192,25 @@ def _load_npy(path: str, *, stubs: bool) -> Any:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         if version not in read:
-            raise UserError(f"is a .npy file of version {version}, expected 1.0 or 2.0")
+            problem = f"is a .npy file of version {version}, expected 1.0 or 2.0"
+            raise UserError(problem, code="damaged-file")
         dtype = read[version](file)[2]
         if not dtype.hasobject:
             return np.load(path, allow_pickle=False)
-        content = _unpickle(file, stubs=stubs)
+        content = unpickle(file, stubs=stubs)
     # np.save puts a dict into an array without axes.
     single = isinstance(content, np.ndarray) and content.dtype == object and not content.ndim
     return content.item() if single else content
 
 
-def _unpickle(file: IO[bytes], *, stubs: bool) -> Any:
-    return StubUnpickler(file, encoding="latin1").load() if stubs else load_numpy_pickle(file)
-
-
 def _load_torch(path: str, *, stubs: bool) -> Any:
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            shown = ", ".join(archive.getnames()[:3])
+        raise UserError(
+            f"is a tar archive ({shown}); unpack it and use the checkpoint inside",
+            code="not-a-checkpoint",
+        )
     if stubs:
         module = types.SimpleNamespace(
             Unpickler=StubUnpickler,
@@ -180,9 +226,19 @@ def _load_torch(path: str, *, stubs: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _unsafe(path: str, name: str) -> UserError:
+    return UserError(
+        f"'{path}' holds a {name}, which is not read because it could run code; save only tensors "
+        "and plain values (of a module: torch.save(model.state_dict(), …), run where its class can "
+        "be imported), or convert it with tools/convert.py --stub-unknown-objects",
+        code="unsafe-file",
+    )
+
+
 def _damaged(path: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()
     detail = f" ({reason[0][:120]})" if reason else ""
     return UserError(
-        f"'{path}' is truncated, damaged or no checkpoint{detail}; download or write it again"
+        f"'{path}' is truncated, damaged or not a checkpoint{detail}; download or write it again",
+        code="damaged-file",
     )

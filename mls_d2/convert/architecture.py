@@ -1,9 +1,9 @@
-"""What network tensors belong to, from their shapes, and proof that a rewriting is right."""
+"""The network that tensors belong to, from their shapes, and a test that renaming is right."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Architecture:
 
 
 def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False) -> Architecture:
-    """Return what network tensors with torchvision's names are from.
+    """Return the network of tensors with torchvision's names.
 
     Raises:
         UserError: another stem (CIFAR's 3×3, other input channels), no BatchNorm, statistics of a
@@ -53,11 +53,12 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
         _convolution(state, name)
         for name in ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", last_name)
     )
-    if tuple(stem.shape[2:]) != (7, 7):
-        kernel = "×".join(map(str, stem.shape[2:]))
-        raise UserError(f"its first convolution is {kernel} (as for CIFAR), and Detectron2's 7×7")
-    if stem.shape[1] != 3:
-        raise UserError(f"its first convolution takes {stem.shape[1]} channels, expected RGB's 3")
+    if tuple(stem.shape[1:]) != (3, 7, 7):
+        channels, *kernel = stem.shape[1:]
+        raise _other(
+            f"its first convolution is {'×'.join(map(str, kernel))} of {channels} channels; "
+            "Detectron2's is 7×7 of RGB's 3 (CIFAR's networks have 3×3)"
+        )
     _check_norms(state)
     counts = [
         len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")})
@@ -67,37 +68,41 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
     if depth is None:
         kind = "bottlenecks" if bottleneck else "basic blocks"
         known = ", ".join(map(str, sorted(_DEPTHS.values())))
-        raise UserError(f"its stages have {counts} {kind}; Detectron2 has ResNet {known}")
+        raise _other(f"its stages have {counts} {kind}; Detectron2 has ResNet {known}")
     groups, rest = divmod(first.shape[0], second.shape[1]) if second.shape[1] else (0, 0)
     if not groups or rest or last.shape[0] % groups:
         shapes = ", ".join(str(tuple(item.shape)) for item in (first, second, last))
-        raise UserError(f"the shapes of its first block fit no ResNet: {shapes}")
+        raise _other(f"the shapes of its first block fit no ResNet: {shapes}")
     return Architecture(
         depth, stem.shape[0], last.shape[0], groups, first.shape[0] // groups, stride_in_1x1
     )
 
 
+def _other(problem: str) -> UserError:
+    return UserError(problem, code="other-network")
+
+
 def _convolution(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state or state[name].ndim != 4:
         found = f"is {tuple(state[name].shape)}" if name in state else "is missing"
-        raise UserError(f"it is no whole ResNet: {name} {found}, expected a convolution's 4 axes")
+        raise _other(f"it is not a whole ResNet: {name} {found}, expected a convolution's 4 axes")
     return state[name]
 
 
 def _check_norms(state: Mapping[str, Tensor]) -> None:
     if "bn1.running_mean" not in state:
-        raise UserError("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
+        raise _other("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
     weight, mean = state.get("bn1.weight"), state["bn1.running_mean"]
     if weight is not None and mean.numel() > weight.numel() > 0:
-        parts = mean.numel() / weight.numel()
-        raise UserError(
-            f"its BatchNorm statistics are those of {parts:g} splits of the batch (SplitBatchNorm "
+        splits = mean.numel() / weight.numel()
+        raise _other(
+            f"its BatchNorm statistics are those of {splits:g} splits of the batch (SplitBatchNorm "
             f"of lightly: {mean.numel()} values for {weight.numel()} channels); average them first"
         )
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out random initialisation, which on the meta device costs seconds for nothing."""
+    """Skips random initialisation, which takes seconds even on the meta device."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -112,16 +117,12 @@ class _Unfilled(TorchFunctionMode):
 def build_backbone(architecture: Architecture) -> nn.Module:
     """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs.
 
-    It is on torch's "meta" device: shapes without values, which take neither time nor memory.
+    It is on torch's "meta" device: shapes without values.
     """
     cfg = get_cfg()
     node = cfg.MODEL.RESNETS
-    node.DEPTH = architecture.depth
-    node.STEM_OUT_CHANNELS = architecture.stem_out_channels
-    node.RES2_OUT_CHANNELS = architecture.res2_out_channels
-    node.NUM_GROUPS = architecture.num_groups
-    node.WIDTH_PER_GROUP = architecture.width_per_group
-    node.STRIDE_IN_1X1 = architecture.stride_in_1x1
+    for name, value in asdict(architecture).items():
+        setattr(node, name.upper(), value)
     node.NORM = "BN"
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -137,7 +138,7 @@ def build_torchvision(architecture: Architecture) -> resnet.ResNet:
     wide = architecture.width_per_group * 64 // planes if bottleneck else 64
     counts = next(key[:4] for key, depth in _DEPTHS.items() if depth == architecture.depth)
     net = resnet.ResNet(block, [1, 1, 1, 1], groups=architecture.num_groups, width_per_group=wide)
-    # Its constructor knows one stem and one width of stages only.
+    # Its constructor has one stem and one width of stages only.
     net.inplanes = architecture.stem_out_channels
     net.conv1 = nn.Conv2d(3, net.inplanes, 7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(net.inplanes)
@@ -154,7 +155,7 @@ def check_coverage(state: Mapping[str, Tensor], architecture: Architecture) -> N
     """Refuse tensors, with Detectron2's names, that are not exactly those of the network.
 
     Raises:
-        UserError: names what is missing, too much, of another shape or not finite.
+        UserError: names what is missing, surplus or of another shape.
     """
     expected = {
         name: value.shape
@@ -168,13 +169,10 @@ def check_coverage(state: Mapping[str, Tensor], architecture: Architecture) -> N
         for name, value in state.items()
         if name in expected and value.shape != expected[name]
     ]
-    lines += [f"{n} holds NaN or infinity" for n, v in state.items() if not v.isfinite().all()]
     if lines:
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        raise UserError(
-            f"the encoder is not a whole ResNet-{architecture.depth}: "
-            f"{'; '.join(lines[:_SHOWN])}{more}"
-        )
+        shown = "; ".join(lines[:_SHOWN])
+        raise _other(f"the encoder is not a whole ResNet-{architecture.depth}: {shown}{more}")
 
 
 @torch.no_grad()
@@ -194,7 +192,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     with torch.device("meta"), _Unfilled():
         theirs = build_torchvision(architecture).eval()
     ours = build_backbone(architecture).eval()
-    # The very tensors, not copies; what neither has, num_batches_tracked, is not needed.
+    # The same tensors, not copies; num_batches_tracked, which neither has, is not needed.
     theirs.load_state_dict(dict(original), strict=False, assign=True)
     named = {detectron2_name(name): value for name, value in original.items()}
     ours.load_state_dict(named, strict=False, assign=True)
@@ -209,6 +207,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     if not worst <= _TOLERANCE:
         raise UserError(
             f"the converted network differs from the original by {worst:.1e} of its outputs; "
-            "please report this"
+            "please report this",
+            code="not-verified",
         )
     return worst

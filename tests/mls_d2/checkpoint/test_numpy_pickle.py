@@ -10,11 +10,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from mls_d2.checkpoint.numpy_pickle import ForbiddenGlobalError, load_numpy_pickle
+from mls_d2.checkpoint.unpickling import ForbiddenGlobalError, unpickle
 
 
 def read(data: bytes):
-    return load_numpy_pickle(io.BytesIO(data))
+    return unpickle(io.BytesIO(data))
 
 
 class Hostile:

@@ -414,11 +414,13 @@ def _torch_files() -> dict[str, Any]:
             | one("roi_heads.box_predictor.cls_score.weight")
         },
         "mls_d2": {
+            "model": detectron2(q, "encoder.backbone.")
+            | detectron2(k, "momentum_encoder.backbone.")
+            | one("encoder.projector.0.weight", "momentum_encoder.projector.0.weight")
+        },
+        "mls_d2-pair": {
             "model": detectron2(q, "pair.backbone.")
             | detectron2(k, "pair.momentum_backbone.")
             | one("dictionary.z")
-        },
-        "mls_d2-single": {
-            "model": detectron2(q, "encoder.backbone.") | one("encoder.projector.0.weight")
         },
     }

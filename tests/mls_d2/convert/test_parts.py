@@ -7,7 +7,7 @@ from tests.mls_d2.convert.sources import encoder, under, write
 
 from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.convert.convert import load_backbone, write_converted
-from mls_d2.convert.parts import parts_config
+from mls_d2.convert.detector_parts import detector_parts_config
 from mls_d2.core.errors import UserError
 from tests.mls_d2.checkpoint.test_initial_weights import small_cfg
 
@@ -130,7 +130,7 @@ def test_resims_fpn_lies_in_its_encoder_with_some_levels(normed, tmp_path):
     leaves = ["weight", *(f"norm.{leaf}" for leaf in LEAVES)] if normed else ["weight", "bias"]
     names = [f"lateral{k}" for k in (3, 4, 5)] + [f"output{k}" for k in (3, 4)]
     assert parts.keys() == {f"backbone.fpn_{name}.{leaf}" for name in names for leaf in leaves}
-    assert ("NORM" in parts_config(parts)["FPN"]) == normed
+    assert ("NORM" in detector_parts_config(parts)["FPN"]) == normed
     with pytest.raises(UserError, match="no box head in it; sources that may have one are SoCo"):
         load_backbone(path, parts=("box_head",))
 

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from mls_d2.convert.architecture import Architecture, architecture_of, build_backbone
 from mls_d2.convert.convert import load_backbone, write_converted
-from mls_d2.convert.layouts import HAIKU, detectron2_name
+from mls_d2.convert.layouts import LAYOUTS, detectron2_name
 from mls_d2.core.errors import UserError
 from tests.mls_d2.convert.sources import (
     NARROW,
@@ -203,7 +203,7 @@ def test_split_batch_norm_of_lightly_is_named(tmp_path):
 
 def test_two_digit_blocks_of_byols_resnet_200():
     name = "block_group_2/~/block_13/~/conv_1/w"
-    assert HAIKU.torchvision_name(name) == "layer3.13.conv2.weight"
+    assert next(item for item in LAYOUTS if item.name == "Haiku").torchvision_name(name) == "layer3.13.conv2.weight"
 
 
 def test_selective_kernels_of_simclr_v2_are_named(tmp_path):

@@ -1,27 +1,25 @@
-"""Finding the encoder in a checkpoint: by the structure of its names, never by the file's."""
+"""Finding the encoder in a checkpoint by the structure of its tensors' names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mls_d2.checkpoint.backbone_file import as_tensor
-from mls_d2.convert.haiku import haiku_encoders, is_haiku
+from mls_d2.checkpoint.backbone_file import same_values
+from mls_d2.convert.contents import check_copy, tensor_maps
 from mls_d2.convert.layouts import LAYOUTS, Layout
-from mls_d2.convert.sources import SOURCES, Source
+from mls_d2.convert.sources import SOURCES, KnownSource
 from mls_d2.core.errors import UserError, nearest
 
-_WRAPPERS = ("module", "_orig_mod")
-_DEEPEST = 5
 _MAIN_ENTRIES = ("state_dict", "model", "model_state_dict")
 # VISSL's checkpoints of sharded (FSDP) runs: each file holds a slice of the tensors.
 _SHARDED = "shard_list"
-# What is under the names of a network: other networks than Detectron2's ResNet.
+# Names that show another network than Detectron2's ResNet.
 _FOREIGN = (
     (r"(.*\.)?(cls_token|patch_embed\..*|pos_embed)", "a Vision Transformer"),
     (r"(.*\.)?(downsample_layers|stages\.\d\.\d+\.dwconv|stages\.\d\.\d+\.depthwise_conv)\b.*",
@@ -33,9 +31,9 @@ _FOREIGN = (
 _ADDITIONS = (
     (r".*\.(se|attn|att)\b.*", "squeeze-and-excitation or attention"),
     (r".*downsample\.[2-9].*", "pooling in the shortcuts (ResNet-D)"),
-    (r".*(conv\d|\.0)\.bias", "biases of convolutions, as where norms are folded"),
+    (r".*(conv\d|\.0)\.bias", "biases of convolutions, as if norms were folded"),
 )
-# Why a tensor is left, by its name; the first that matches counts.
+# Why a tensor is left out, by its name; the first that matches counts.
 _REASONS = (
     (r"(.*[._])?(queue|queue2|prototypes|center|contrast|dictionary|memory)\w*\b.*",
      "queues, prototypes and memories"),
@@ -48,14 +46,14 @@ _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FoundEncoder:
     """An encoder in a file.
 
     Attributes:
-        path: steps to the dict that holds it.
-        prefix: of its names there, wrappers taken off.
+        path: keys to the dict that holds it.
+        prefix: of its names there, without those of wrappers.
         layout: of its names below the prefix.
-        names: all names of that dict, wrappers taken off, with their tensors.
+        names: all names of that dict, without those of wrappers, with their tensors.
     """
 
     path: tuple[str, ...]
@@ -65,7 +63,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """How a user names it: the path and the prefix, "." for none."""
+        """The path and the prefix, "." for none, as users name it."""
         return " > ".join((*self.path, self.prefix or "."))
 
     def describe(self) -> str:
@@ -73,13 +71,20 @@ class Candidate:
         return f"'{self.label}' ({self.layout.name} names)"
 
     def tensors(self, also: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], list[str]]:
-        """Return the backbone's tensors by torchvision's names, and the names left behind."""
+        """Return the backbone's tensors by torchvision's names, and the names left out.
+
+        Raises:
+            UserError: the file has different copies of one tensor.
+        """
         found: dict[str, Tensor] = {}
         left = []
         for name, value in self.names.items():
             prefix = next((p for p in (self.prefix, *also) if name.startswith(p)), None)
             ours = self.layout.torchvision_name(name[len(prefix) :]) if prefix is not None else None
-            if ours is None or ours in found:
+            if ours is None:
+                left.append(name)
+            elif ours in found:
+                check_copy(name, found[ours], value)
                 left.append(name)
             else:
                 found[ours] = value
@@ -88,52 +93,56 @@ class Candidate:
         return found, left
 
     def check_nothing_more(self, left: list[str]) -> None:
-        """Refuse tensors in the stem and the stages that no ResNet has.
+        """Refuse tensors in the stem and the stages that a ResNet does not have.
 
         Raises:
-            UserError: names them, and the kind of network where that is known.
+            UserError: names them, and the kind of network if that is known.
         """
-        inside = re.compile(self.layout.inside or r"(?!)")
+        network = re.compile(self.layout.network or r"(?!)")
         more = [
             name
             for name in left
             if name.startswith(self.prefix)
-            and inside.match(name, len(self.prefix))
+            and network.match(name, len(self.prefix))
             and not name.endswith(_COUNTER)
         ]
         for pattern, kind in (*_FOREIGN, *_ADDITIONS):
             if any(re.fullmatch(pattern, name) for name in more):
                 raise UserError(
-                    f"it has {kind} ({more[0]}), and Detectron2's ResNet cannot hold it"
+                    f"it has {kind} ({more[0]}), which Detectron2's ResNet cannot represent",
+                    code="other-network",
                 )
         if more:
             shown = ", ".join(more[:5])
-            raise UserError(f"it has tensors that Detectron2's ResNet does not have: {shown}")
+            raise UserError(
+                f"it has tensors that Detectron2's ResNet does not have: {shown}",
+                code="other-network",
+            )
 
     def num_groups(self) -> int:
-        """Return the groups of its 3×3 convolutions, 0 where they cannot be told."""
+        """Return the groups of its 3×3 convolutions, 0 if they cannot be read from the shapes."""
         named = self.tensors()[0]
-        first = named.get("layer1.0.conv1.weight")
-        second = named.get("layer1.0.conv2.weight")
+        first, second = (named.get(f"layer1.0.conv{k}.weight") for k in (1, 2))
         if first is None or second is None or first.ndim != 4 or second.ndim != 4:
             return 0
         return first.shape[0] // max(second.shape[1], 1)
 
 
-def find_candidates(content: Any) -> list[Candidate]:
+def find_encoders(content: Any) -> list[FoundEncoder]:
     """Return every encoder in a file's content.
 
     Raises:
-        UserError: there is none; says what is there instead, where that is known.
+        UserError: there is none; names what is there instead, if that is known.
     """
     if isinstance(content, Mapping) and content.get("type") == _SHARDED:
         raise UserError(
             "it is one shard of a sharded (FSDP) checkpoint of VISSL; consolidate the shards with "
-            "VISSL's tools first"
+            "VISSL's tools first",
+            code="not-a-checkpoint",
         )
     maps = list(tensor_maps(content, ()))
     found = [
-        Candidate(path, prefix, layout, names)
+        FoundEncoder(path, prefix, layout, names)
         for path, names in maps
         for layout in LAYOUTS
         for prefix in _prefixes(names, layout)
@@ -141,20 +150,21 @@ def find_candidates(content: Any) -> list[Candidate]:
     if not found:
         # The tensors of an optimizer have names, too.
         network = [names for path, names in maps if not any("optim" in step for step in path)]
-        raise UserError(_what_is_there([name for names in network for name in names]))
+        problem = _what_is_there([name for names in network for name in names])
+        raise UserError(problem, code="no-encoder")
     return found
 
 
 def choose(
-    candidates: list[Candidate], *, source: str = "auto", encoder: str | None = None
-) -> tuple[Candidate, Source]:
-    """Return the encoder to take and the kind of file that it is from.
+    encoders: list[FoundEncoder], *, source: str = "auto", encoder: str | None = None
+) -> tuple[FoundEncoder, KnownSource]:
+    """Return the encoder to take and the source of the file.
 
     Args:
-        candidates: of :func:`find_candidates`.
+        encoders: of :func:`find_encoders`.
         source: "auto", or the name of one of :data:`mls_d2.convert.sources.SOURCES`.
-        encoder: the encoder to take whatever the authors take: its prefix, or its whole label where
-            several have that prefix.
+        encoder: the encoder to take instead of the one that the authors transfer: its prefix, or
+            its whole label if several have that prefix.
 
     Raises:
         UserError: an unknown source, one that does not fit, or several different encoders of
@@ -162,37 +172,40 @@ def choose(
     """
     names = {entry.name for entry in SOURCES}
     if source != "auto" and source not in names:
-        raise UserError(f"no source '{source}'; {nearest(source, names)}")
+        raise UserError(f"no source '{source}'; {nearest(source, names)}", code="unknown-name")
     entries = [e for e in SOURCES if (e.auto if source == "auto" else e.name == source)]
-    listed = "\n  ".join(candidate.describe() for candidate in candidates)
+    listed = "\n  ".join(item.describe() for item in encoders)
     if encoder is not None:
-        candidates = [item for item in candidates if _is_asked_for(item, encoder)]
-        if not candidates:
-            raise UserError(f"there is no encoder '{encoder}'; there are\n  {listed}")
-        entries = [*entries, _unknown(candidates[0])]
+        encoders = [item for item in encoders if _is_asked_for(item, encoder)]
+        if not encoders:
+            raise UserError(
+                f"there is no encoder '{encoder}'; there are\n  {listed}", code="unknown-name"
+            )
+        entries = [*entries, _unknown(encoders[0])]
     for entry in entries:
-        fitting = [item for item in candidates if _fits(entry, item, chosen=encoder is not None)]
+        fitting = [item for item in encoders if _fits(entry, item, chosen=encoder is not None)]
         if fitting:
-            fitting = _without_averages(fitting)
-            return _the_one(fitting, f"several encoders of source '{entry.name}'"), entry
+            return _only(fitting, f"several encoders of source '{entry.name}'"), entry
     if source != "auto":
-        raise UserError(f"this is no checkpoint of source '{source}'; its encoders are\n  {listed}")
-    what = "several encoders, of which none is known to be the one to transfer"
-    chosen = _the_one(_without_averages(candidates), what)
+        raise UserError(
+            f"this is not a checkpoint of source '{source}'; its encoders are\n  {listed}",
+            code="other-source",
+        )
+    chosen = _only(encoders, "several encoders, of which none is known to be the one to transfer")
     return chosen, _unknown(chosen)
 
 
-def others(candidates: list[Candidate], chosen: Candidate) -> list[str]:
-    """Return the labels of the encoders that differ from the chosen one, copies left out."""
-    different = without_copies([chosen, *(item for item in candidates if item is not chosen)])
+def others(encoders: list[FoundEncoder], chosen: FoundEncoder) -> list[str]:
+    """Return the labels of the encoders that differ from the chosen one, without copies."""
+    different = without_copies([chosen, *(item for item in encoders if item is not chosen)])
     return [item.label for item in different[1:]]
 
 
 def reasons(
-    left: list[str], chosen: Candidate, candidates: list[Candidate]
+    left: list[str], chosen: FoundEncoder, encoders: list[FoundEncoder]
 ) -> dict[str, list[str]]:
-    """Sort the names that were left by the reason for it."""
-    prefixes = {item.prefix for item in candidates} - {chosen.prefix, ""}
+    """Sort the names that were left out by the reason."""
+    prefixes = {item.prefix for item in encoders} - {chosen.prefix, ""}
     found: dict[str, list[str]] = {}
     for name in sorted(left):
         if name.endswith(_COUNTER):
@@ -206,61 +219,33 @@ def reasons(
     return found
 
 
-def tensor_maps(
-    content: Any, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Yield every dict of tensors by name in nested dicts, with the path to it.
-
-    Wrappers (``module.``, ``_orig_mod.``) are taken off the names, and Haiku's two maps become one.
-    """
-    if not isinstance(content, Mapping) or len(path) > _DEEPEST:
-        return
-    if is_haiku(content):
-        yield from ((path, names) for _, names in haiku_encoders({"": content}))
-        return
-    networks = haiku_encoders(content)
-    yield from (((*path, key), names) for key, names in networks)
-    tensors = {}
-    for key, value in content.items():
-        tensor = as_tensor(value)
-        if tensor is not None and isinstance(key, str):
-            tensors[_unwrapped(key)] = tensor
-        elif isinstance(value, Mapping) and not networks:
-            yield from tensor_maps(value, (*path, str(key)))
-    if tensors:
-        yield path, tensors
-
-
-def without_copies(candidates: list[Candidate]) -> list[Candidate]:
+def without_copies(encoders: list[FoundEncoder]) -> list[FoundEncoder]:
     """Leave out encoders that hold the same tensors as one before."""
-    kept: list[tuple[Candidate, Mapping[str, Tensor]]] = []
-    for item in candidates:
+    kept: list[tuple[FoundEncoder, Mapping[str, Tensor]]] = []
+    for item in encoders:
         mine = item.tensors()[0]
         if not any(_same(mine, other) for _, other in kept):
             kept.append((item, mine))
     return [item for item, _ in kept]
 
 
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
 def _prefixes(names: Mapping[str, Tensor], layout: Layout) -> list[str]:
-    ends = [name[: -len(layout.stem)] for name in names if name.endswith(layout.stem)]
+    stem, block = layout.keys
+    starts = [name.removesuffix(stem) for name in names if name.endswith(stem)]
     return [
         prefix
-        for prefix in ends
-        if (not prefix or prefix.endswith((".", "/"))) and prefix + layout.block in names
+        for prefix in starts
+        if (not prefix or prefix.endswith((".", "/"))) and prefix + block in names
     ]
 
 
-def _is_asked_for(item: Candidate, encoder: str) -> bool:
+def _is_asked_for(item: FoundEncoder, encoder: str) -> bool:
     """Whether ``encoder`` is the item's prefix, or its label or the end of it."""
     wanted, label = (text.rstrip("./ >") for text in (encoder, item.label))
     return wanted in (item.prefix.rstrip("./"), label) or label.endswith(f" > {wanted}")
 
 
-def _fits(entry: Source, item: Candidate, *, chosen: bool) -> bool:
+def _fits(entry: KnownSource, item: FoundEncoder, *, chosen: bool) -> bool:
     return (
         (chosen or entry.encoder is None or item.prefix == entry.encoder)
         and (not entry.layout or item.layout.name == entry.layout)
@@ -270,26 +255,23 @@ def _fits(entry: Source, item: Candidate, *, chosen: bool) -> bool:
     )
 
 
-def _without_averages(fitting: list[Candidate]) -> list[Candidate]:
-    """Where a file holds moving averages beside its weights, take the weights."""
-    plain = [item for item in fitting if not item.path or item.path[-1] in _MAIN_ENTRIES]
-    return plain or fitting
-
-
-def _the_one(candidates: list[Candidate], what: str) -> Candidate:
-    different = without_copies(candidates) if len(candidates) > 1 else candidates
+def _only(encoders: list[FoundEncoder], problem: str) -> FoundEncoder:
+    """Return the one encoder among copies; weights are preferred to their moving averages."""
+    plain = [item for item in encoders if not item.path or item.path[-1] in _MAIN_ENTRIES]
+    encoders = plain or encoders
+    different = without_copies(encoders) if len(encoders) > 1 else encoders
     if len(different) > 1:
         listed = "\n  ".join(item.describe() for item in different)
-        raise UserError(f"{what}:\n  {listed}\nChoose one with --encoder")
+        raise UserError(f"{problem}:\n  {listed}\nChoose one with --encoder", code="many-encoders")
     return different[0]
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    return one.keys() == other.keys() and all(same_values(one[k], other[k]) for k in one)
 
 
 def _neutral_statistics(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean 0 and variance 1 less BatchNorm's epsilon, as Detectron2 gives folded norms."""
+    """Return mean 0 and variance 1 - epsilon, as Detectron2 gives folded norms."""
     norms = [name.removesuffix(".bias") for name in named if name.endswith(".bias")]
     mean = {f"{norm}.running_mean": torch.zeros_like(named[f"{norm}.bias"]) for norm in norms}
     return mean | {
@@ -297,8 +279,8 @@ def _neutral_statistics(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _unknown(item: Candidate) -> Source:
-    return Source(
+def _unknown(item: FoundEncoder) -> KnownSource:
+    return KnownSource(
         "unknown",
         f"an unknown source with {item.layout.name} names",
         item.prefix,
@@ -309,7 +291,7 @@ def _unknown(item: Candidate) -> Source:
 def _what_is_there(names: list[str]) -> str:
     for pattern, kind in _FOREIGN:
         if any(re.fullmatch(pattern, name) for name in names):
-            return f"this is {kind}, and Detectron2's ResNet cannot hold it"
+            return f"this is {kind}, which Detectron2's ResNet cannot represent"
     if not names:
         return "there are no tensors by name in it (only an optimizer's state, or something else)"
     shown = ", ".join(names[:5])

@@ -45,25 +45,15 @@ _BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
 
 @dataclasses.dataclass(frozen=True)
 class WeightsReport:
-    """The initial weights that a model was given.
+    """The initial weights that a model was given."""
 
-    Attributes:
-        file: as the user gave it; ``"random"`` for random initialisation.
-        sha256: of the file; empty for random initialisation.
-        info: the file's pretraining metadata; empty if it has none.
-        num_backbone: tensors of the backbone, all of them loaded (0 for random initialisation).
-        num_random: tensors of the model that keep their random or constant initialisation.
-        ignored: names in the file that have no place in the model.
-        num_parts: tensors of an FPN and a box head that the file holds and the model got.
-    """
-
-    file: str
-    sha256: str
-    info: dict[str, Any]
-    num_backbone: int
-    num_random: int
-    ignored: tuple[str, ...]
-    num_parts: int = 0
+    file: str  # as the user gave it; "random" for random initialisation
+    sha256: str  # of the file; "" for random initialisation
+    info: dict[str, Any]  # the file's pretraining metadata; empty if it has none
+    num_backbone: int  # tensors of the backbone, all of them loaded; 0 for random initialisation
+    num_random: int  # tensors of the model that keep their random or constant initialisation
+    ignored: tuple[str, ...]  # names in the file that the model does not have
+    num_parts: int = 0  # loaded tensors of an FPN and a box head
 
     @property
     def method(self) -> str:
@@ -81,16 +71,12 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
         model: with a ResNet as ``backbone`` (C4), or ``backbone.bottom_up`` (FPN), possibly wrapped
             for data parallelism.
         weights: a backbone file, or ``"random"`` to keep the random initialisation.
-        cfg: of the model; its pixel mean, pixel std, colour order and stride placement must be
-            those of pretraining if the file has them; ``MODEL.ALLOW_INPUT_MISMATCH`` turns this
-            error into a warning.
-
-    Returns:
-        What was loaded, ignored and left as it was.
+        cfg: of the model; its input (pixel mean and std, colour order, stride placement) must be
+            that of pretraining, as far as the file has it, or ``MODEL.ALLOW_INPUT_MISMATCH`` set.
 
     Raises:
         UserError: no weights given, no such file, unreadable, of another width, depth or kind,
-            not finite, or trained on another input format.
+            not finite, or trained on another input.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
@@ -218,17 +204,19 @@ def _explain_foreign(weights: str, file: BackboneFile) -> str:
         return f"'{weights}' is a checkpoint of a pretraining run, not a backbone file; use {there}"
     names = ", ".join(list(file.state_dict)[:3])
     return (
-        f"'{weights}' holds no tensor with a name of Detectron2's ResNet (it has {names}, …, "
-        "expected stem.conv1.weight, res2.0.conv1.weight, …); convert it with tools/convert.py"
+        f"'{weights}' has no name of Detectron2's ResNet (it has {names}, …, expected "
+        "stem.conv1.weight, res2.0.conv1.weight, …); convert it with tools/convert.py"
     )
 
 
-def shape_differences(given: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return, by name, a line on each tensor that has another shape than in the model."""
+def shape_differences(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], than: str = "model"
+) -> dict[str, str]:
+    """Return, by name, a line on each tensor that has another shape than expected."""
     return {
-        name: f"{name}: file {tuple(value.shape)}, model {tuple(model[name].shape)}"
+        name: f"{name}: file {tuple(value.shape)}, {than} {tuple(expected[name].shape)}"
         for name, value in given.items()
-        if name in model and value.shape != model[name].shape
+        if name in expected and value.shape != expected[name].shape
     }
 
 

@@ -40,7 +40,7 @@ _NOT_A_CHECKPOINT = {
     b"\x28\xb5\x2f\xfd": _COMPRESSED.format("zstd"),
     b"7z\xbc\xaf": _COMPRESSED.format("7-Zip"),
     b"rar!": _COMPRESSED.format("RAR"),
-    b"\x89hdf": "is an HDF5 file (as of Keras), which is not read; save the tensors with torch.save",
+    b"\x89hdf": "is an HDF5 file (Keras), which is not read; save the tensors with torch.save",
 }
 _JOIN = "load all shards, merge their dicts, and save them as one file with torch.save"
 

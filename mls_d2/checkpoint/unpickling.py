@@ -86,10 +86,11 @@ _TORCH: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("torch", "Size"): torch.Size,
+    ("torch", "BoolStorage"): torch.BoolStorage,
     ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
 } | {
     ("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage")
-    for kind in "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte")
 }
 
 

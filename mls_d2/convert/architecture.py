@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torchvision.models import resnet
 
+from mls_d2.checkpoint.initial_weights import listed, shape_differences
 from mls_d2.convert.layouts import detectron2_name
 from mls_d2.core.errors import UserError
 
@@ -25,7 +24,6 @@ _DEPTHS = {
     (3, 8, 36, 3, True): 152,
 }
 _TOLERANCE = 1e-5
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -101,19 +99,6 @@ def _check_norms(state: Mapping[str, Tensor]) -> None:
         )
 
 
-class _Unfilled(TorchFunctionMode):
-    """Skips random initialisation, which takes seconds even on the meta device."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            # torch.nn.init passes it by name.
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def build_backbone(architecture: Architecture) -> nn.Module:
     """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs.
 
@@ -126,7 +111,7 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     node.NORM = "BN"
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         return build_resnet_backbone(cfg, ShapeSpec(channels=3))
 
 
@@ -157,22 +142,13 @@ def check_coverage(state: Mapping[str, Tensor], architecture: Architecture) -> N
     Raises:
         UserError: names what is missing, surplus or of another shape.
     """
-    expected = {
-        name: value.shape
-        for name, value in build_backbone(architecture).state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    lines = [f"{name} is missing" for name in expected if name not in state]
-    lines += [f"{name} does not belong to it" for name in state if name not in expected]
-    lines += [
-        f"{name} is {tuple(value.shape)}, expected {tuple(expected[name])}"
-        for name, value in state.items()
-        if name in expected and value.shape != expected[name]
-    ]
+    expected = build_backbone(architecture).state_dict()
+    names = [name for name in expected if not name.endswith("num_batches_tracked")]
+    lines = [f"{name}: not in the file" for name in names if name not in state]
+    lines += [f"{name}: not in the network" for name in state if name not in expected]
+    lines += shape_differences(state, expected, than="network").values()
     if lines:
-        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        shown = "; ".join(lines[:_SHOWN])
-        raise _other(f"the encoder is not a whole ResNet-{architecture.depth}: {shown}{more}")
+        raise _other(f"the encoder is not a whole ResNet-{architecture.depth}{listed(lines)}")
 
 
 @torch.no_grad()
@@ -181,7 +157,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
 
     Args:
         original: tensors with torchvision's names.
-        architecture: what they belong to.
+        architecture: of their network.
 
     Returns:
         The largest difference, relative to the largest value of its stage.
@@ -189,7 +165,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     Raises:
         UserError: it is above 1e-5.
     """
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         theirs = build_torchvision(architecture).eval()
     ours = build_backbone(architecture).eval()
     # The same tensors, not copies; num_batches_tracked, which neither has, is not needed.

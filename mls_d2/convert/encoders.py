@@ -47,19 +47,12 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class FoundEncoder:
-    """An encoder in a file.
+    """An encoder in a file."""
 
-    Attributes:
-        path: keys to the dict that holds it.
-        prefix: of its names there, without those of wrappers.
-        layout: of its names below the prefix.
-        names: all names of that dict, without those of wrappers, with their tensors.
-    """
-
-    path: tuple[str, ...]
-    prefix: str
-    layout: Layout
-    names: Mapping[str, Tensor]
+    path: tuple[str, ...]  # keys to the dict that holds it
+    prefix: str  # of its names there
+    layout: Layout  # of its names below the prefix
+    names: Mapping[str, Tensor]  # all of that dict
 
     @property
     def label(self) -> str:
@@ -98,26 +91,17 @@ class FoundEncoder:
         Raises:
             UserError: names them, and the kind of network if that is known.
         """
-        network = re.compile(self.layout.network or r"(?!)")
-        more = [
-            name
-            for name in left
-            if name.startswith(self.prefix)
-            and network.match(name, len(self.prefix))
-            and not name.endswith(_COUNTER)
-        ]
+        network = re.compile(re.escape(self.prefix) + (self.layout.network or "(?!)"))
+        more = [name for name in left if network.match(name) and not name.endswith(_COUNTER)]
+        if not more:
+            return
         for pattern, kind in (*_FOREIGN, *_ADDITIONS):
             if any(re.fullmatch(pattern, name) for name in more):
-                raise UserError(
-                    f"it has {kind} ({more[0]}), which Detectron2's ResNet cannot represent",
-                    code="other-network",
-                )
-        if more:
-            shown = ", ".join(more[:5])
-            raise UserError(
-                f"it has tensors that Detectron2's ResNet does not have: {shown}",
-                code="other-network",
-            )
+                problem = f"{kind} ({more[0]}), which Detectron2's ResNet cannot represent"
+                break
+        else:
+            problem = f"tensors that Detectron2's ResNet does not have: {', '.join(more[:5])}"
+        raise UserError(f"it has {problem}", code="other-network")
 
     def num_groups(self) -> int:
         """Return the groups of its 3×3 convolutions, 0 if they cannot be read from the shapes."""
@@ -140,7 +124,7 @@ def find_encoders(content: Any) -> list[FoundEncoder]:
             "VISSL's tools first",
             code="not-a-checkpoint",
         )
-    maps = list(tensor_maps(content, ()))
+    maps = list(tensor_maps(content))
     found = [
         FoundEncoder(path, prefix, layout, names)
         for path, names in maps
@@ -149,9 +133,8 @@ def find_encoders(content: Any) -> list[FoundEncoder]:
     ]
     if not found:
         # The tensors of an optimizer have names, too.
-        network = [names for path, names in maps if not any("optim" in step for step in path)]
-        problem = _what_is_there([name for names in network for name in names])
-        raise UserError(problem, code="no-encoder")
+        network = [names for path, names in maps if not any("optim" in key for key in path)]
+        raise _no_encoder([name for names in network for name in names])
     return found
 
 
@@ -162,9 +145,9 @@ def choose(
 
     Args:
         encoders: of :func:`find_encoders`.
-        source: "auto", or the name of one of :data:`mls_d2.convert.sources.SOURCES`.
-        encoder: the encoder to take instead of the one that the authors transfer: its prefix, or
-            its whole label if several have that prefix.
+        source: "auto", or a name in :data:`mls_d2.convert.sources.SOURCES`.
+        encoder: prefix, or whole label, of the encoder to take instead of the one that the authors
+            transfer.
 
     Raises:
         UserError: an unknown source, one that does not fit, or several different encoders of
@@ -288,13 +271,14 @@ def _unknown(item: FoundEncoder) -> KnownSource:
     )
 
 
-def _what_is_there(names: list[str]) -> str:
+def _no_encoder(names: list[str]) -> UserError:
+    shown = ", ".join(names[:5])
+    problem = f"there is no ResNet in it; its names are {shown}, …"
+    if not names:
+        problem = "there are no tensors by name in it (only an optimizer's state, or other objects)"
+    elif all(re.search(r"proj|head|fc|predictor|queue|prototypes", name) for name in names):
+        problem = f"there is a projector or head in it and no backbone ({shown})"
     for pattern, kind in _FOREIGN:
         if any(re.fullmatch(pattern, name) for name in names):
-            return f"this is {kind}, which Detectron2's ResNet cannot represent"
-    if not names:
-        return "there are no tensors by name in it (only an optimizer's state, or something else)"
-    shown = ", ".join(names[:5])
-    if all(re.search(r"proj|head|fc|predictor|queue|prototypes", name) for name in names):
-        return f"there is a projector or head in it and no backbone ({shown})"
-    return f"there is no ResNet in it; its names are {shown}, …"
+            problem = f"this is {kind}, which Detectron2's ResNet cannot represent"
+    return UserError(problem, code="no-encoder")

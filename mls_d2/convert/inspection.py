@@ -22,11 +22,7 @@ def inspect_file(
 ) -> dict[str, Any]:
     """Describe a file: its content, its encoders, and which of them would be taken.
 
-    Args:
-        path: of the file; nothing in it is run.
-        source: as for :func:`mls_d2.convert.convert.load_backbone`.
-        encoder: likewise.
-        stubs: likewise.
+    Takes what :func:`mls_d2.convert.convert.load_backbone` takes.
 
     Returns:
         Plain values: size and sha256; ``entries``, its top level; ``tensors``, each dict of tensors

@@ -9,41 +9,23 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-_PARAMETERS = ("weight", "bias", "running_mean", "running_var")
-
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to name a ResNet's tensors.
-
-    A name is that of a module and of one of its parameters: ``conv1`` and ``.weight``.
-
-    Attributes:
-        name: for users.
-        stem: modules of the stem, convolution and norm.
-        block: what begins the names in a block, with ``{stage}`` and ``{block}`` for the numbers.
-        convs: modules in a block, the three convolutions.
-        norms: their norms.
-        shortcut: convolution and norm of the shortcut.
-        first_stage: the number of the first stage.
-        conv: the parameter of a convolution.
-        norm: the parameters of a norm: weight, bias, mean and variance; the last two are missing if
-            they are folded into the others.
-        key: a name that distinguishes the layout; "" is the stem's convolution.
-        network: pattern of the beginning of the names in its stem and stages: unknown names there
-            show another network than a ResNet. "" is none.
-    """
+    """One way to name a ResNet's tensors: names of modules, and of parameters behind them."""
 
     name: str
-    stem: tuple[str, str]
-    block: str
-    convs: tuple[str, str, str]
+    stem: tuple[str, str]  # convolution and norm
+    block: str  # the beginning of the names in a block, with {stage} and {block} for the numbers
+    convs: tuple[str, str, str]  # within a block
     norms: tuple[str, str, str]
-    shortcut: tuple[str, str] = ("downsample.0", "downsample.1")
+    shortcut: tuple[str, str] = ("downsample.0", "downsample.1")  # convolution and norm
     first_stage: int = 1
     conv: str = ".weight"
-    norm: tuple[str, ...] = tuple(f".{name}" for name in _PARAMETERS)
-    key: str = ""
+    # Weight, bias, mean, variance; without the last two they are folded into the others.
+    norm: tuple[str, ...] = (".weight", ".bias", ".running_mean", ".running_var")
+    key: str = ""  # a name that distinguishes the layout; "": the stem's convolution
+    # How names in its stem and stages begin: unknown ones there show another network. "": no check.
     network: str = ""
 
     @property
@@ -70,50 +52,36 @@ class Layout:
 
     def name_of(self, torchvision_name: str) -> str | None:
         """Return this layout's name of a tensor with torchvision's, None for others."""
-        for name, theirs in self._stem_names.items():
-            if theirs == torchvision_name:
-                return name
         match = re.match(r"layer([1-4])\.(\d+)\.", torchvision_name)
-        if match is None:
-            return None
-        start = self.block.format(stage=int(match[1]) + self.first_stage - 1, block=match[2])
-        rest = torchvision_name[match.end() :]
-        return next((start + n for n, theirs in self._block_names.items() if theirs == rest), None)
+        names, start = self._stem_names, ""
+        if match:
+            stage = int(match[1]) + self.first_stage - 1
+            names, start = self._block_names, self.block.format(stage=stage, block=match[2])
+        rest = torchvision_name[match.end() :] if match else torchvision_name
+        return next((start + name for name, theirs in names.items() if theirs == rest), None)
 
     @cached_property
     def _stem_names(self) -> dict[str, str]:
-        return self._names(self.stem[:1], self.stem[1:], ("conv1",), ("bn1",))
+        return self._names([(*self.stem, "conv1", "bn1")])
 
     @cached_property
     def _block_names(self) -> dict[str, str]:
-        convs, norms = (*self.convs, self.shortcut[0]), (*self.norms, self.shortcut[1])
-        numbered = [(f"conv{k}", f"bn{k}") for k in (1, 2, 3)]
-        theirs = zip(*numbered, ("downsample.0", "downsample.1"), strict=True)
-        return self._names(convs, norms, *theirs)
+        numbered = zip(self.convs, self.norms, _CONVS, _NORMS, strict=True)
+        return self._names([*numbered, (*self.shortcut, "downsample.0", "downsample.1")])
+
+    def _names(self, modules: list[tuple[str, str, str, str]]) -> dict[str, str]:
+        names = {}
+        for conv, norm, their_conv, their_norm in modules:
+            names[conv + self.conv] = f"{their_conv}.weight"
+            for leaf, their_leaf in zip(self.norm, Layout.norm, strict=False):
+                names[norm + leaf] = their_norm + their_leaf
+        return names
 
     @cached_property
     def _block_pattern(self) -> re.Pattern[str]:
-        stage, block = r"(?P<stage>\d)", r"(?P<block>\d+)"
         first, *others = re.escape(self.block).split(r"\{stage\}")
-        text = first + stage + "(?P=stage)".join(others)
-        return re.compile(text.replace(r"\{block\}", block))
-
-    def _names(
-        self,
-        convs: tuple[str, ...],
-        norms: tuple[str, ...],
-        torchvision_convs: tuple[str, ...],
-        torchvision_norms: tuple[str, ...],
-    ) -> dict[str, str]:
-        found = {
-            ours + self.conv: f"{theirs}.weight"
-            for ours, theirs in zip(convs, torchvision_convs, strict=True)
-        }
-        return found | {
-            ours + parameter: f"{theirs}.{name}"
-            for ours, theirs in zip(norms, torchvision_norms, strict=True)
-            for parameter, name in zip(self.norm, _PARAMETERS, strict=False)
-        }
+        text = first + r"(?P<stage>\d)" + "(?P=stage)".join(others)
+        return re.compile(text.replace(r"\{block\}", r"(?P<block>\d+)"))
 
 
 _CONVS, _NORMS = ("conv1", "conv2", "conv3"), ("bn1", "bn2", "bn3")

@@ -16,50 +16,27 @@ FAIR_X101 = ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
 
 @dataclass(frozen=True)
 class KnownSource:
-    """One kind of checkpoint.
+    """One kind of checkpoint: how it is recognised, what is taken, and what the tensors hide."""
 
-    Attributes:
-        name: for ``--source``.
-        title: for users.
-        encoder: the prefix of the encoder that is taken, without the prefixes of wrappers
-         (``module.`` and the like); None is any.
-        needs: patterns, each of which some name in the same dict must match (``re.match``).
-        container: the last step of the path to the tensors is one of these, such as "teacher";
-         empty is any.
-        layout: of the names, see :mod:`mls_d2.convert.layouts`; "" is any.
-        num_groups: of the network; 0 is any.
-        also: prefixes of the rest of the encoder, if it is in several places.
-        detector_parts: how its FPN and box head are named, see
-         :mod:`mls_d2.convert.detector_parts`.
-        auto: whether it can be recognised; if not, the user must name it.
-        normalisation: pixel mean and std on the 0–255 scale.
-        input_format: order of the channels.
-        stride_in_1x1: whether a block's first convolution has its stride.
-        note: what a user should know.
-        doubt: what is not known about its files.
-        code: its repositories on GitHub.
-        licence: of that code, by its README or LICENSE; "" if it was not looked up.
-        weights: a published file.
-    """
-
-    name: str
+    name: str  # for --source
     title: str
+    # Prefix of the encoder to take, without those of wrappers (module. and so on); None: any.
     encoder: str | None = ""
-    needs: tuple[str, ...] = ()
-    container: tuple[str, ...] = ()
-    layout: str = ""
-    num_groups: int = 0
-    also: tuple[str, ...] = ()
-    detector_parts: str = ""
-    auto: bool = True
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    needs: tuple[str, ...] = ()  # patterns (re.match), one name in the same dict must match each
+    container: tuple[str, ...] = ()  # the last key on the path to the dict is one of these
+    layout: str = ""  # of the names, see layouts.py; "": any
+    num_groups: int = 0  # of the network; 0: any
+    also: tuple[str, ...] = ()  # prefixes of the rest of the encoder, if it is in several places
+    detector_parts: str = ""  # how its FPN and box head are named, see detector_parts.py
+    auto: bool = True  # whether it can be recognised; if not, the user must name it
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET  # mean, std on 0–255
     input_format: str = "RGB"
-    stride_in_1x1: bool = False
-    note: str = ""
-    doubt: str = ""
-    code: str = ""
-    licence: str = ""
-    weights: str = ""
+    stride_in_1x1: bool = False  # whether a block's first convolution has its stride
+    note: str = ""  # what a user should know
+    doubt: str = ""  # what is not known about its files
+    code: str = ""  # repositories on GitHub
+    licence: str = ""  # of that code, by its README or LICENSE
+    weights: str = ""  # a published file
 
 
 _FBAI = "https://dl.fbaipublicfiles.com"

@@ -20,13 +20,14 @@ import argparse
 import json
 import math
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import yaml
 
-from mls_d2.convert import ConvertedBackbone, load_backbone
+from mls_d2.convert import load_backbone
 from mls_d2.convert.convert import INPUT_KEYS, TARGETS, check_dst, write_converted
 from mls_d2.convert.detector_parts import PARTS
 from mls_d2.convert.download import expected_digest, fetch, is_url
@@ -78,24 +79,16 @@ def default_dst(src: str, suffix: str) -> str:
     return os.path.join("" if is_url(src) else os.path.dirname(src), f"{stem}_{suffix}.pth")
 
 
-def local_file(src: str, args: argparse.Namespace) -> str:
-    """Return SRC as a local file with the expected digest."""
-    expected = expected_digest(src, args.sha256)
-    return fetch(src, sha256=expected, cache_dir=args.cache_dir)
-
-
-def convert(src: str, dst: str, args: argparse.Namespace) -> tuple[ConvertedBackbone, bool]:
-    """Convert one file; return the backbone, and whether SRC can be used as it is."""
-    check_dst(dst, args.to, force=args.force)
-    backbone = load_backbone(
-        local_file(src, args),
-        source=args.source,
-        encoder=args.encoder,
-        check=not args.no_verify,
-        stubs=args.stub_unknown_objects,
-        parts=tuple(args.parts),
-        trained_on=dict(args.set),
-    )
+def process(src: str, dst: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Convert or inspect one file and return what there is to print."""
+    if not args.inspect:
+        check_dst(dst, args.to, force=args.force)
+    path = fetch(src, sha256=expected_digest(src, args.sha256), cache_dir=args.cache_dir)
+    how = {"source": args.source, "encoder": args.encoder, "stubs": args.stub_unknown_objects}
+    if args.inspect:
+        return {"src": src} | inspect_file(path, **how)
+    known, parts = dict(args.set), tuple(args.parts)
+    backbone = load_backbone(path, **how, check=not args.no_verify, parts=parts, trained_on=known)
     given = {"method": args.method, "dataset": args.dataset, "epochs": args.epochs}
     given = {name: value for name, value in given.items() if value is not None}
     backbone.info.update(given)
@@ -103,80 +96,49 @@ def convert(src: str, dst: str, args: argparse.Namespace) -> tuple[ConvertedBack
     ready = backbone.in_detectron2_format and same
     if not ready:
         write_converted(dst, backbone, to=args.to)
-    return backbone, ready
+    counts = {"tensors": len(backbone.state_dict), "tensors_of_parts": len(backbone.parts)}
+    told = {"src": src, "dst": None if ready else dst, "already_detectron2": ready} | counts
+    return told | backbone.info | {"left": backbone.left, "config": backbone.config}
 
 
-def print_conversion(src: str, backbone: ConvertedBackbone, parts: list[str]) -> None:
+def print_conversion(told: dict[str, Any]) -> None:
     """Print what was taken, what was left out and why, and the config that the file needs."""
-    info = backbone.info
-    where = f" in {info['container']}" if info["container"] else ""
-    print(f"{src}: {info['source_title']} ({info['source']})")
-    print(f"  taken: {len(backbone.state_dict)} tensors of '{info['encoder']}'{where}")
-    if backbone.parts:
-        print(f"  taken: {len(backbone.parts)} tensors of {' and '.join(parts)}")
-    if info["note"]:
-        print(f"  note: {info['note']}")
-    for why, names in backbone.left.items():
+    print(f"{told['src']}: {told['source_title']} ({told['source']})")
+    where = f" in {told['container']}" if told["container"] else ""
+    print(f"  taken: {told['tensors']} tensors of '{told['encoder']}'{where}")
+    if told["tensors_of_parts"]:
+        print(f"  taken: {told['tensors_of_parts']} tensors of FPN and box head")
+    if told["note"]:
+        print(f"  note: {told['note']}")
+    for why, names in told["left"].items():
         more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
         print(f"  left: {why}: {', '.join(names[:_SHOWN])}{more}")
-    if info["other_encoders"]:
-        print("  other encoders, for --encoder: " + ", ".join(map(repr, info["other_encoders"])))
-    if info["verified"] is not None:
-        print(f"  verified: every stage agrees with the original to {info['verified']:.1e}")
-    print("  it needs this config:")
-    print("".join(f"    {line}\n" for line in backbone.config_yaml().splitlines()), end="")
+    if told["other_encoders"]:
+        print("  other encoders, for --encoder: " + ", ".join(map(repr, told["other_encoders"])))
+    if told["verified"] is not None:
+        print(f"  verified: every stage agrees with the original to {told['verified']:.1e}")
+    config = yaml.safe_dump(told["config"], sort_keys=False, default_flow_style=None)
+    print("  it needs this config:\n" + textwrap.indent(config, "    "), end="")
+    as_it_is = f"nothing to convert: '{told['src']}' is in Detectron2's format; use it as it is"
+    print(as_it_is if told["already_detectron2"] else f"wrote {told['dst']}")
 
 
-def one_file(args: argparse.Namespace) -> None:
-    """Convert or describe one file."""
-    if args.inspect:
-        stubs = args.stub_unknown_objects
-        found = inspect_file(
-            local_file(args.src, args), source=args.source, encoder=args.encoder, stubs=stubs
-        )
-        found = {"src": args.src, **found}
-        text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=100)
-        print(json.dumps(found, indent=2) if args.json else text.rstrip())
-        return
-    dst = args.dst or default_dst(args.src, "d2" if args.to == "detectron2" else args.to)
-    backbone, ready = convert(args.src, dst, args)
-    if args.json:
-        told = {"src": args.src, "dst": None if ready else dst, "already_detectron2": ready}
-        told |= backbone.info | {"left": backbone.left, "config": backbone.config}
-        print(json.dumps(told, indent=2))
-        return
-    print_conversion(args.src, backbone, args.parts)
-    as_it_is = f"nothing to convert: '{args.src}' is in Detectron2's format; use it as it is"
-    print(as_it_is if ready else f"wrote {dst}")
-
-
-def row_of(path: Path, used: set[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Convert or describe one file of a folder."""
-    row: dict[str, Any] = {"src": str(path)}
-    try:
-        if args.inspect:
-            found = inspect_file(local_file(str(path), args), stubs=args.stub_unknown_objects)
-            return row | ({"refused": found["refused"]} if "refused" in found else found)
-        dst = str(Path(args.dst) / f"{Path(path.name.removesuffix('.tar')).stem}.pth")
-        if dst in used:
-            raise UserError(f"'{dst}' is of another file here; rename one of them", code="bad-name")
-        backbone, ready = convert(str(path), dst, args)
-        used.add(dst)
-        return row | {"dst": None if ready else dst, "already_detectron2": ready} | backbone.info
-    except UserError as error:
-        return row | {"refused": str(error)}
-
-
-def folder(args: argparse.Namespace) -> int:
-    """Convert or describe each file of a folder; files that are refused do not stop it."""
+def process_folder(args: argparse.Namespace) -> int:
+    """Convert or inspect each file of a folder; files that are refused do not stop it."""
     if args.dst is None and not args.inspect:
         raise UserError("give a folder DST for the converted files", code="missing-file")
     if args.dst is not None:
         check_writable(args.dst)
-    used: set[str] = set()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(path for path in Path(args.src).iterdir() if path.is_file()):
-        rows.append(row_of(path, used, args))
+        dst = os.path.join(args.dst or "", f"{Path(path.name.removesuffix('.tar')).stem}.pth")
+        try:
+            if dst in [row.get("dst") for row in rows]:
+                problem = f"'{dst}' is of another file here; rename one of them"
+                raise UserError(problem, code="bad-value")
+            rows.append(process(str(path), dst, args))
+        except UserError as error:
+            rows.append({"src": str(path), "refused": str(error)})
         if not args.json:
             print(line_of(path.name, rows[-1]), flush=True)
     failed = sum("refused" in row for row in rows)
@@ -211,8 +173,15 @@ def main() -> int:
     if args.inspect and args.dst is not None:
         raise UserError("--inspect writes nothing; leave out DST", code="bad-value")
     if os.path.isdir(args.src):
-        return folder(args)
-    one_file(args)
+        return process_folder(args)
+    suffix = "d2" if args.to == "detectron2" else args.to
+    told = process(args.src, args.dst or default_dst(args.src, suffix), args)
+    if args.json:
+        print(json.dumps(told, indent=2))
+    elif args.inspect:
+        print(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100), end="")
+    else:
+        print_conversion(told)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -38,8 +39,8 @@ class Architecture:
     stride_in_1x1: bool = False
 
 
-def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False) -> Architecture:
-    """Return the network of tensors with torchvision's names.
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """Return the network of tensors with torchvision's names; the stride cannot be seen in them.
 
     Raises:
         UserError: another stem (CIFAR's 3×3, other input channels), no BatchNorm, statistics of a
@@ -71,9 +72,8 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
     if not groups or rest or last.shape[0] % groups:
         shapes = ", ".join(str(tuple(item.shape)) for item in (first, second, last))
         raise _other(f"the shapes of its first block fit no ResNet: {shapes}")
-    return Architecture(
-        depth, stem.shape[0], last.shape[0], groups, first.shape[0] // groups, stride_in_1x1
-    )
+    width = first.shape[0] // groups
+    return Architecture(depth, stem.shape[0], last.shape[0], groups, width)
 
 
 def _other(problem: str) -> UserError:
@@ -136,13 +136,18 @@ def build_torchvision(architecture: Architecture) -> resnet.ResNet:
     return net
 
 
+@functools.cache
+def _tensors_of(architecture: Architecture) -> dict[str, Tensor]:
+    return build_backbone(architecture).state_dict()
+
+
 def check_coverage(state: Mapping[str, Tensor], architecture: Architecture) -> None:
     """Refuse tensors, with Detectron2's names, that are not exactly those of the network.
 
     Raises:
         UserError: names what is missing, surplus or of another shape.
     """
-    expected = build_backbone(architecture).state_dict()
+    expected = _tensors_of(architecture)
     names = [name for name in expected if not name.endswith("num_batches_tracked")]
     lines = [f"{name}: not in the file" for name in names if name not in state]
     lines += [f"{name}: not in the network" for name in state if name not in expected]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -25,6 +26,7 @@ from mls_d2.convert.architecture import architecture_of, check_coverage, verify
 from mls_d2.convert.detector_parts import detector_parts_config, find_detector_parts
 from mls_d2.convert.encoders import FoundEncoder, choose, find_encoders, others, reasons
 from mls_d2.convert.layouts import DETECTRON2, detectron2_name, torchvision_from_detectron2
+from mls_d2.convert.sources import KnownSource
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import atomic_write
 
@@ -36,34 +38,37 @@ TARGETS: dict[str, str | None] = {
     "mmseg": "backbone.",
     "mmdet": "backbone.",
 }
-# What no tensor shows and a user may know better: the config's key and its name in the metadata.
-INPUT_KEYS = {
-    "INPUT.FORMAT": "input_format",
-    "MODEL.PIXEL_MEAN": "pixel_mean",
-    "MODEL.PIXEL_STD": "pixel_std",
-    "MODEL.RESNETS.STRIDE_IN_1X1": "stride_in_1x1",
-}
+_THREE = "three numbers such as [0, 0, 0]"
+
+
+def _are_three(value: Any) -> bool:
+    numbers = value if isinstance(value, list | tuple) else ()
+    return len(numbers) == 3 and all(isinstance(item, int | float) for item in numbers)
+
+
+# What the tensors do not show and a user may know: the config's key, its name in the metadata, what
+# is expected, and whether a value is that.
+INPUT_KEYS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
+    "INPUT.FORMAT": ("input_format", "RGB or BGR", lambda value: value in ("RGB", "BGR")),
+    "MODEL.PIXEL_MEAN": ("pixel_mean", _THREE, _are_three),
+    "MODEL.PIXEL_STD": ("pixel_std", _THREE, _are_three),
+    "MODEL.RESNETS.STRIDE_IN_1X1": (
+        "stride_in_1x1", "True or False", lambda value: isinstance(value, bool),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ConvertedBackbone:
-    """A converted encoder.
+    """A converted encoder."""
 
-    Attributes:
-        state_dict: float32 tensors with Detectron2's names.
-        info: plain metadata: source, encoder, sha256, architecture, input format, pixel mean and
-            std, how many tensors were left out for which reason, the largest difference found in
-            verification (None: not verified); and the pretraining metadata of the file.
-        parts: tensors of an FPN or a box head that were asked for, with Detectron2's full names.
-        in_detectron2_format: Detectron2 loads the file as it is.
-        left: the names that were left out, by the reason.
-    """
-
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor]  # float32, with Detectron2's names
+    # Source, architecture, input, what was left out, the largest difference found in verification
+    # (None: not verified); and the pretraining metadata of the file.
     info: dict[str, Any]
-    parts: dict[str, Tensor] = field(default_factory=dict)
-    in_detectron2_format: bool = False
-    left: dict[str, list[str]] = field(default_factory=dict)
+    parts: dict[str, Tensor]  # of an FPN or a box head, with Detectron2's full names
+    in_detectron2_format: bool  # Detectron2 loads the file as it is
+    left: dict[str, list[str]]  # names that were left out, by the reason
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,10 +76,6 @@ class ConvertedBackbone:
         block = config_block(self.info)
         block["MODEL"] |= detector_parts_config(self.parts)
         return block
-
-    def config_yaml(self) -> str:
-        """Return it as YAML to paste."""
-        return yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None)
 
 
 def load_backbone(
@@ -96,57 +97,41 @@ def load_backbone(
         check: run both networks and compare their outputs at every stage.
         stubs: see :func:`mls_d2.checkpoint.reading.read_object`.
         parts: what else to take, of :data:`mls_d2.convert.detector_parts.PARTS`.
-        trained_on: what the user knows better than the table, by key of :data:`INPUT_KEYS`; texts
-            are read as YAML.
+        trained_on: corrections of the table's input, by key of :data:`INPUT_KEYS`; texts are YAML.
 
     Raises:
         UserError: unreadable, no ResNet in it, several encoders to choose from, an incomplete one,
             tensors that are not finite floating-point numbers, a part that is missing.
     """
-    trained_on = {key: _parsed(key, value) for key, value in (trained_on or {}).items()}
-    _source_fields(trained_on)  # Wrong values are refused before the file is read.
+    given = _checked_input(trained_on or {})
     content = read_object(path, stubs=stubs)
     try:
         encoders = find_encoders(content)
         chosen, entry = choose(encoders, source=source, encoder=encoder)
-        # A file of ours keeps its own metadata; the user knows better.
-        own = _own_info(content)
-        entry = replace(entry, **_source_fields(_own_input(own) | trained_on))
         named, left = chosen.tensors(entry.also)
         chosen.check_nothing_more(left)
-        check_values(named)
-        named = {name: _stored(value) for name, value in named.items()}
-        architecture = architecture_of(named, stride_in_1x1=entry.stride_in_1x1)
-        state = {detectron2_name(name): value for name, value in named.items()}
-        check_coverage(state, architecture)
         rest = {name: chosen.names[name] for name in left}
         found = find_detector_parts(rest, chosen.prefix, entry.detector_parts, parts)
-        check_values(dict(found.values()))
+        extra = {name: value for name, (_, value) in found.items()}
+        check_values(named | extra)
+        named, extra = _float32(named), _float32(extra)
+        # A file of ours keeps its own metadata; the user knows better.
+        own = _own_info(content)
+        architecture = architecture_of(named)
+        trained = entry.input | _own_input(own) | given
+        architecture = replace(architecture, stride_in_1x1=trained.pop("stride_in_1x1"))
+        state = {detectron2_name(name): value for name, value in named.items()}
+        check_coverage(state, architecture)
         difference = verify(named, architecture) if check else None
     except UserError as error:
         raise UserError(f"'{path}': {error}", code=error.code) from None
     taken = {name for name, _ in found.values()}
     left_for = reasons([name for name in left if name not in taken], chosen, encoders)
-    info = {
-        "method": entry.name,
-        "source": entry.name,
-        "source_title": entry.title,
-        "note": entry.note,
-        "encoder": chosen.prefix,
-        "container": " > ".join(chosen.path),
-        "source_sha256": sha256(path),
-        **own,
-        "pixel_mean": list(entry.normalisation[0]),
-        "pixel_std": list(entry.normalisation[1]),
-        "input_format": entry.input_format,
-        "folded_norm": chosen.layout.folded_norm or own.get("folded_norm") is True,
-        "architecture": asdict(architecture),
-        "left": {why: len(names) for why, names in left_for.items()},
-        "other_encoders": others(encoders, chosen),
-        "verified": difference,
-    }
-    extra = {name: _stored(value) for name, (_, value) in found.items()}
-    ready = not trained_on and not parts and _is_detectron2_format(content, chosen)
+    info = _info(path, encoders, chosen, entry, own) | trained
+    info["architecture"] = asdict(architecture)
+    info["left"] = {why: len(names) for why, names in left_for.items()}
+    info["verified"] = difference
+    ready = not given and not parts and _is_detectron2_format(content, chosen)
     return ConvertedBackbone(state, info, extra, ready, left_for)
 
 
@@ -225,6 +210,28 @@ def config_block(info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _info(
+    path: str,
+    encoders: list[FoundEncoder],
+    chosen: FoundEncoder,
+    entry: KnownSource,
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return where an encoder comes from, and a file's own metadata."""
+    return {
+        "method": entry.name,
+        "source": entry.name,
+        "source_title": entry.title,
+        "note": entry.note,
+        "encoder": chosen.prefix,
+        "container": " > ".join(chosen.path),
+        "source_sha256": sha256(path),
+        **own,
+        "folded_norm": chosen.layout.folded_norm or own.get("folded_norm") is True,
+        "other_encoders": others(encoders, chosen),
+    }
+
+
 def _own_info(content: Any) -> dict[str, Any]:
     """Return the pretraining metadata of one of our files; empty for others."""
     info = pretraining_info(content)
@@ -236,44 +243,26 @@ def _own_info(content: Any) -> dict[str, Any]:
 def _own_input(info: Mapping[str, Any]) -> dict[str, Any]:
     sizes = info.get("architecture")
     flat = (sizes if isinstance(sizes, dict) else {}) | dict(info)
-    return {key: flat[name] for key, name in INPUT_KEYS.items() if name in flat}
+    known = {key: flat[name] for key, (name, _, _) in INPUT_KEYS.items() if name in flat}
+    return _checked_input(known)
 
 
-def _parsed(key: str, value: Any) -> Any:
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        raise UserError(f"{key} is '{value}', not a value of a config", code="bad-value") from None
-
-
-def _source_fields(trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by key of :data:`INPUT_KEYS` as fields of ``KnownSource``, checked."""
+def _checked_input(trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key of :data:`INPUT_KEYS` by their names in the metadata."""
+    found: dict[str, Any] = {}
     for key, value in trained_on.items():
         if key not in INPUT_KEYS:
-            raise UserError(
-                f"'{key}' cannot be set; {nearest(key, INPUT_KEYS)}", code="unknown-name"
-            )
-        if key == "INPUT.FORMAT":
-            valid, expected = value in ("RGB", "BGR"), "RGB or BGR"
-        elif key == "MODEL.RESNETS.STRIDE_IN_1X1":
-            valid, expected = isinstance(value, bool), "True or False"
-        else:
-            numbers = value if isinstance(value, list | tuple) else []
-            valid = len(numbers) == 3 and all(isinstance(item, int | float) for item in numbers)
-            expected = "three numbers such as [0, 0, 0]"
-        if not valid:
+            hint = nearest(key, INPUT_KEYS)
+            raise UserError(f"'{key}' cannot be set; {hint}", code="unknown-name")
+        name, expected, is_valid = INPUT_KEYS[key]
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(value) if isinstance(value, str) else value
+        if not is_valid(value):
             raise UserError(f"{key} is {value!r}, expected {expected}", code="bad-value")
-    found = {
-        INPUT_KEYS[key]: value for key, value in trained_on.items() if not key.startswith("MODEL.P")
-    }
-    pixels = [
-        trained_on[key] for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD") if key in trained_on
-    ]
-    if len(pixels) == 1:
+        found[name] = [float(item) for item in value] if _are_three(value) else value
+    if ("pixel_mean" in found) != ("pixel_std" in found):
         message = "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD go together; set both"
         raise UserError(message, code="bad-value")
-    if pixels:
-        found["normalisation"] = tuple(tuple(map(float, values)) for values in pixels)
     return found
 
 
@@ -288,5 +277,8 @@ def _is_detectron2_format(content: Mapping[str, Any], chosen: FoundEncoder) -> b
     )
 
 
-def _stored(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float32).contiguous()
+def _float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.detach().to("cpu", torch.float32).contiguous()
+        for name, value in tensors.items()
+    }

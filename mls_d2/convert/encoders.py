@@ -278,7 +278,7 @@ def _no_encoder(names: list[str]) -> UserError:
         problem = "there are no tensors by name in it (only an optimizer's state, or other objects)"
     elif all(re.search(r"proj|head|fc|predictor|queue|prototypes", name) for name in names):
         problem = f"there is a projector or head in it and no backbone ({shown})"
-    for pattern, kind in _FOREIGN:
+    for pattern, kind in reversed(_FOREIGN):
         if any(re.fullmatch(pattern, name) for name in names):
             problem = f"this is {kind}, which Detectron2's ResNet cannot represent"
     return UserError(problem, code="no-encoder")

@@ -7,6 +7,7 @@ here and a file of it to ``tests/mls_d2/convert/sources.py``. docs/checkpoints.m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 NO_NORMALISATION = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
@@ -37,6 +38,16 @@ class KnownSource:
     code: str = ""  # repositories on GitHub
     licence: str = ""  # of that code, by its README or LICENSE
     weights: str = ""  # a published file
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """What the network was trained on, as named in the metadata of backbone files."""
+        return {
+            "pixel_mean": list(self.normalisation[0]),
+            "pixel_std": list(self.normalisation[1]),
+            "input_format": self.input_format,
+            "stride_in_1x1": self.stride_in_1x1,
+        }
 
 
 _FBAI = "https://dl.fbaipublicfiles.com"

@@ -4,6 +4,14 @@ import re
 
 import pytest
 import torch
+
+from mls_d2.convert.encoders import find_encoders
+from mls_d2.convert.layouts import (
+    LAYOUTS,
+    TORCHVISION,
+    detectron2_name,
+    torchvision_from_detectron2,
+)
 from tests.mls_d2.convert.sources import (
     caffe2,
     caffe2_folded,
@@ -16,14 +24,6 @@ from tests.mls_d2.convert.sources import (
     simclr_v2,
     under,
 )
-
-from mls_d2.convert.layouts import (
-    LAYOUTS,
-    TORCHVISION,
-    detectron2_name,
-    torchvision_from_detectron2,
-)
-from mls_d2.convert.encoders import find_encoders
 
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 

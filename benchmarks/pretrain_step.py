@@ -1,13 +1,10 @@
 #!/usr/bin/env python3
-"""What a pretraining step of MLS costs over one of MoCo-v2: both in turn, in one run."""
+"""The cost of a pretraining step of MLS relative to MoCo-v2: both in turn, in one run."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
 import torch
+from timing import parse, take_turns
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
@@ -35,39 +32,27 @@ class Stepper:
         self.views = torch.randint(0, 256, shape, dtype=torch.uint8)
         self.iteration = 0
 
-    def step(self) -> float:
-        """Take one step and return its seconds; augmentation included, loading not."""
-        start = time.perf_counter()
+    def step(self) -> None:
+        """Take one step, with augmentation and without loading."""
         output = self.method(*self.augment(self.views, self.iteration), epoch=1e9)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(output.losses.values())).sum().backward()
         self.optimizer.step()
         self.method.enqueue(output.keys)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         self.iteration += 1
-        return time.perf_counter() - start
 
 
-def main() -> int:
+def main() -> None:
     """Time pairs of steps and print medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", default="pretrain/configs/mls_quick.yaml")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of each (default 40)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before (default 5)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
-    base, other = (Stepper(args.config_file, name, args.opts) for name in (BASE, OTHER))
-    pairs = [(base.step(), other.step()) for _ in range(args.warmup + args.steps)][args.warmup :]
-    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    ratios = sorted(b / a for a, b in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-    print(f"{args.config_file} on {base.device}, {torch.get_num_threads()} threads")
-    for name, seconds in zip((BASE, OTHER), medians, strict=True):
-        print(f"  {name:8s} {seconds * 1000:8.1f} ms a step (median of {len(pairs)})")
-    ratio = statistics.median(ratios)
-    print(f"  {OTHER} / {BASE} = {ratio:.3f} (median of pairs; quartiles {low:.3f}, {high:.3f})")
-    return 0
+    args = parse(
+        __doc__, opts=True, config_file="pretrain/configs/mls_quick.yaml", steps=40, warmup=5
+    )
+    steppers = {name: Stepper(args.config_file, name, args.opts) for name in (BASE, OTHER)}
+    work = {name: stepper.step for name, stepper in steppers.items()}
+    times = take_turns(work, rounds=args.steps, warmup=args.warmup)
+    device = steppers[BASE].device
+    print(f"{args.config_file} on {device}, {torch.get_num_threads()} threads, per step")
+    times.show(OTHER, BASE)
 
 
 if __name__ == "__main__":

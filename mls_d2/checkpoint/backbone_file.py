@@ -28,17 +28,11 @@ _KEY = re.compile(r"((stem|res[2-5])|backbone\.fpn_(lateral|output)[2-5]|roi_hea
 
 @dataclasses.dataclass(frozen=True)
 class BackboneFile:
-    """The content of a weights file.
+    """The content of a weights file."""
 
-    Attributes:
-        state_dict: tensors on the CPU by name, as stored.
-        info: the pretraining metadata of :func:`pretraining_info`.
-        other_keys: top-level entries beside the tensors, for example ``"trainer"``.
-    """
-
-    state_dict: dict[str, Tensor]
-    info: dict[str, Any]
-    other_keys: tuple[str, ...] = ()
+    state_dict: dict[str, Tensor]  # on the CPU, by name as stored
+    info: dict[str, Any]  # the pretraining metadata, see pretraining_info
+    other_keys: tuple[str, ...] = ()  # entries beside the tensors, for example "trainer"
 
 
 def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -46,16 +40,14 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
 
     Args:
         path: ``.pkl`` stores NumPy arrays in a pickle, any other suffix (``.pth``) torch tensors.
-        state_dict: of Detectron2's ResNet, with its own unprefixed names (``stem.conv1.weight``,
-            …), and possibly of an FPN and a box head, with full ones (``backbone.fpn_lateral3.…``,
-            ``roi_heads.box_head.…``). Stored as float32; ``num_batches_tracked`` is left out.
-        info: plain metadata (str, int, float, bool, None, lists and dicts of them): method,
-            dataset, epochs, iterations, config, versions, pixel_mean, pixel_std, input_format,
-            seed, synthetic.
+        state_dict: of Detectron2's ResNet, without a prefix (``stem.conv1.weight``, …), and of an
+            FPN or a box head with full names (``backbone.fpn_lateral3.…``,
+            ``roi_heads.box_head.…``). Stored as float32, without ``num_batches_tracked``.
+        info: plain metadata: method, dataset, epochs, iterations, config, versions, pixel_mean,
+            pixel_std, input_format, seed, synthetic.
 
     Raises:
-        ValueError: a name is not one of Detectron2's ResNet, a value is not finite, or ``info`` is
-            not plain.
+        ValueError: another name, a value that is not finite, or metadata that is not plain.
         UserError: the folder is full or unwritable.
     """
     tensors = {
@@ -82,15 +74,10 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
 
 
 def read_backbone(path: str) -> BackboneFile:
-    """Read a weights file without running code from it.
-
-    Args:
-        path: a file of :func:`write_backbone`, or any torch file or NumPy ``.pkl`` that holds
-            tensors by name, at its top or under ``"model"``.
+    """Read a weights file, with tensors by name at its top or under ``"model"``; no code is run.
 
     Raises:
-        UserError: no such file, truncated, not a checkpoint (a web page, a Git LFS pointer), holds
-            objects other than tensors and plain values, or holds no tensors.
+        UserError: it cannot be read, see :func:`read_object`, or does not hold tensors by name.
     """
     content = read_object(path)
     model = content.get("model", content) if isinstance(content, dict) else content

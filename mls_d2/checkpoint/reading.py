@@ -26,7 +26,7 @@ _LARGEST_RATIO = 4
 _NUMPY = b"\x93NUMPY"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _WEB_PAGE = "is a web page, not a checkpoint; download the file behind the link"
-_COMPRESSED = "is a compressed archive ({}); unpack it and use the checkpoint inside"
+_ARCHIVE = "is a {} ({}); unpack it and use the checkpoint inside"
 # How a file begins, in lower case, and what it is then.
 _NOT_A_CHECKPOINT = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
@@ -34,12 +34,12 @@ _NOT_A_CHECKPOINT = {
     b"<html": _WEB_PAGE,
     b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
     b"{": "is a JSON document, not a checkpoint",
-    b"\x1f\x8b": _COMPRESSED.format("gzip"),
-    b"bzh": _COMPRESSED.format("bzip2"),
-    b"\xfd7zxz": _COMPRESSED.format("xz"),
-    b"\x28\xb5\x2f\xfd": _COMPRESSED.format("zstd"),
-    b"7z\xbc\xaf": _COMPRESSED.format("7-Zip"),
-    b"rar!": _COMPRESSED.format("RAR"),
+    b"\x1f\x8b": _ARCHIVE.format("compressed file", "gzip"),
+    b"bzh": _ARCHIVE.format("compressed file", "bzip2"),
+    b"\xfd7zxz": _ARCHIVE.format("compressed file", "xz"),
+    b"\x28\xb5\x2f\xfd": _ARCHIVE.format("compressed file", "zstd"),
+    b"7z\xbc\xaf": _ARCHIVE.format("compressed file", "7-Zip"),
+    b"rar!": _ARCHIVE.format("compressed file", "RAR"),
     b"\x89hdf": "is an HDF5 file (Keras), which is not read; save the tensors with torch.save",
 }
 _JOIN = "load all shards, merge their dicts, and save them as one file with torch.save"
@@ -53,14 +53,13 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
 
     Args:
         path: of the file.
-        stubs: read what torch refuses with inert objects in place of every class that the file
-            names. Nothing is imported either way.
+        stubs: put inert objects in place of every class that torch refuses. Nothing is imported
+            either way.
 
     Raises:
-        UserError: no such file, larger than 16 GB (or unpacking to that, or to much more than
-            itself), truncated, not a checkpoint (a web page, a Git LFS pointer, an archive of other
-            files, TorchScript), a shard of one, or holds objects other than tensors and plain
-            values.
+        UserError: no such file, too large (also unpacked), truncated, not a whole checkpoint (a web
+            page, an archive of other files, TorchScript, a shard), or it holds other objects than
+            tensors and plain values.
     """
     head = _read_head(path)
     try:
@@ -119,15 +118,14 @@ def refuse_what_is_no_checkpoint(path: str) -> bytes:
         raise UserError(f"'{path}' is empty; download or write it again", code="damaged-file")
     start = head.lstrip().lower()
     if start.startswith(b"{") and (b'"weight_map"' in head or path.endswith(".index.json")):
-        problem = f"is the index of a sharded checkpoint, without tensors; {_JOIN}"
-        raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+        raise _no_checkpoint(f"'{path}' is the index of a sharded checkpoint; {_JOIN}")
     shard = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path)
     if shard and int(shard[2]) > 1:
-        problem = f"is shard {int(shard[1])} of {int(shard[2])} of a checkpoint; {_JOIN}"
-        raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+        part = f"shard {int(shard[1])} of {int(shard[2])}"
+        raise _no_checkpoint(f"'{path}' is {part} of a checkpoint; {_JOIN}")
     for magic, problem in _NOT_A_CHECKPOINT.items():
         if start.startswith(magic) and not _is_safetensors(head):
-            raise UserError(f"'{path}' {problem}", code="not-a-checkpoint")
+            raise _no_checkpoint(f"'{path}' {problem}")
     return head
 
 
@@ -155,29 +153,17 @@ def _check_zip(path: str) -> bool:
     names = [item.filename for item in members]
     last = {os.path.basename(name) for name in names}
     if "constants.pkl" in last:
-        raise UserError(
-            "is a TorchScript archive, which holds a program; save the state_dict instead",
-            code="not-a-checkpoint",
-        )
+        raise _no_checkpoint("is a TorchScript archive, a program; save the state_dict instead")
     arrays = bool(names) and all(name.endswith(".npy") for name in names)
     if "data.pkl" not in last and not arrays:
-        shown = ", ".join(names[:3]) or "nothing"
-        raise UserError(
-            f"is a zip archive of other files ({shown}); unpack it and use the checkpoint inside",
-            code="not-a-checkpoint",
-        )
+        raise _no_checkpoint(_ARCHIVE.format("zip archive", ", ".join(names[:3]) or "nothing"))
+    size = os.path.getsize(path)
     total = sum(item.file_size for item in members)
     largest = max(item.file_size for item in members)
-    if total > LARGEST_BYTES or largest > LARGEST_MEMBER:
+    if total > min(LARGEST_BYTES, _LARGEST_RATIO * size) or largest > LARGEST_MEMBER:
         raise UserError(
-            f"unpacks to {total >> 20} MB, its largest member to {largest >> 20} MB: more than any "
-            "ResNet needs",
-            code="too-large",
-        )
-    if total > _LARGEST_RATIO * os.path.getsize(path):
-        raise UserError(
-            f"unpacks from {os.path.getsize(path)} bytes to {total}; torch does not compress, so "
-            "this is not a checkpoint",
+            f"unpacks from {size} bytes to {total}, its largest member to {largest}: more than any "
+            "ResNet needs, or compressed, which torch's files are not",
             code="too-large",
         )
     return arrays
@@ -187,15 +173,12 @@ def _load_npy(path: str, *, stubs: bool) -> Any:
     """Read an array; one of objects is a pickle after the header, and read as one."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in read:
+        if version not in ((1, 0), (2, 0)):
             problem = f"is a .npy file of version {version}, expected 1.0 or 2.0"
             raise UserError(problem, code="damaged-file")
-        dtype = read[version](file)[2]
-        if not dtype.hasobject:
+        numpy = np.lib.format
+        read = numpy.read_array_header_1_0 if version[0] == 1 else numpy.read_array_header_2_0
+        if not read(file)[2].hasobject:
             return np.load(path, allow_pickle=False)
         content = unpickle(file, stubs=stubs)
     # np.save puts a dict into an array without axes.
@@ -206,11 +189,8 @@ def _load_npy(path: str, *, stubs: bool) -> Any:
 def _load_torch(path: str, *, stubs: bool) -> Any:
     if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            shown = ", ".join(archive.getnames()[:3])
-        raise UserError(
-            f"is a tar archive ({shown}); unpack it and use the checkpoint inside",
-            code="not-a-checkpoint",
-        )
+            names = archive.getnames()
+        raise _no_checkpoint(_ARCHIVE.format("tar archive", ", ".join(names[:3])))
     if stubs:
         module = types.SimpleNamespace(
             Unpickler=StubUnpickler,
@@ -224,6 +204,10 @@ def _load_torch(path: str, *, stubs: bool) -> Any:
     allowed = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
     with allowed([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _no_checkpoint(problem: str) -> UserError:
+    return UserError(problem, code="not-a-checkpoint")
 
 
 def _unsafe(path: str, name: str) -> UserError:

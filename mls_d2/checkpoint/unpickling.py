@@ -95,7 +95,7 @@ _TORCH: dict[tuple[str, str], Any] = {
 
 
 def _refuse_embedded_torch(module: str, name: str) -> None:
-    """Refuse what torch tensors need in a plain pickle: a second, unrestricted pickle inside."""
+    # Torch tensors in a plain pickle need a second, unrestricted one inside.
     if name == "_load_from_bytes":
         raise ForbiddenGlobalError(
             f"a plain pickle that holds torch tensors (it names '{module}.{name}') cannot be read "
@@ -118,8 +118,8 @@ class _NumpyUnpickler(pickle.Unpickler):
 class Stub(dict):
     """Accepts whatever a pickle does to an object, and does nothing.
 
-    A dict, so that positional arguments stay reachable by their position: the fields of a
-    NamedTuple, which is made without ``__init__``. An object's attributes are under ``"state"``.
+    It holds positional arguments (the fields of a NamedTuple) by position, and an object's
+    attributes under ``"state"``.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
@@ -167,7 +167,7 @@ def unpickle(file: IO[bytes], *, stubs: bool = False) -> Any:
     """Read a pickle of plain Python values and NumPy arrays; nothing is imported.
 
     Args:
-        file: opened for binary reading. Python 2 pickles are read too (encoding latin1).
+        file: opened for binary reading.
         stubs: put a :class:`Stub` in place of every other object, instead of refusing it.
 
     Raises:

@@ -136,18 +136,16 @@ def load_backbone(
 
 
 def write_converted(path: str, backbone: ConvertedBackbone, *, to: str = "detectron2") -> None:
-    """Write an encoder under the names that another library expects.
+    """Write an encoder under the names of a library in :data:`TARGETS`.
 
     Args:
-        path: ``.pth``, ``.pkl`` (Detectron2 only) or ``.safetensors`` (not Detectron2, which does
-            not read it).
+        path: ``.pth``, ``.pkl`` (Detectron2 only) or ``.safetensors`` (others only).
         backbone: what is written.
-        to: of :data:`TARGETS`: "torchvision", also timm's names; "mmseg" and "mmdet", the same
-            below ``backbone.``.
+        to: the library.
 
     Raises:
-        UserError: a suffix that the target does not read, parts that only Detectron2 has names for,
-            or the file cannot be written.
+        UserError: a suffix that it does not read, parts that only Detectron2 has names for, or the
+            file cannot be written.
     """
     check_dst(path, to)
     prefix = TARGETS[to]
@@ -155,10 +153,8 @@ def write_converted(path: str, backbone: ConvertedBackbone, *, to: str = "detect
         write_backbone(path, backbone.state_dict | backbone.parts, backbone.info)
         return
     if backbone.parts:
-        raise UserError(
-            f"an FPN and a box head are written with Detectron2's names, not {to}'s",
-            code="bad-value",
-        )
+        message = f"an FPN and a box head are written with Detectron2's names, not {to}'s"
+        raise UserError(message, code="bad-value")
     state = {
         f"{prefix}{torchvision_from_detectron2(name)}": value
         for name, value in backbone.state_dict.items()

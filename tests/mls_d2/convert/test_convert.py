@@ -17,7 +17,7 @@ from mls_d2.convert.architecture import Architecture, architecture_of, build_tor
 from mls_d2.convert.convert import load_backbone, write_converted
 from mls_d2.convert.inspection import inspect_file
 from mls_d2.convert.layouts import detectron2_name
-from mls_d2.convert.sources import NO_NORMALISATION, SOURCES
+from mls_d2.convert.sources import NORMALISATIONS, SOURCES
 from mls_d2.core.errors import UserError
 from tests.mls_d2.convert.sources import (
     NARROW,
@@ -68,7 +68,7 @@ VERIFIED = (
     "bare", "lightly", "vissl", "hugging-face", "classy-vision", "detectron2", "msra",
     "msra-folded", "fair-x101", "detcon", "simclr-v2",
 )  # fmt: skip
-UNNORMALISED = {source.name for source in SOURCES if source.normalisation == NO_NORMALISATION}
+UNNORMALISED = {source.name for source in SOURCES if source.normalisation == NORMALISATIONS["none"]}
 
 
 def test_every_source_has_a_file_here():

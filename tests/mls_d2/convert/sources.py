@@ -9,12 +9,15 @@ import pickle
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mls_d2.convert import convert as convert_module
 from mls_d2.convert.architecture import Architecture, build_torchvision
+from mls_d2.convert.convert import load_backbone
 from mls_d2.convert.layouts import detectron2_name
 
 NARROW = Architecture(50, 8, 16, 1, 4)
@@ -357,3 +360,28 @@ def _libraries() -> dict[str, Any]:
             names=detectron2,
         ),
     }  # fmt: skip
+
+
+def convert(tmp_path, content, **options):
+    return load_backbone(write(tmp_path / "x.bin", content), **{"check": False} | options)
+
+
+def take(content, **options):
+    """Convert content without writing and reading a file, which takes most of the time."""
+    with (
+        mock.patch.object(convert_module, "read_object", return_value=content),
+        mock.patch.object(convert_module, "sha256", return_value=""),
+    ):
+        return load_backbone("x.bin", **{"check": False} | options)
+
+
+def assert_is(backbone, state: dict, dtype=torch.float32) -> None:
+    wanted = {
+        detectron2_name(name): value.to(dtype).float()
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    found = backbone.state_dict
+    assert found.keys() == wanted.keys()
+    assert all(v.dtype == torch.float32 and v.is_contiguous() for v in found.values())
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())

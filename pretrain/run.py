@@ -13,7 +13,6 @@ from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
-from torch import Tensor
 
 from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
 from mls_d2.checkpoint.reading import read_object
@@ -123,13 +122,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         trainer.train(start, length.max_iter)
     trainer.images.summarise()
     if comm.is_main_process():
-        export_backbone(
-            trainer.method.export(),
-            cfg,
-            target,
-            length,
-            synthetic=source.synthetic,
-        )
+        info = backbone_info(cfg, length, synthetic=source.synthetic)
+        write_backbone(target, trainer.method.export(), info)
         logger.info("wrote %s", target)
     comm.synchronize()
     interrupt.raise_if_agreed()
@@ -162,11 +156,9 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 
 
-def export_backbone(
-    tensors: dict[str, Tensor], cfg: CfgNode, path: str, length: Length, *, synthetic: bool
-) -> None:
-    """Write what a method exports in the format that Detectron2 loads, with what belongs to it."""
-    info = {
+def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str, Any]:
+    """Return the metadata of a backbone file, which checkpoints have too."""
+    return {
         "method": cfg.PRETRAIN.METHOD,
         "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
@@ -180,7 +172,6 @@ def export_backbone(
         "input_format": cfg.INPUT.FORMAT,
         "seed": cfg.SEED,
     }
-    write_backbone(path, tensors, info)
 
 
 def _memory_relief(cfg: CfgNode) -> str:
@@ -214,6 +205,7 @@ def _build_trainer(
             "kind": "pretraining checkpoint",
             "method": cfg.PRETRAIN.METHOD,
             "layout": LAYOUT,
+            "pretrain": backbone_info(cfg, length, synthetic=source.synthetic),
         },
         optimizer=optimizer,
         scheduler=schedule,

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.config.loading import load_cfg
+from mls_d2.convert.convert import load_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.run.environment import command_line
 from pretrain import run as run_module
@@ -83,6 +84,12 @@ def test_a_run_writes_the_encoder_with_its_metadata(config, changes):
     online = newest["encoder.backbone.stem.conv1.weight"]
     torch.testing.assert_close(file.state_dict["stem.conv1.weight"], online)
     assert not torch.equal(online, newest["momentum_encoder.backbone.stem.conv1.weight"])
+    # tools/convert.py makes the same of a checkpoint.
+    found = load_backbone(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), check=False)
+    for name, value in file.state_dict.items():
+        assert torch.equal(found.state_dict[name], value), name
+    kept = ("method", "dataset", "epochs", "synthetic", "config", "preset")
+    assert {key: found.info[key] for key in kept} == {key: info[key] for key in kept}
 
 
 def rows_of(cfg) -> list[dict]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pretrain.batch import Batch
+from pretrain.batch import Batch, whole_images
 from pretrain.methods import METHODS, Method
 
 # Values that make any method tiny, by the name of the option.
@@ -47,20 +47,9 @@ def make_batch(
     views: Sequence[torch.Tensor], *, epoch: float = 0.0, progress: float = 0.0
 ) -> Batch:
     """Return a batch of views ``(N, 3, H, W)`` that are whole images, the second one mirrored."""
-    count = len(views[0])
-    sizes = torch.tensor([[view.shape[2], view.shape[3]] for view in views])
-    rectangles = torch.cat([torch.zeros(len(views), 2), sizes.flip(1)], dim=1).float()
-    flips = torch.zeros(len(views), count, dtype=torch.bool)
-    flips[1] = True
-    return Batch(
-        views=list(views),
-        rectangles=rectangles.unsqueeze(1).expand(-1, count, -1),
-        flips=flips,
-        image_sizes=sizes[:1].expand(count, -1),
-        index=torch.arange(count),
-        epoch=epoch,
-        progress=progress,
-    )
+    batch = whole_images(views, epoch=epoch, progress=progress)
+    batch.flips[1] = True
+    return batch
 
 
 def disturb(*modules: nn.Module) -> None:

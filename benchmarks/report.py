@@ -23,7 +23,14 @@ from mls_d2.config.defaults import get_cfg
 from mls_d2.core.errors import run_tool
 from mls_d2.report.build import PICTURE_FILE, write_report
 from mls_d2.report.curves import METRICS_FILE
-from mls_d2.results.schema import RESULTS_FILE, Result, write_result
+from mls_d2.results.schema import (
+    RESULTS_FILE,
+    Dataset,
+    Device,
+    InitialWeights,
+    Result,
+    write_result,
+)
 from mls_d2.run.environment import collect_versions
 
 SEEDS = 5
@@ -69,23 +76,23 @@ def _result(
     metrics |= {f"AP-category{i}": rng.random() for i in range(80)}
     return Result(
         method=name,
-        backbone={
-            "file": f"output/{name}/backbone.pth" if method else "random",
-            "sha256": f"{method:064d}" if method else "",
-            "info": info if method else {},
-        },
+        backbone=InitialWeights(
+            file=f"output/{name}/backbone.pth" if method else "random",
+            sha256=f"{method:064d}" if method else "",
+            info=info if method else {},
+        ),
         task=task,
         preset="quick",
         metrics={"bbox": metrics, "segm": metrics},
         seed=seed,
-        dataset={
-            "name": "coco_2017_train, coco_2017_val",
-            "root": "datasets",
-            "num_images": 118287,
-            "synthetic": True,
-            "fingerprint": "0" * 64,
-        },
-        device={"kind": "cuda", "name": "a GPU", "count": 8},
+        dataset=Dataset(
+            name="coco_2017_train, coco_2017_val",
+            root="datasets",
+            num_images=118287,
+            synthetic=True,
+            fingerprint="0" * 64,
+        ),
+        device=Device(kind="cuda", name="a GPU", count=8),
         config=config,
         versions=dict(versions),
         wall_time_s=3600 * rng.random(),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the runner itself costs a cell: the tools are stubs that write one file and end.
 
-The times are of the whole of ``run_benchmark``: planning, records, links, summary and the start of
+The times are of the whole of ``run_suite``: planning, records, links, summary and the start of
 the stubs. A second run finds everything finished.
 
 Example:
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from mls_d2.core.errors import run_tool
 from mls_d2.runner.cells import Tools
-from mls_d2.runner.run import Options, run_benchmark
 from mls_d2.runner.suite import Suite, build_suite
+from mls_d2.runner.suite_run import Options, run_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = """
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=100, help="about so many (default 100)")
     parser.add_argument("--jobs", type=int, default=1, help="at a time (default 1)")
     args = parser.parse_args()
-    files = ("backbone.pth", "", "results.json", "")
+    files = ("backbone.pth", "", "results.json", "", "")
     tools = Tools(*((sys.executable, "-S", "-c", STUB, name) for name in files))
     seeds = list(range(max(1, (args.cells - 2) // 3)))
     content = {"methods": ["random", "mocov2", "mls"], "tasks": ["coco"], "seeds": seeds}
@@ -60,7 +60,7 @@ def seconds_of(suite: Suite, options: Options, tools: Tools) -> float:
     start = time.perf_counter()
     silent = io.StringIO()
     with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-        code = run_benchmark(suite, options, tools)
+        code = run_suite(suite, options, tools)
     if code:
         raise SystemExit(silent.getvalue())
     return time.perf_counter() - start

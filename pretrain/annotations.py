@@ -1,4 +1,4 @@
-"""Labels of registered datasets: for measuring a run, never for training it."""
+"""Labels of registered datasets, used to measure a run and never to train it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 
 from mls_d2.core.errors import UserError
 
-# An object is seen in a crop that holds this share of its box, or that its box fills so far.
+# A crop shows an object if it contains this share of its box, or if the box fills this share of it.
 _HELD, _FILLED = 0.5, 0.3
 
 
@@ -36,9 +36,9 @@ class Annotations:
         return np.stack([self._mark(classes) for classes in self.categories])
 
     def seen(self, index: int, crop: np.ndarray) -> np.ndarray:
-        """Return ``(C,)`` bool: the categories seen in a crop x, y, width, height of an image.
+        """Return ``(C,)`` bool: the categories that a crop x, y, width, height of an image shows.
 
-        An object is seen if the crop holds half of its box, or if the box fills 30 % of it.
+        It shows an object if it contains half of its box, or if the box fills 30 % of it.
         """
         x, y, width, height = crop[:4]
         boxes = self.boxes[index]
@@ -63,13 +63,17 @@ def load_annotations(names: Sequence[str], *, key: str) -> Annotations:
         key: the config key that asks for them, for messages.
 
     Raises:
-        UserError: no registered dataset, one without annotations, or different categories.
+        UserError: no registered dataset, one with damaged or no annotations, or different
+            categories.
     """
     paths, boxes, categories = [], [], []
     spaces = set()
     for name in names:
         if name not in DatasetCatalog.list():
-            raise UserError(f"{key} needs a registered dataset with annotations; '{name}' is none")
+            raise UserError(
+                f"{key} needs a registered dataset with annotations; '{name}' is none",
+                code="unknown-name",
+            )
         for record in DatasetCatalog.get(name):
             objects = [item for item in record.get("annotations", ()) if not item.get("iscrowd")]
             corners = [
@@ -80,7 +84,11 @@ def load_annotations(names: Sequence[str], *, key: str) -> Annotations:
             categories.append(np.array([i["category_id"] for i in objects], dtype=int))
         spaces.add(tuple(MetadataCatalog.get(name).get("thing_classes", ())))
     if len(spaces) != 1:
-        raise UserError(f"{key}: the datasets {tuple(names)} have different categories")
+        raise UserError(
+            f"{key}: the datasets {tuple(names)} have different categories", code="bad-value"
+        )
     if not any(map(len, categories)):
-        raise UserError(f"{key} needs annotations, and {tuple(names)} has none")
+        raise UserError(
+            f"{key} needs annotations, and {tuple(names)} has none", code="missing-data"
+        )
     return Annotations(tuple(paths), tuple(boxes), tuple(categories), spaces.pop())

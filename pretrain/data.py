@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.data.datasets import image_files
 from mls_d2.data.images import BrokenImageError, list_images, open_image
 from pretrain.methods import method_class
 from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
@@ -355,7 +356,7 @@ class ImageReport:
 def _registered_paths(name: str) -> list[str]:
     root = os.getenv("DETECTRON2_DATASETS", "datasets")
     try:
-        paths = [record["file_name"] for record in DatasetCatalog.get(name)]
+        paths = image_files(name)
     except (OSError, AssertionError) as error:
         raise UserError(
             f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')",

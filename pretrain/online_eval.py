@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, read_image
-from mls_d2.evaluation.average_precision import mean_average_precision
-from mls_d2.modeling.nearest_neighbors import knn_scores
+from mls_d2.evaluation.classification_evaluator import mean_average_precision
+from mls_d2.modeling.fitted_heads import knn_scores
 from pretrain.annotations import Annotations, load_annotations
 from pretrain.encoder import pooled
 from pretrain.views.crops import Crop, cut

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import pretrain.methods  # noqa: F401 - the config then has the options of all methods
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_COCO = "MLS_D2_REAL_COCO"
 

@@ -1,16 +1,26 @@
 #!/usr/bin/env python3
-"""Run methods × tasks × seeds: pretrain, fine-tune, evaluate, report; resumable."""
+"""Run methods × tasks × seeds: pretrain, fine-tune, evaluate, report; reuse what is finished."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mls_d2.core.errors import UserError, run_tool
-from mls_d2.runner.cells import Tools
-from mls_d2.runner.cluster import SlurmOptions
-from mls_d2.runner.run import Options, run_benchmark
-from mls_d2.runner.suite import build_suite, read_suite
+# Python puts this script's folder first, where tools/pretrain.py hides the package pretrain.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import pretrain.methods  # noqa: E402, F401 - after the path above; registers the methods' keys
+from mls_d2.core.errors import UserError, run_tool  # noqa: E402
+from mls_d2.runner.cells import Tools  # noqa: E402
+from mls_d2.runner.slurm import DAY_MIN, SlurmOptions  # noqa: E402
+from mls_d2.runner.suite import RANDOM, Suite, build_suite, read_suite  # noqa: E402
+from mls_d2.runner.suite_run import Options, run_suite  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """\
@@ -18,67 +28,138 @@ examples:
   tools/benchmark.py suites/quick.yaml --dry-run
   tools/benchmark.py suites/quick.yaml --update README.md
   tools/benchmark.py --methods "random mls" --tasks "coco voc" --seeds 0,1,2
+  tools/benchmark.py --methods mls --only pretrain MLS.K 7
+  tools/benchmark.py --backbone backbone.pth --tasks coco SOLVER.BASE_LR 0.01
   tools/benchmark.py suites/paper_table1.yaml --slurm gpu --checkpoint supervised=resnet50.pth
 
-What is finished is not run again, what was interrupted goes on, what was changed is run.
+KEY VALUE pairs change the config of every task; with --only pretrain that of every pretraining.
+Finished cells are not run again, interrupted ones resume, changed ones run.
 Exit codes: 0 all finished, 2 a mistake of the command, 3 a cell failed, 75 and 130 interrupted.
-docs/benchmark.md has the keys of a suite file.
+docs/benchmark.md describes suite files and all options.
 """
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", nargs="?", type=Path, metavar="SUITE", help="YAML file")
-    parser.add_argument("--methods", metavar="NAMES", help="instead of the suite's")
-    parser.add_argument("--tasks", metavar="NAMES", help="instead of the suite's")
-    parser.add_argument("--seeds", metavar="LIST", help="of fine-tuning, instead of the suite's")
-    parser.add_argument("--preset", help="quick (default) or paper, where there is no suite")
-    parser.add_argument("--name", help="of the folder below --out (default: the suite's)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("words", nargs="*", metavar="[SUITE.yaml] [KEY VALUE …]", help="suite file, config keys")
+    add("--methods", metavar="NAMES", help="instead of the suite's")
+    add(
+        "--tasks", metavar="NAMES", help="instead of the suite's: coco, voc, cityscapes, cls, all …"
+    )
+    add("--seeds", metavar="LIST", help="of fine-tuning, instead of the suite's")
+    add("--seed", type=int, metavar="N", help="of pretraining, and of fine-tuning without --seeds")
+    add("--preset", help="quick (default) or paper, if there is no suite")
+    add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods in preset paper")
+    add("--name", help="of the folder below --out (default: the suite's, or the preset)")
+    add(
         "--checkpoint",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a row from any file that tools/convert.py reads; may be repeated",
+        help="a method from any file that tools/convert.py reads; may be repeated",
     )
-    parser.add_argument("--out", type=Path, default=Path("output/benchmark"), metavar="DIR")
-    parser.add_argument("--num-gpus", type=int, metavar="N", help="of a job")
-    parser.add_argument("--jobs", type=int, metavar="N", help="at a time")
-    parser.add_argument("--dry-run", action="store_true", help="only show the plan")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="whose table to renew")
-    parser.add_argument("--slurm", metavar="PARTITION", help="queue the cells there")
-    parser.add_argument("--slurm-timeout", type=int, default=24 * 60, metavar="MINUTES")
-    parser.add_argument("--no-wait", action="store_true", help="with --slurm: only queue")
-    return parser.parse_args()
+    add("--backbone", metavar="FILE", help="a method from a backbone file, or 'random'")
+    add(
+        "--only",
+        choices=("pretrain", "eval"),
+        help="pretrain alone, or evaluate what is pretrained",
+    )
+    add("--data", metavar="DIR", help="instead of DETECTRON2_DATASETS; for quick: datasets/scenes")
+    add("--out", type=Path, default=Path("output"), metavar="DIR", help="default: output")
+    add("--num-gpus", type=int, metavar="N", help="per cell")
+    add("--jobs", type=int, metavar="N", help="cells at a time")
+    add("--dry-run", action="store_true", help="only show the plan")
+    add("--follow", action="store_true", help="print the output of the tools")
+    add("--update", type=Path, metavar="FILE", help="Markdown file whose tables the report updates")
+    add("--slurm", metavar="PARTITION", help="queue the cells there")
+    add("--slurm-timeout", type=int, default=DAY_MIN, metavar="MINUTES", help="default: a day")
+    add("--no-wait", action="store_true", help="with --slurm: only queue")
+    return parser.parse_intermixed_args(argv)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Build the suite and run it."""
-    args = parse_args()
-    content = read_suite(args.suite) if args.suite else {}
-    chosen = {"methods": args.methods, "tasks": args.tasks, "seeds": args.seeds}
-    chosen = {key: value for key, value in chosen.items() if value is not None}
-    if chosen:
-        # Part of a suite is not that suite, whose report stays as it is.
-        content |= chosen | {"name": "custom"}
-    given = {"preset": args.preset, "name": args.name, "num_gpus": args.num_gpus}
-    content |= {key: value for key, value in given.items() if value is not None}
-    suite = build_suite(content, ROOT, checkpoints=dict(map(split_checkpoint, args.checkpoint)))
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    suite = suite_of(args)
+    if args.data or (suite.preset == "quick" and "DETECTRON2_DATASETS" not in os.environ):
+        os.environ["DETECTRON2_DATASETS"] = os.path.abspath(
+            os.path.expanduser(args.data or "datasets/scenes")
+        )
     slurm = None
     if args.slurm:
         slurm = SlurmOptions(args.slurm, args.slurm_timeout, wait=not args.no_wait)
-    options = Options(args.out, args.dry_run, args.jobs, slurm, args.update)
-    return run_benchmark(suite, options, Tools.below(ROOT))
+    options = Options(
+        args.out,
+        dry_run=args.dry_run,
+        jobs=args.jobs,
+        slurm=slurm,
+        evaluate_only=args.only == "eval",
+        report=args.only is None,
+        update=args.update,
+        follow=args.follow,
+    )
+    return run_suite(suite, options, Tools.below(ROOT))
+
+
+def suite_of(args: argparse.Namespace) -> Suite:
+    """Return what the command line asks for."""
+    path = None
+    if args.words and (args.words[0].endswith((".yaml", ".yml")) or Path(args.words[0]).is_file()):
+        path, *args.words = args.words
+    content = read_suite(Path(path)) if path else {"name": args.preset or "quick"}
+    selected = selection(args)
+    if selected and path:
+        # Part of a suite is not that suite, whose report stays as it is.
+        content["name"] = "custom"
+    given = {"preset": args.preset, "name": args.name, "num_gpus": args.num_gpus}
+    content |= selected | {key: value for key, value in given.items() if value is not None}
+    if args.only == "pretrain":
+        content.pop("tasks", None)
+    elif not content.get("tasks"):
+        raise UserError("nothing to run: give a suite file, or --tasks", code="bad-value")
+    checkpoints = dict(map(split_checkpoint, args.checkpoint))
+    suite = build_suite(content, ROOT, checkpoints=checkpoints, opts=args.words)
+    untrained = [item.name for item in suite.methods if args.only == "pretrain" and not item.config]
+    if untrained:
+        raise UserError(
+            f"nothing is pretrained for {', '.join(untrained)}: --only pretrain is for methods "
+            "with a pretraining config",
+            code="unknown-name",
+        )
+    return suite
+
+
+def selection(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of a suite that the command line sets."""
+    methods: list[Any] = []
+    for name in (args.methods or "").replace(",", " ").split():
+        longer = args.preset == "paper" and args.epochs == 800 and name != RANDOM
+        methods.append(f"{name}-800ep" if longer else name)
+    if args.backbone == RANDOM:
+        methods.append(RANDOM)
+    elif args.backbone:
+        path = Path(args.backbone)
+        # A name that tells backbone.pth of one run from that of another.
+        stem = path.stem if path.stem != "backbone" else path.absolute().parent.name
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "backbone"
+        methods.append({"name": name, "backbone": args.backbone})
+    chosen = {"methods": methods or None, "tasks": args.tasks, "seeds": args.seeds}
+    if args.seed is not None:
+        chosen["seeds"] = args.seeds or args.seed
+        chosen["pretrain_seed"] = args.seed
+    return {key: value for key, value in chosen.items() if value is not None}
 
 
 def split_checkpoint(given: str) -> tuple[str, Path]:
     """Return the name and the file of ``NAME=FILE``."""
     name, _, path = given.partition("=")
     if not path:
-        raise UserError(f"--checkpoint must be NAME=FILE, got '{given}'")
+        raise UserError(f"--checkpoint must be NAME=FILE, got '{given}'", code="bad-value")
     return name, Path(path)
 
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make a root of synthetic scenes that Detectron2's builtin dataset names can load.
 
 Example:

@@ -1,21 +1,22 @@
-#!/usr/bin/env python
-"""Make a report from the results of finished evaluations."""
+#!/usr/bin/env python3
+"""Make a report from the results of finished evaluations, or print them."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mls_d2.core.errors import run_tool
-from mls_d2.report.build import REPORT_FILE, write_report
-from mls_d2.report.options import DEFAULT_BASELINE, Options
-from mls_d2.report.published_file import load_published
-from mls_d2.report.summary import terminal_summary
-from mls_d2.report.update import update_document
+from mls_d2.report.build import REPORT_FILE, compare, update_document, write_report
+from mls_d2.report.published import load_published
+from mls_d2.report.render import render_terminal
+from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Write report.html, report.md, results.csv, results.tex and plots from the "
@@ -35,51 +36,55 @@ def parse_args() -> argparse.Namespace:
         help="folder to write the report to (default: report/ in the first RESULTS_DIR)",
     )
     parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="write nothing; print each method and task beside the published numbers, with the "
+        "difference",
+    )
+    parser.add_argument(
         "--baseline",
         default=DEFAULT_BASELINE,
         metavar="METHOD",
         help="method, or row, that differences and tests are taken to (default: %(default)s)",
     )
+    files: dict[str, Any] = {"action": "append", "default": [], "type": Path, "metavar": "FILE"}
     parser.add_argument(
         "--published",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
+        **files,
         help="published numbers of your own, as docs/report.md describes them (repeatable)",
     )
     parser.add_argument(
         "--mix",
         action="store_true",
-        help="one table a task even where recipe, data or schedule differ; it is marked",
+        help="one table per task even if recipe, data or schedule differ; it is marked",
     )
     parser.add_argument(
         "--update",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
+        **files,
         help="Markdown file whose tables between <!-- report:begin NAME --> and "
         "<!-- report:end NAME --> are replaced; NAME: docs/report.md (repeatable)",
     )
-    return parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.summary and (args.out or args.update):
+        parser.error("--summary writes nothing; leave --out and --update out")
+    return args
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the report, update documents and print a summary."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    args = parse_args()
-    options = Options(args.baseline, args.mix, load_published(args.published))
-    out = args.out or _default_out(args.results[0])
+    args = parse_args(argv)
+    options = ReportOptions(args.baseline, args.mix, load_published(args.published))
+    if args.summary:
+        print(compare(args.results, options))
+        return
+    first = args.results[0]
+    out = args.out or (first.parent if first.is_file() else first) / "report"
     report = write_report(args.results, out, options)
     for document in args.update:
         names = update_document(document, report)
         print(f"updated {document}: {', '.join(names)}")
-    print(terminal_summary(report, str(out / REPORT_FILE)))
-
-
-def _default_out(first: Path) -> Path:
-    return (first.parent if first.is_file() else first) / "report"
+    print(render_terminal(report, str(out / REPORT_FILE)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
+try:
+    from detectron2.config import CfgNode
+    from detectron2.config import get_cfg as get_detectron2_cfg
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "mls_d2 needs Detectron2, which has no release on the package index: run `make setup`, or "
+        "`python tools/provide_detectron2.py`, or install it as its project describes"
+    ) from error
 
 from mls_d2.config.options import OPTIONS
 
@@ -42,8 +48,8 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.METHOD = "mls"
     # Length of pretraining in passes over the data (> 0, may be fractional).
     node.EPOCHS = 400.0
-    # "sgd", "lars" for batches of a thousand and more (arXiv 1708.03888), or "larc", which is SwAV's
-    # and adapts biases and norms, too; all take the SOLVER's BASE_LR, MOMENTUM, WEIGHT_DECAY,
+    # "sgd", "lars" for batches of a thousand and more (arXiv 1708.03888), or "larc" (SwAV), which
+    # adapts biases and norms, too; all take the SOLVER's BASE_LR, MOMENTUM, WEIGHT_DECAY,
     # WEIGHT_DECAY_NORM (norms) and WEIGHT_DECAY_BIAS (biases).
     node.OPTIMIZER = "sgd"
     # Linear warm-up of the learning rate from 0, in epochs (>= 0).
@@ -181,6 +187,9 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
     # "svm" (linear, one per class) or "knn" (weighted nearest neighbours).
     node.HEAD = "linear"
+    # Side of the window of the average pool over the last feature, whose means (stride 1) are
+    # concatenated; 0 is the mean over all positions.
+    node.POOL_SIZE = 0
     # Train the head alone, on a backbone in evaluation mode: a linear probe.
     node.FREEZE_BACKBONE = False
     # Values of the SVM's C to choose from (> 0), by cross-validation.

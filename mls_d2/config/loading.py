@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 
 import yaml
-from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from mls_d2.config.defaults import get_cfg
+from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as transforms
 
 from mls_d2.data.classification import load_classification
-from mls_d2.data.detection_mapper import TolerantMapper
+from mls_d2.data.detection import TolerantMapper
 from mls_d2.data.images import read_image
 
 _TEST_BATCH = 64

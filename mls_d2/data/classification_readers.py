@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ import torchvision.datasets as tv
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from mls_d2.core.errors import UserError
+from mls_d2.data.annotations_coco import CocoImage, read_coco
+from mls_d2.data.images import list_images
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ Reader = Callable[[str, str], Labelled]
 def read_voc2007(root: str, split: str) -> Labelled:
     """Read PASCAL VOC 2007's lists of the images of each class.
 
-    They say 1 where the class is shown, 0 where it is shown by difficult objects alone.
+    They have 1 if the class is shown, 0 if difficult objects alone show it.
 
     Raises:
-        UserError: a line that does not say so.
+        UserError: a line with anything else.
     """
     folder = os.path.join(root, "VOC2007")
     lists = os.path.join(folder, "ImageSets", "Main")
@@ -52,7 +53,8 @@ def read_voc2007(root: str, split: str) -> Labelled:
             if stem not in found or flag not in ("-1", "0", "1"):
                 raise UserError(
                     f"'{path}', line {number}: '{stem} {flag}', expected an image of "
-                    f"{split}.txt and -1, 0 or 1"
+                    f"{split}.txt and -1, 0 or 1",
+                    code="damaged-annotation",
                 )
             if flag != "-1":
                 found[stem][int(flag)].append(index)
@@ -66,7 +68,7 @@ def read_voc2007(root: str, split: str) -> Labelled:
 
 
 def read_cub200(root: str, split: str) -> Labelled:
-    """Read CUB-200-2011, whose ``train_test_split.txt`` says 1 for the training images."""
+    """Read CUB-200-2011, whose ``train_test_split.txt`` has 1 for the training images."""
     folder = os.path.join(root, "CUB_200_2011")
     tables = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
     paths, labels, training, classes = (_table(os.path.join(folder, name)) for name in tables)
@@ -75,7 +77,10 @@ def read_cub200(root: str, split: str) -> Labelled:
     records = []
     for number, path in paths.items():
         if number not in training or labels.get(number) not in order:
-            raise UserError(f"'{folder}': {tables[1]} or {tables[2]} lacks image {number}")
+            raise UserError(
+                f"'{folder}': {tables[1]} or {tables[2]} lacks image {number}",
+                code="damaged-annotation",
+            )
         if training[number] == wanted:
             file = os.path.join(folder, "images", path)
             records.append(_record(file, number, [order[labels[number]]]))
@@ -86,13 +91,16 @@ def read_indoor67(root: str, split: str) -> Labelled:
     """Read MIT Indoor 67, whose ``TrainImages.txt`` and ``TestImages.txt`` list class/image."""
     folder = os.path.join(root, "indoor67")
     images = os.path.join(folder, "Images")
-    names = sorted(name for name in os.listdir(images) if os.path.isdir(os.path.join(images, name)))
+    names = sorted(_folders(images))
     records = []
     path = os.path.join(folder, f"{split.capitalize()}Images.txt")
     for number, words in _lines(path, None):
         line = " ".join(words)  # Some names have spaces.
         if line.partition("/")[0] not in names:
-            raise UserError(f"'{path}', line {number}: '{line}' is in no folder of '{images}'")
+            raise UserError(
+                f"'{path}', line {number}: '{line}' is in no folder of '{images}'",
+                code="damaged-annotation",
+            )
         label = names.index(line.partition("/")[0])
         records.append(_record(os.path.join(images, line), line, [label]))
     return Labelled(records, tuple(names))
@@ -109,8 +117,8 @@ def read_flowers102(root: str, split: str) -> Labelled:
 def read_cars(root: str, split: str) -> Labelled:
     """Read Stanford Cars."""
     data = tv.StanfordCars(root, split=split)
-    paths, labels = zip(*data._samples, strict=True)
-    return _join([(paths, labels)], data.classes)
+    files, labels = zip(*data._samples, strict=True)
+    return _join([(files, labels)], data.classes)
 
 
 def read_aircraft(root: str, split: str) -> Labelled:
@@ -140,42 +148,100 @@ CONTEXT = 1.25
 def read_object_crops(root: str, split: str) -> Labelled:
     """Read the objects of COCO's train2017 or val2017 as pictures of their own.
 
-    Each is a square around the box of an object, moved into the image where it would reach beyond;
-    crowds and what is shorter than 8 pixels are left out. No file is written.
+    Each is a square around the box of an object, moved into the image if it would reach beyond;
+    crowds and boxes shorter than 8 pixels are left out. No file is written.
     """
     part = {"train": "train2017", "test": "val2017"}[split]
-    path = os.path.join(root, "coco", "annotations", f"instances_{part}.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        categories = sorted(content["categories"], key=lambda item: item["id"])
-        images = {image["id"]: image for image in content["images"]}
-        order = {category["id"]: index for index, category in enumerate(categories)}
-        records = [
-            _record(
-                os.path.join(root, "coco", part, images[item["image_id"]]["file_name"]),
-                item["id"],
-                [order[item["category_id"]]],
-            )
-            | {"box": _square(item["bbox"], images[item["image_id"]])}
-            for item in content["annotations"]
-            if not item.get("iscrowd") and min(item["bbox"][2:]) >= SHORTEST_SIDE
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is no COCO annotation file, or truncated ({error!r})") from None
-    return Labelled(records, tuple(category["name"] for category in categories))
+    content = read_coco(os.path.join(root, "coco", "annotations", f"instances_{part}.json"))
+    categories = sorted(content.categories, key=lambda item: item.id)
+    images = {image.id: image for image in content.images}
+    order = {category.id: index for index, category in enumerate(categories)}
+    records = [
+        _record(
+            os.path.join(root, "coco", part, images[item.image_id].file_name),
+            item.id,
+            [order[item.category_id]],
+        )
+        | {"box": _square(item.bbox, images[item.image_id])}
+        for item in content.annotations
+        if not item.iscrowd and min(item.bbox[2:]) >= SHORTEST_SIDE
+    ]
+    return Labelled(records, tuple(category.name for category in categories))
 
 
-def _square(box: Sequence[float], image: dict[str, Any]) -> list[int]:
+def _square(box: Sequence[float], image: CocoImage) -> list[int]:
     """Return left, top, right and bottom of the picture of an object."""
     x, y, width, height = box
     side = CONTEXT * max(width, height)
     corners = []
-    for start, length, limit in ((x, width, image["width"]), (y, height, image["height"])):
+    for start, length, limit in ((x, width, image.width), (y, height, image.height)):
         low = min(max(start + (length - side) / 2, 0.0), max(limit - side, 0.0))
         corners.append((round(low), round(min(low + side, limit))))
     (left, right), (top, bottom) = corners
     return [left, top, right, bottom]
+
+
+SPLITS = ("train", "trainval", "val", "test")
+
+
+def folder_classes(path: str) -> tuple[str, ...]:
+    """Return the sorted names of the class folders in ``path`` and in the splits beside it.
+
+    Raises:
+        UserError: no such folder, or no class in it.
+    """
+    parent, split = os.path.split(path)
+    if not os.path.isdir(path):
+        raise UserError(f"no folder '{path}' with a folder for each class", code="missing-data")
+    paths = {path, *(os.path.join(parent, name) for name in SPLITS if split in SPLITS)}
+    names = {name for item in paths if os.path.isdir(item) for name in _folders(item)}
+    if not _folders(path):
+        raise UserError(
+            f"'{path}' has no folders; expected one folder of images for each class",
+            code="missing-data",
+        )
+    return tuple(sorted(names))
+
+
+def read_folder(path: str, names: Sequence[str]) -> Labelled:
+    """Read images whose folders are their classes.
+
+    Raises:
+        UserError: a class without images, or subfolders that look like splits.
+    """
+    splits = sorted(set(names) & set(SPLITS))
+    if splits:
+        raise UserError(
+            f"'{path}' is one level too high: it holds {', '.join(splits)}; take one of them",
+            code="bad-value",
+        )
+    records = [
+        _record(file, os.path.relpath(file, path), [label])
+        for label, name in enumerate(names)
+        if os.path.isdir(os.path.join(path, name))
+        for file in list_images(os.path.join(path, name))
+    ]
+    return Labelled(records, tuple(names))
+
+
+def _folders(path: str) -> list[str]:
+    return [
+        item.name for item in os.scandir(path) if item.is_dir() and not item.name.startswith(".")
+    ]
+
+
+READERS: dict[str, Reader] = {
+    "voc2007": read_voc2007,
+    "cub200": read_cub200,
+    "flowers102": read_flowers102,
+    "cars": read_cars,
+    "aircraft": read_aircraft,
+    "indoor67": read_indoor67,
+    "pets": read_pets,
+    "dtd": read_dtd,
+    "scenes_objects": read_object_crops,
+}
+"""By the key of datasets.yaml."""
 
 
 def _parts(split: str) -> tuple[str, ...]:
@@ -193,12 +259,8 @@ def _join(parts: Sequence[tuple[Sequence, Sequence]], names: Sequence[str]) -> L
 
 
 def _record(path: str, image_id: Any, classes: list[int], difficult: Sequence[int] = ()) -> dict:
-    return {
-        "file_name": path,
-        "image_id": image_id,
-        "classes": classes,
-        "difficult": list(difficult),
-    }
+    labels = {"classes": classes, "difficult": list(difficult)}
+    return {"file_name": path, "image_id": image_id} | labels
 
 
 def _table(path: str) -> dict[str, str]:
@@ -216,7 +278,8 @@ def _lines(path: str, num_words: int | None) -> Iterator[tuple[int, list[str]]]:
             words = line.split()
             if num_words is not None and words and len(words) != num_words:
                 raise UserError(
-                    f"'{path}', line {number}: '{line.strip()}', expected {num_words} words"
+                    f"'{path}', line {number}: '{line.strip()}', expected {num_words} words",
+                    code="damaged-annotation",
                 )
             if words:
                 yield number, words

@@ -5,23 +5,26 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mls_d2.core.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 _EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_UNREADABLE = (
-    OSError,
-    UnidentifiedImageError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
 class BrokenImageError(Exception):
@@ -37,7 +40,7 @@ class EncodedImage:
         name: for messages.
         height, width: pixels of the whole image, upright.
         format: Pillow's name of the file's format, such as "JPEG".
-        plain: an RGB JPEG that needs no turning.
+        plain: an RGB JPEG that is upright already.
     """
 
     data: bytes
@@ -70,19 +73,23 @@ class EncodedImage:
                     min_factor=reduction,
                 )
             except ValueError:
-                pass  # Damaged, or only odd: Pillow tells them apart.
+                pass  # Damaged, or only odd: Pillow decides.
         try:
             with Image.open(io.BytesIO(self.data)) as image:
-                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-        except _UNREADABLE as error:
+                image.load()
+                turn = _TURNS.get(_orientation(image))
+                return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
+        except MemoryError:
+            raise
+        except Exception as error:  # Decoders fail on damaged files in any way.
             raise BrokenImageError(f"{self.name}: {error}") from None
 
 
 def read_image(path: str) -> np.ndarray:
     """Read an image file as RGB.
 
-    Greyscale, palette, CMYK, 16-bit and transparent images are converted (transparent ones over
-    white), and EXIF rotation is applied.
+    Greyscale, palette, CMYK, 16-bit, floating-point (in [0, 1], or up to 255 or 65535) and
+    transparent images are converted (transparent ones over white), and EXIF rotation is applied.
 
     Args:
         path: a file in any format that Pillow reads.
@@ -93,7 +100,16 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         BrokenImageError: the file is missing, empty, truncated or no image.
     """
-    return open_image(read_file(path), name=path).decode()
+    return open_image(read_file(path), name=printable(path)).decode()
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Return height and width of an upright image from its header.
+
+    Raises:
+        BrokenImageError: the file is missing, empty or no image.
+    """
+    return _header(path, printable(path))[:2]
 
 
 def read_file(path: str) -> bytes:
@@ -106,33 +122,60 @@ def read_file(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise BrokenImageError(f"{path}: {error.strerror}") from None
+        raise BrokenImageError(f"{printable(path)}: {error.strerror}") from None
 
 
 def open_image(data: bytes, *, name: str = "image") -> EncodedImage:
     """Read the header of an image file's bytes; ``name`` is for messages.
 
     Raises:
-        BrokenImageError: no image, or one too large to be honest.
+        BrokenImageError: no image, or one with more pixels than Pillow accepts.
     """
+    return EncodedImage(data, name, *_header(io.BytesIO(data), name))
+
+
+def printable(path: str) -> str:
+    """Return a path in which bytes that are no UTF-8 are escaped, so that it can be written."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _header(file: Any, name: str) -> tuple[int, int, str, bool]:
+    """Return height, width, format and whether it is a plain JPEG."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        with Image.open(file) as image:
             kind = str(image.format)
-            plain = kind == "JPEG" and image.mode == "RGB" and orientation == 1
-    except _UNREADABLE as error:
+            if kind == "TIFF":
+                image.load()  # Pillow turns a TIFF upright when it is loaded.
+            width, height = image.size
+            orientation = _orientation(image)
+            plain = kind == "JPEG" and image.mode == "RGB" and orientation not in _TURNS
+    except OSError as error:
+        raise BrokenImageError(f"{name}: {error.strerror or error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
         raise BrokenImageError(f"{name}: {error}") from None
-    if orientation in _TURNED:
+    if orientation in _SIDEWAYS:
         width, height = height, width
-    return EncodedImage(data, name, height, width, kind, plain)
+    return height, width, kind, plain
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # Damaged EXIF, in an image that is whole.
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        # Pillow clips 16-bit grey to 255 instead of scaling it.
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        # Pillow clips these to 255 instead of scaling them.
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        largest = values.max()
+        top = 65535.0 if largest > 255 else 255.0
+        if image.mode == "F" and largest <= 1:
+            top = 1.0
         return Image.fromarray(
             (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
         ).convert("RGB")
@@ -144,22 +187,37 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(folder: str) -> list[str]:
-    """Return the paths of all images below ``folder``, sorted, following no hidden folders.
+    """Return the paths of all images below ``folder``, sorted, without hidden files and folders.
+
+    Links to folders are followed. Each folder is listed once, under its own path if that is below
+    ``folder`` as well; so a loop of links ends.
 
     Raises:
         UserError: no such folder, or no image in it.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"no image folder '{folder}'")
+        raise UserError(f"no image folder '{printable(folder)}'", code="missing-data")
     found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+    pending, seen = [folder], set()
+    for top in pending:
+        for parent, folders, files in os.walk(top):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = [os.path.join(parent, name) for name in folders]
+            pending += [path for path in paths if os.path.islink(path)]
+            found += [
+                os.path.join(parent, name)
+                for name in files
+                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            ]
     if not found:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"no images in '{folder}' (looked for {kinds} in all subfolders)")
+        raise UserError(
+            f"no images in '{printable(folder)}' (looked for {kinds} in all subfolders)",
+            code="missing-data",
+        )
     return sorted(found)

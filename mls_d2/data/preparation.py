@@ -1,22 +1,20 @@
-"""Where every dataset comes from, and whether what is there is whole, counted and readable."""
+"""Preparing datasets: their official sources and counts, and checks of what is there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import prepare_cityscapes
 from mls_d2.data.classification import DATASETS
-from mls_d2.data.datasets import check_dataset, datasets_root, image_files
+from mls_d2.data.dataset_files import dataset_table, datasets_root, evenly_spaced, listed
+from mls_d2.data.datasets import check_dataset, image_files
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.scenes import read_marker
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Source:
         splits: the official number of images by the name that Detectron2 has for the split.
         page: the official page.
         archives: what to get there, and where it goes below the datasets' folder.
-        prepare: makes the files of a split that the archives lack; None where they lack none.
+        prepare: makes the files of a split that the archives lack; None if they lack none.
     """
 
     title: str
@@ -38,43 +36,10 @@ class Source:
     prepare: Callable[[str], None] | None = None
 
 
+_PREPARE = {"cityscapes": prepare_cityscapes}
 SOURCES: dict[str, Source] = {
-    "coco": Source(
-        title="COCO 2017",
-        splits={"coco_2017_train": 118_287, "coco_2017_val": 5_000},
-        page="https://cocodataset.org/#download",
-        archives="train2017.zip, val2017.zip and annotations_trainval2017.zip, all unpacked into "
-        "coco/",
-    ),
-    "coco-unlabeled": Source(
-        title="COCO 2017, unlabelled images (to pretrain on more than train2017)",
-        splits={"coco_2017_unlabeled": 123_403},
-        page="https://cocodataset.org/#download",
-        archives="unlabeled2017.zip, unpacked into coco/",
-    ),
-    "voc": Source(
-        title="PASCAL VOC 2007 and 2012",
-        splits={
-            "voc_2007_trainval": 5_011,
-            "voc_2007_test": 4_952,
-            "voc_2012_trainval": 11_540,
-        },
-        page="http://host.robots.ox.ac.uk/pascal/VOC/",
-        archives="VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and "
-        "VOCtrainval_11-May-2012.tar, whose folders VOCdevkit/VOC2007 and VOCdevkit/VOC2012 become "
-        "VOC2007/ and VOC2012/",
-    ),
-    "cityscapes": Source(
-        title="Cityscapes",
-        splits={
-            "cityscapes_fine_sem_seg_train": 2_975,
-            "cityscapes_fine_sem_seg_val": 500,
-        },
-        page="https://www.cityscapes-dataset.com/downloads/ (needs an account)",
-        archives="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, both unpacked into "
-        "cityscapes/",
-        prepare=prepare_cityscapes,
-    ),
+    key: Source(**fields, prepare=_PREPARE.get(key))
+    for key, fields in dataset_table("detection").items()
 } | {
     key: Source(
         title=data.title,
@@ -90,25 +55,24 @@ SOURCES: dict[str, Source] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one dataset.
+    """The state of one dataset.
 
     Attributes:
-        facts: one line for each split that is in order.
-        problems: one message for each that is not; they name the files.
+        facts: one line for each split that is ready.
+        problems: messages about the others; they name the files.
     """
 
     facts: tuple[str, ...]
     problems: tuple[str, ...]
 
 
-def inspect(source: Source, *, sample: int) -> Finding:
-    """Check the layout and counts of all splits, read a sample, and make derived files.
-
-    Generated scenes have other counts than the dataset that they stand for.
+def inspect(source: Source, *, sample: int, subset: bool = False) -> Finding:
+    """Check files, annotations and counts of all splits, decode images, and make derived files.
 
     Args:
-        source: what to look at, below ``DETECTRON2_DATASETS``.
+        source: the dataset, below ``DETECTRON2_DATASETS``.
         sample: number of images to decode in each split, evenly spaced.
+        subset: whether a split may have fewer images than the official one.
     """
     marker = read_marker(datasets_root())
     synthetic = bool(marker and marker.get("synthetic"))
@@ -119,15 +83,39 @@ def inspect(source: Source, *, sample: int) -> Finding:
             if source.prepare:
                 source.prepare(name)
             files = image_files(name)
-            _check_count(name, len(files), count, synthetic=synthetic)
-            _read_sample(name, files, sample)
         except UserError as error:
             problems.append(str(error))
             continue
-        read = min(sample, len(files))
-        scenes = ", generated scenes" if synthetic else ""
-        facts.append(f"{name}: {len(files)} images{scenes}; {read} of them read")
-    return Finding(tuple(facts), tuple(problems))
+        # Generated scenes have other counts than the dataset that they stand for.
+        counted = synthetic or len(files) == count or (subset and len(files) < count)
+        broken, number = _decode(name, files, sample)
+        if not counted:
+            problems.append(
+                f"dataset '{name}' lists {len(files)} images, the official one has {count}: "
+                "results would not be comparable with published ones; if it is a subset on "
+                "purpose, use --subset"
+            )
+        if broken:
+            problems.append(
+                f"dataset '{name}': {len(broken)} of {number} sampled images cannot be read; "
+                f"unpack the archive again:{listed(broken)}"
+            )
+        if counted and not broken:
+            kind = ", generated scenes" if synthetic else f" of {count}" * (len(files) != count)
+            facts.append(f"{name}: {len(files)} images{kind}; {number} of them read")
+    # Splits that share files share their faults.
+    return Finding(tuple(facts), tuple(dict.fromkeys(problems)))
+
+
+def _decode(name: str, files: list[str], sample: int) -> tuple[list[str], int]:
+    """Return the faults of a sample of the images, and its size."""
+    broken, picked = [], evenly_spaced(files, sample)
+    for path in tqdm(picked, desc=name, leave=False):
+        try:
+            read_image(path)
+        except BrokenImageError as error:
+            broken.append(str(error))
+    return broken, len(picked)
 
 
 def where_to_get(source: Source) -> str:
@@ -135,40 +123,29 @@ def where_to_get(source: Source) -> str:
     return f"{source.title}: {source.page}\n  {source.archives} (in {datasets_root()})"
 
 
-def _check_count(name: str, found: int, expected: int, *, synthetic: bool) -> None:
-    if found != expected and not synthetic:
+def check_root() -> None:
+    """Make sure that the datasets' folder exists, and is not a level too high or too low.
+
+    Raises:
+        UserError: names the folder, and what to set instead.
+    """
+    root = os.path.abspath(datasets_root())
+    origin = "DETECTRON2_DATASETS" if os.getenv("DETECTRON2_DATASETS") else "the default"
+    if not os.path.isdir(root):
         raise UserError(
-            f"dataset '{name}' lists {found} images, the official one has {expected}: results "
-            "would not be comparable with published ones"
+            f"no folder '{root}' ({origin}); make it, unpack the datasets into it as in "
+            "docs/datasets.md, and set DETECTRON2_DATASETS to it",
+            code="missing-data",
         )
-
-
-def _read_sample(name: str, files: list[str], number: int) -> None:
-    picked = np.unique(np.linspace(0, len(files) - 1, min(number, len(files))).round().astype(int))
-    broken = list(_broken(tqdm([files[index] for index in picked], desc=name, leave=False)))
-    if broken:
-        shown = "\n  ".join(broken[:_SHOWN]) + ("\n  …" if len(broken) > _SHOWN else "")
+    folders = {"coco", "VOC2007", "VOC2012", "cityscapes"}
+    if folders & set(os.listdir(root)):
+        return
+    below = [item.path for item in os.scandir(root) if item.is_dir()]
+    nested = [path for path in below if folders & set(os.listdir(path))]
+    better = os.path.dirname(root) if os.path.basename(root) in folders else "".join(nested[:1])
+    if better:
         raise UserError(
-            f"dataset '{name}': {len(broken)} of {len(picked)} sampled images cannot be read; "
-            f"unpack the archive again:\n  {shown}"
+            f"'{root}' ({origin}) is one level too {'high' if nested else 'low'}; set "
+            f"DETECTRON2_DATASETS={better}",
+            code="bad-value",
         )
-
-
-def _broken(paths: Iterable[str]) -> Iterable[str]:
-    for path in paths:
-        try:
-            read_image(path)
-        except BrokenImageError as error:
-            yield str(error)
-
-
-def roots_problem() -> str:
-    """Say what is wrong with the datasets' folder itself; empty where nothing is."""
-    root = datasets_root()
-    if os.path.isdir(root):
-        return ""
-    told = "DETECTRON2_DATASETS" if os.getenv("DETECTRON2_DATASETS") else "the default"
-    return (
-        f"no folder '{root}' ({told}); make it, unpack the datasets into it as docs/datasets.md "
-        "says, and set DETECTRON2_DATASETS to it"
-    )

@@ -1,26 +1,79 @@
-"""A picture of what a model finds, beside what is there."""
+"""Pictures of what a model predicts: over one image, and as grids of test images with the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
+from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write
 from mls_d2.data.cityscapes import IGNORED
-from mls_d2.data.segmentation import read_labels
+from mls_d2.data.dataset_files import evenly_spaced
+from mls_d2.data.detection import DetectionMapper
+from mls_d2.data.images import read_image
+from mls_d2.data.segmentation_mapper import read_labels
 
-# Height of the title above each row of a grid.
-_TITLE_PX = 24
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+"""From a record to the model's input."""
+
+_OPACITY = 0.6
+_MIN_HEIGHT = 480
+_TITLE_PX = 24  # above each row of a grid
+_COLUMNS = 6
+_LINE = 26  # letters below an image
+
+
+def draw_output(
+    image: np.ndarray, output: Mapping[str, Any], metadata: Metadata, *, min_score: float
+) -> np.ndarray:
+    """Draw what a Detectron2 model returned for one image.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        output: with ``instances``, in pixels of ``image``, or ``sem_seg``, ``(K, H, W)`` scores.
+        metadata: of the dataset that names the classes.
+        min_score: instances below it are not drawn, in [0, 1].
+
+    Returns:
+        ``(H', W', 3)`` uint8, RGB: at least 480 pixels high for instances, so that their names are
+        readable; of the image's size for ``sem_seg``.
+
+    Raises:
+        UserError: the model returned neither.
+    """
+    if "instances" in output:
+        return _draw_instances(
+            image, output, metadata, max(1.0, _MIN_HEIGHT / image.shape[0]), min_score
+        )
+    if "sem_seg" in output:
+        labels = output["sem_seg"].argmax(0).cpu().numpy()
+        return overlay(image, labels, _palette(metadata, len(output["sem_seg"])))
+    raise UserError(
+        f"this model returns {', '.join(output) or 'nothing'}; instances and sem_seg can be drawn",
+        code="bad-value",
+    )
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Lay each pixel's class over an image as a colour.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        labels: ``(H, W)`` integer in [0, K).
+        palette: ``(K, 3)``, RGB in [0, 255].
+    """
+    return (image * (1 - _OPACITY) + palette[labels] * _OPACITY).round().astype(np.uint8)
 
 
 def write_detections(
@@ -45,31 +98,25 @@ def write_detections(
         min_score: detections below it are not drawn, in [0, 1].
         height: of each image in the picture, in pixels.
     """
-    name = cfg.DATASETS.TEST[0]
-    metadata = MetadataCatalog.get(name)
-    mapper = DatasetMapper(cfg, is_train=False)
-    records = spread(_rich(DatasetCatalog.get(name)), num_images)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    mapper = DetectionMapper(cfg, is_train=False)
+    records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    rich = [record for record in records if len(record.get("annotations", ())) >= 2] or records
     columns = []
-    for record in records:
-        image = read_image(record["file_name"], "RGB")
+    for record in evenly_spaced(rich, num_images):
+        image = read_image(record["file_name"])
         scale = height / image.shape[0]
-        found = _run(model, mapper(dict(record)))["instances"].to("cpu")
-        found = found[found.scores >= min_score]
+        output = _run(model, [mapper(dict(record))])[0]
         truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
-        drawn = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
-        columns.append(
-            (
-                truth.draw_dataset_dict(record).get_image(),
-                drawn.draw_instance_predictions(found).get_image(),
-            )
-        )
+        found = _draw_instances(image, output, metadata, scale, min_score)
+        columns.append((truth.draw_dataset_dict(record).get_image(), found))
     write_grid(path, columns, ("ground truth", "detections"))
 
 
 def write_segmentations(
     path: str,
     model: nn.Module,
-    mapper: Callable[[dict[str, Any]], Any],
+    mapper: Mapper,
     records: Sequence[dict[str, Any]],
     colors: np.ndarray,
     *,
@@ -81,42 +128,81 @@ def write_segmentations(
     Args:
         path: the file to write.
         model: a Detectron2 model for semantic segmentation.
-        mapper: makes the model's input of a record.
+        mapper: of the model.
         records: of a dataset, with ``file_name`` and ``sem_seg_file_name``.
-        colors: ``(K, 3)`` uint8, RGB by class; what has none is black.
+        colors: ``(K, 3)`` uint8, RGB by class; other labels are black.
         num_images: columns; they are spread evenly over the dataset.
         height: of each image in the picture, in pixels.
     """
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colors)] = colors
     columns = []
-    for record in spread(records, num_images):
+    for record in evenly_spaced(records, num_images):
         labels = read_labels(record["sem_seg_file_name"], len(colors), IGNORED)
-        predicted = _run(model, mapper(record))["sem_seg"].argmax(0).cpu().numpy()
-        images = (read_image(record["file_name"], "RGB"), palette[labels], palette[predicted])
+        predicted = _run(model, [mapper(record)])[0]["sem_seg"].argmax(0).cpu().numpy()
+        images = (read_image(record["file_name"]), palette[labels], palette[predicted])
         size = (round(labels.shape[1] * height / labels.shape[0]), height)
         columns.append([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
     write_grid(path, columns, ("image", "ground truth", "prediction"))
 
 
-def _rich(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    return [record for record in records if len(record.get("annotations", ())) >= 2] or records
+def write_classifications(
+    path: str,
+    model: nn.Module,
+    records: Sequence[dict[str, Any]],
+    mapper: Mapper,
+    names: Sequence[str],
+    colours: str,
+    *,
+    num_images: int = 12,
+) -> None:
+    """Write a PNG of some test images, as the model gets them, with their classes.
+
+    Below each are its classes, and as many of the model's best classes, green if all of them are
+    right and red otherwise. The images are spread evenly over the dataset.
+
+    Args:
+        path: the file to write.
+        model: an :class:`mls_d2.modeling.classifier.ImageClassifier`.
+        records: of the test images.
+        mapper: of the model.
+        names: of the classes.
+        colours: of the input, ``"RGB"`` or ``"BGR"``.
+        num_images: at most.
+    """
+    mapped = [mapper(record) for record in evenly_spaced(records, num_images)]
+    inputs = [item for item in mapped if item is not None]
+    rows = -(-len(inputs) // _COLUMNS)
+    figure = Figure(figsize=(2 * _COLUMNS, 2.8 * rows), dpi=100)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, item, output in zip(axes, inputs, _run(model, inputs), strict=False):
+        image = item["image"] if colours == "RGB" else item["image"].flip(0)
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        truth, found = compare(output["scores"].cpu(), item["classes"], item["difficult"])
+        right = set(found) <= {*item["classes"], *item["difficult"]}
+        for line, classes, place, colour in (
+            ("is", truth, -0.03, "black"),
+            ("found", found, -0.21, "green" if right else "firebrick"),
+        ):
+            text = f"{line}: " + (", ".join(names[index] for index in classes) or "none of them")
+            wrapped = "\n".join(textwrap.wrap(text, _LINE, max_lines=2, placeholder=" …"))
+            axis.text(0, place, wrapped, color=colour, fontsize=8, va="top",
+                      transform=axis.transAxes)  # fmt: skip
+    figure.subplots_adjust(0.01, 0.29 / rows, 0.99, 0.99, wspace=0.08, hspace=0.42)
+    _save(figure, path)
 
 
-def spread(records: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Return up to ``number`` records, spread evenly."""
-    positions = np.linspace(0, len(records) - 1, num=min(number, len(records))).round().astype(int)
-    return [records[position] for position in positions]
+def compare(
+    scores: torch.Tensor, classes: Sequence[int], difficult: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the classes that an image shows, and as many with the highest scores ``(C,)``.
 
-
-def _run(model: nn.Module, item: dict[str, Any]) -> dict[str, Any]:
-    """Return what a model makes of one mapped image in evaluation mode."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        output = model([item])[0]
-    model.train(training)
-    return output
+    For an image that shows nothing else, these are its difficult ones.
+    """
+    truth = sorted(classes) or sorted(difficult)
+    return truth, sorted(scores.topk(max(len(truth), 1)).indices.tolist())
 
 
 def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> None:
@@ -141,5 +227,36 @@ def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Seque
         axes[row, 0].set_title(title, loc="left", fontsize=10)
     top = 1 - _TITLE_PX / (len(titles) * row_height)
     figure.subplots_adjust(0.005, 0, 0.995, top, wspace=0.01, hspace=_TITLE_PX / height)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+def _run(model: nn.Module, inputs: list[Any]) -> list[dict[str, Any]]:
+    """Return the model's outputs in evaluation mode."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = model(inputs)
+    model.train(training)
+    return outputs
+
+
+def _draw_instances(
+    image: np.ndarray, output: Mapping[str, Any], metadata: Metadata, scale: float, score: float
+) -> np.ndarray:
+    found = output["instances"].to("cpu")
+    found = found[found.scores >= score]
+    drawn = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
+    return np.ascontiguousarray(drawn.draw_instance_predictions(found).get_image())
+
+
+def _palette(metadata: Metadata, num_classes: int) -> np.ndarray:
+    colors = metadata.get("stuff_colors")
+    if colors is not None and len(colors) >= num_classes:
+        return np.asarray(colors[:num_classes])
+    spread = colormap(rgb=True)
+    return spread[np.arange(num_classes) % len(spread)]

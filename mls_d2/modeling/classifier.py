@@ -12,20 +12,24 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
+from mls_d2.core.errors import UserError
+
 TRAINED_HEADS = ("linear", "bn_linear")
 FITTED_HEADS = ("svm", "knn")
 
 
 class ImageClassifier(nn.Module):
-    """A backbone, the global average pool of its feature, and a head that scores the classes.
+    """A backbone, an average pool of its feature, and a head that scores the classes.
 
-    A frozen backbone gets no gradients and stays in evaluation mode, whatever mode the classifier
-    is put into, so that neither its weights nor its running statistics move.
+    A frozen backbone gets no gradients and is always in evaluation mode: neither its weights nor
+    its running statistics change.
 
     Args:
         backbone: a Detectron2 backbone.
         head: from ``(N, d)`` features to ``(N, C)`` scores.
         feature: name of the backbone's output that is pooled.
+        pool_size: side of the window of the average pool, whose means (stride 1) are concatenated;
+            0 for the mean over all positions.
         num_classes: C.
         multi_label: train with the binary cross entropy of each class instead of the cross entropy.
         freeze_backbone: train the head alone.
@@ -43,6 +47,7 @@ class ImageClassifier(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         feature: str,
+        pool_size: int = 0,
         num_classes: int,
         multi_label: bool,
         freeze_backbone: bool,
@@ -51,7 +56,7 @@ class ImageClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.feature, self.num_classes = feature, num_classes
+        self.feature, self.pool_size, self.num_classes = feature, pool_size, num_classes
         self.multi_label, self.freeze_backbone = multi_label, freeze_backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -65,11 +70,14 @@ class ImageClassifier(nn.Module):
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         feature = cfg.MODEL.RESNETS.OUT_FEATURES[-1]
         node = cfg.MODEL.CLASSIFIER
-        width = backbone.output_shape()[feature].channels
+        shape = backbone.output_shape()[feature]
+        cells = pooled_cells(-(-cfg.CLASSIFICATION.CROP_SIZE // shape.stride), node.POOL_SIZE)
+        width = shape.channels * cells
         return {
             "backbone": backbone,
             "head": build_head(node.HEAD, width, node.NUM_CLASSES),
             "feature": feature,
+            "pool_size": node.POOL_SIZE,
             "num_classes": node.NUM_CLASSES,
             "multi_label": node.MULTI_LABEL,
             "freeze_backbone": node.FREEZE_BACKBONE,
@@ -83,7 +91,7 @@ class ImageClassifier(nn.Module):
         return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Set the mode of all parts but a frozen backbone."""
+        """Set the mode of all parts except a frozen backbone."""
         super().train(mode)
         if self.freeze_backbone:
             self.backbone.eval()
@@ -97,7 +105,10 @@ class ImageClassifier(nn.Module):
         images = torch.stack([item["image"] for item in inputs]).to(self.device)
         normalized = (images.float() - self.pixel_mean) / self.pixel_std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
-            return self.backbone(normalized)[self.feature].mean(dim=(2, 3))
+            maps = self.backbone(normalized)[self.feature]
+            if self.pool_size:
+                return F.avg_pool2d(maps, self.pool_size, stride=1).flatten(1)
+            return maps.mean(dim=(2, 3))
 
     def forward(self, inputs: list[dict[str, Any]]) -> Any:
         """Return ``{"loss_cls": …}`` in training mode, else ``[{"scores": (C,)}, …]``.
@@ -127,13 +138,28 @@ def targets_of(
     return targets
 
 
+def pooled_cells(side: int, pool_size: int) -> int:
+    """Return the number of means per channel of a map of ``side`` x ``side`` positions.
+
+    Raises:
+        UserError: a window larger than the map.
+    """
+    if not 0 <= pool_size <= side:
+        raise UserError(
+            f"MODEL.CLASSIFIER.POOL_SIZE is {pool_size}, expected 0 to {side}, the side of the "
+            "backbone's map; 0 takes the mean over all of it",
+            code="bad-value",
+        )
+    return (side - pool_size + 1) ** 2 if pool_size else 1
+
+
 def build_head(name: str, width: int, num_classes: int) -> nn.Module:
     """Return a head on features of ``width`` channels.
 
     Args:
-        name: ``"linear"``; ``"bn_linear"``, after a BatchNorm without weights, which makes a
-            learning rate fit to features of any scale (He et al., arXiv 2111.06377, appendix A.1);
-            or a head that is still to be fitted, which passes features on until it is.
+        name: ``"linear"``; ``"bn_linear"``, after a BatchNorm without weights, so that one learning
+            rate fits features of any scale (He et al., arXiv 2111.06377, appendix A.1); or a head
+            that is fitted later, which until then is the identity.
         width: d.
         num_classes: C.
     """

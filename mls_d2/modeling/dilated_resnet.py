@@ -1,4 +1,4 @@
-"""Detectron2's ResNet with dilation in place of late strides, whose maps stay large."""
+"""Detectron2's ResNet with dilation instead of late strides."""
 
 from __future__ import annotations
 
@@ -35,10 +35,14 @@ def build_dilated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNe
     """
     node = cfg.MODEL.RESNETS
     if node.DEPTH not in _BLOCKS:
-        raise UserError(f"MODEL.RESNETS.DEPTH is {node.DEPTH}, expected one of {list(_BLOCKS)}")
+        raise UserError(
+            f"MODEL.RESNETS.DEPTH is {node.DEPTH}, expected one of {list(_BLOCKS)}",
+            code="bad-value",
+        )
     if node.OUTPUT_STRIDE not in _STAGES:
         raise UserError(
-            f"MODEL.RESNETS.OUTPUT_STRIDE is {node.OUTPUT_STRIDE}, expected one of {list(_STAGES)}"
+            f"MODEL.RESNETS.OUTPUT_STRIDE is {node.OUTPUT_STRIDE}, expected one of {list(_STAGES)}",
+            code="bad-value",
         )
     stem = BasicStem(input_shape.channels, node.STEM_OUT_CHANNELS, norm=node.NORM)
     stages = []

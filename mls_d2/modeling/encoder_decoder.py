@@ -1,4 +1,4 @@
-"""The segmentation network: a backbone, a head, and an auxiliary head that only helps training."""
+"""The segmentation network: a backbone, a head, and an auxiliary head used in training alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.modeling.segmentation_heads import FCNHead, PSAHead, PSPHead
-from mls_d2.modeling.sliding_window import slide
 
 
 class EncoderDecoder(nn.Module):
@@ -28,8 +27,8 @@ class EncoderDecoder(nn.Module):
         auxiliary_feature: name of the features that ``auxiliary_head`` reads.
         auxiliary_weight: weight of its loss.
         pixel_mean: of an image's channels, in the units of its pixels.
-        pixel_std: the same.
-        ignore_value: label of pixels that count for nothing.
+        pixel_std: likewise.
+        ignore_value: label of pixels without a class.
         align_corners: of the bilinear upsampling of logits.
         window: (height, width) of the windows into which a test image is cut; zeros for none.
         stride: (vertical, horizontal) distance of the windows.
@@ -103,7 +102,7 @@ class EncoderDecoder(nn.Module):
         Args:
             batched_inputs: with ``image`` ``(3, h, w)`` uint8 each; in training also ``sem_seg``
                 ``(H, W)`` uint8 of one size for all, H >= h and W >= w, whose first pixel is that
-                of the image; else possibly ``height`` and ``width`` of the output.
+                of the image; in inference optionally ``height`` and ``width`` of the output.
 
         Returns:
             ``{"loss_sem_seg": …, "loss_auxiliary": …}``, or for each image
@@ -113,7 +112,7 @@ class EncoderDecoder(nn.Module):
             return [{"sem_seg": self._infer(item)} for item in batched_inputs]
         labels = torch.stack([item["sem_seg"] for item in batched_inputs])
         labels = labels.to(self.pixel_mean.device, torch.long)
-        # Padded after the normalisation: what is around an image has the mean colour.
+        # Padded after the normalisation, with the mean colour.
         images = [_pad(self._normalise(item["image"]), labels.shape[1:]) for item in batched_inputs]
         features = self.backbone(torch.stack(images))
         main, auxiliary = self._features
@@ -155,8 +154,8 @@ class EncoderDecoder(nn.Module):
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
     """Return the sum of the labelled pixels' cross entropies over the number of all pixels.
 
-    That is the mean of mmsegmentation's recipes, by which published numbers were made; images with
-    few labelled pixels weigh less, and a batch without any gives 0.
+    This is the mean of mmsegmentation's recipes, which gave the published numbers; images with few
+    labelled pixels weigh less, and a batch without any gives 0.
 
     Args:
         logits: ``(N, K, H, W)``.
@@ -167,6 +166,50 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, ignore_value: int) -> Te
     return total / labels.numel()
 
 
+def slide(
+    predict: Callable[[Tensor], Tensor],
+    image: Tensor,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+) -> Tensor:
+    """Average the logits of all windows that cover a pixel.
+
+    The last window of a row or column ends at the image's border, so it may overlap more.
+
+    Args:
+        predict: maps ``(1, C, h, w)`` to logits ``(1, K, h, w)``.
+        image: ``(1, C, H, W)``.
+        window: (height, width) of a window; limited to the image.
+        stride: (vertical, horizontal) distance of windows, at most the window's size.
+
+    Returns:
+        ``(1, K, H, W)``.
+    """
+    height, width = image.shape[2:]
+    total: Tensor | None = None
+    count = image.new_zeros(height, width)
+    for top in window_starts(height, window[0], stride[0]):
+        for left in window_starts(width, window[1], stride[1]):
+            rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
+            logits = predict(image[..., rows, columns])
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[..., rows, columns] += logits
+            count[rows, columns] += 1
+    assert total is not None
+    return total / count
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Return the first positions of windows along one side of an image."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+HEADS = ("PSPHead", "PSAHead")
+"""Values of ``MODEL.SEM_SEG_HEAD.NAME``."""
+
+
 def build_head(cfg: CfgNode, in_channels: int) -> nn.Module:
     """Return the head that ``cfg.MODEL.SEM_SEG_HEAD.NAME`` names.
 
@@ -174,49 +217,26 @@ def build_head(cfg: CfgNode, in_channels: int) -> nn.Module:
         UserError: an unknown name.
     """
     node = cfg.MODEL.SEM_SEG_HEAD
-    if node.NAME not in HEADS:
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NAME '{node.NAME}' is unknown; {nearest(node.NAME, HEADS)}"
+    shared = {"channels": node.CONVS_DIM, "norm": node.NORM, "dropout": node.DROPOUT}
+    if node.NAME == "PSPHead":
+        scales, corners = node.POOL_SCALES, node.ALIGN_CORNERS
+        return PSPHead(
+            in_channels, node.NUM_CLASSES, pool_scales=scales, align_corners=corners, **shared
         )
-    return HEADS[node.NAME](cfg, in_channels)
-
-
-def _build_psp(cfg: CfgNode, in_channels: int) -> nn.Module:
-    node = cfg.MODEL.SEM_SEG_HEAD
-    return PSPHead(
-        in_channels,
-        node.NUM_CLASSES,
-        channels=node.CONVS_DIM,
-        pool_scales=node.POOL_SCALES,
-        norm=node.NORM,
-        dropout=node.DROPOUT,
-        align_corners=node.ALIGN_CORNERS,
+    if node.NAME == "PSAHead":
+        size = tuple(node.PSA_MASK_SIZE)
+        return PSAHead(in_channels, node.NUM_CLASSES, mask_size=size, **shared)
+    raise UserError(
+        f"MODEL.SEM_SEG_HEAD.NAME '{node.NAME}' is unknown; {nearest(node.NAME, HEADS)}",
+        code="unknown-name",
     )
-
-
-def _build_psa(cfg: CfgNode, in_channels: int) -> nn.Module:
-    node = cfg.MODEL.SEM_SEG_HEAD
-    return PSAHead(
-        in_channels,
-        node.NUM_CLASSES,
-        channels=node.CONVS_DIM,
-        mask_size=tuple(node.PSA_MASK_SIZE),
-        norm=node.NORM,
-        dropout=node.DROPOUT,
-    )
-
-
-HEADS: dict[str, Callable[[CfgNode, int], nn.Module]] = {
-    "PSPHead": _build_psp,
-    "PSAHead": _build_psa,
-}
-"""By ``MODEL.SEM_SEG_HEAD.NAME``."""
 
 
 def _one_of(names: Sequence[str], key: str, shapes: dict[str, ShapeSpec]) -> str:
     if len(names) != 1 or names[0] not in shapes:
         raise UserError(
-            f"{key} is {list(names)}, expected one of MODEL.RESNETS.OUT_FEATURES {list(shapes)}"
+            f"{key} is {list(names)}, expected one of MODEL.RESNETS.OUT_FEATURES {list(shapes)}",
+            code="bad-value",
         )
     return names[0]
 

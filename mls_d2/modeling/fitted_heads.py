@@ -1,11 +1,25 @@
-"""Heads of a classifier that are fitted to features instead of trained by gradients."""
+"""Heads of a classifier that are fitted to features: nearest neighbors and linear SVMs."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mls_d2.modeling.nearest_neighbors import knn_scores
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 3
+POSITIVE_WEIGHT = 2.0
 
 
 class UnitLinear(nn.Module):
@@ -29,13 +43,13 @@ class UnitLinear(nn.Module):
         return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
 
 
-class NearestNeighbours(nn.Module):
+class NearestNeighbors(nn.Module):
     """The weighted vote of the nearest training features; see :func:`knn_scores`.
 
     Args:
         features: ``(M, d)``, of the training images.
         targets: ``(M, C)`` bool, the classes that they show.
-        k: neighbours, at most M.
+        k: neighbors, at most M.
         temperature: of the weights.
     """
 
@@ -52,3 +66,109 @@ class NearestNeighbours(nn.Module):
         """Return the scores ``(N, C)`` in [0, 1] of features ``(N, d)``."""
         queries = F.normalize(features, dim=1)
         return knn_scores(queries, self.known, self.targets, k=self.k, temperature=self.temperature)
+
+
+def knn_scores(
+    queries: Tensor, features: Tensor, targets: Tensor, *, k: int, temperature: float
+) -> Tensor:
+    """Return the weighted share of the k nearest neighbors of each query that show each category.
+
+    Args:
+        queries: ``(M, d)``, L2-normalised.
+        features: ``(N, d)``, L2-normalised, k <= N.
+        targets: ``(N, C)`` bool: the categories of each feature's image.
+        k: number of neighbors.
+        temperature: a neighbor of cosine s has the weight exp(s / temperature).
+
+    Returns:
+        ``(M, C)`` in [0, 1]: the shares.
+
+    Source: Wu et al., arXiv 1805.01978, section 3.4, for several labels per image.
+    """
+    cosines, nearest = (queries @ features.T).topk(k, dim=1)
+    weights = torch.softmax(cosines / temperature, dim=1)
+    return torch.einsum("mk,mkc->mc", weights, targets[nearest].to(weights.dtype))
+
+
+def fit_linear_svms(
+    features: np.ndarray, targets: np.ndarray, costs: Sequence[float], *, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a linear SVM for each class, each with its own C.
+
+    Args:
+        features: ``(N, d)`` float, L2-normalised.
+        targets: ``(N, C)`` bool: the classes of each image.
+        costs: values of C to choose from, see :func:`choose_cost`.
+        names: of the classes, for the log.
+
+    Returns:
+        Weights ``(C, d)`` and biases ``(C,)``, float64. A class of no image, or of every
+        image, has weights of 0.
+
+    Source: the VOC07 protocol of Goyal et al., arXiv 1905.01235, with the SVM of DenseCL's and
+    ORL's tools: squared hinge, positives of weight 2, at most 2,000 iterations, the C with the best
+    average precision over three folds.
+    """
+    weights = np.zeros((targets.shape[1], features.shape[1]))
+    biases = np.zeros(targets.shape[1])
+    for index, name in enumerate(names):
+        labels = np.where(targets[:, index], 1, -1)
+        if abs(labels.sum()) == len(labels):
+            logger.info("SVM %d of %d, %s: all images have one label", index + 1, len(names), name)
+            continue
+        cost = choose_cost(features, labels, costs)
+        machine = _machine(cost)
+        with _no_convergence_warning():
+            machine.fit(features, labels)
+        weights[index], biases[index] = machine.coef_[0], machine.intercept_[0]
+        logger.info("SVM %d of %d, %s: C = %g", index + 1, len(names), name, cost)
+    return weights, biases
+
+
+def choose_cost(features: np.ndarray, labels: np.ndarray, costs: Sequence[float]) -> float:
+    """Return the C with the best mean average precision over three folds, the first of equals.
+
+    Args:
+        features: ``(N, d)`` float.
+        labels: ``(N,)``, 1 or -1, both of them present.
+        costs: the values to choose from. The first is returned if a fold would lack the rarer
+            label.
+    """
+    if len(costs) == 1 or min((labels == 1).sum(), (labels == -1).sum()) < FOLDS:
+        return costs[0]
+    from sklearn.model_selection import cross_val_score
+
+    with _no_convergence_warning():
+        precision = [
+            cross_val_score(
+                _machine(cost), features, labels, cv=FOLDS, scoring="average_precision"
+            ).mean()
+            for cost in costs
+        ]
+    return costs[int(np.argmax(precision))]
+
+
+def _machine(cost: float) -> LinearSVC:
+    # Other runs are spared the seconds that scikit-learn takes to import.
+    from sklearn.svm import LinearSVC
+
+    return LinearSVC(
+        C=cost,
+        loss="squared_hinge",
+        penalty="l2",
+        dual=True,
+        class_weight={1: POSITIVE_WEIGHT, -1: 1.0},
+        tol=1e-4,
+        max_iter=2000,
+        random_state=0,
+    )
+
+
+@contextlib.contextmanager
+def _no_convergence_warning() -> Iterator[None]:
+    """Hide the warning that the protocol's iterations are used up, as they are for a large C."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield

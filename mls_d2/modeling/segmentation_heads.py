@@ -1,12 +1,16 @@
 """Segmentation heads: PSPNet's pyramid pooling, PSANet's attention and a plain FCN.
 
-Each maps features ``(N, C, H, W)`` to logits ``(N, K, H, W)``.
+Each maps features ``(N, C, H, W)`` to logits ``(N, K, H, W)``. Legend of masks: N images, H × W
+positions of a map, Mh × Mw offsets of a mask, both odd. Arguments of all heads: ``in_channels`` is
+C, ``num_classes`` K, ``norm`` Detectron2's name of a norm layer, and ``dropout`` the share of
+channels dropped before the classifier, in [0, 1).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -14,20 +18,12 @@ from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mls_d2.modeling.psa_mask import psa_mask
-
 _SHRINK = 2
+MODES = ("collect", "distribute")
 
 
 class FCNHead(nn.Module):
-    """A 3×3 convolution and a classifier: what trains the auxiliary output.
-
-    Args:
-        in_channels: C.
-        num_classes: K.
-        channels: of the convolution.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
+    """A 3×3 convolution and a classifier, for the auxiliary loss.
 
     Source: mmsegmentation's auxiliary head of PSPNet and PSANet.
     """
@@ -45,15 +41,11 @@ class FCNHead(nn.Module):
 
 
 class PSPHead(nn.Module):
-    """PSPNet: averages over grids of several sizes join the features that they come from.
+    """PSPNet: averages over grids of several sizes are concatenated with the features.
 
     Args:
-        in_channels: C.
-        num_classes: K.
         channels: of each pooled branch and of the fused map.
         pool_scales: cells along each side of the grids.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
         align_corners: of the bilinear upsampling of the pooled maps.
 
     Source: Pyramid Scene Parsing Network (CVPR 2017), section 3.2.
@@ -82,7 +74,7 @@ class PSPHead(nn.Module):
         return self.predictor(self.bottleneck(self.pyramid(features)))
 
     def pyramid(self, features: Tensor) -> Tensor:
-        """Return the features and, behind them, each branch: ``(N, C + channels·scales, H, W)``."""
+        """Return the features followed by each branch: ``(N, C + channels·scales, H, W)``."""
         maps = [features]
         for scale, branch in zip(self._scales, self.branches, strict=True):
             pooled = branch(F.adaptive_avg_pool2d(features, scale))
@@ -91,18 +83,14 @@ class PSPHead(nn.Module):
 
 
 class PSAHead(nn.Module):
-    """PSANet: every position gathers from all others, and gives to all others, by learnt masks.
+    """PSANet: every position gathers from all others, and sends to all others, by learnt masks.
 
     The masks are predicted on maps of half the size. The 1×1 convolution behind them has no
     padding, as in the paper's code; mmsegmentation pads it by one and squeezes the result back.
 
     Args:
-        in_channels: C.
-        num_classes: K.
         channels: of both attention branches and of the fused map.
         mask_size: (height, width) of the masks, odd; 2n - 1 reaches all of a map of n positions.
-        norm: Detectron2's name of a norm layer.
-        dropout: share of channels dropped before the classifier, in [0, 1).
 
     Source: PSANet (ECCV 2018), sections 3.2 and 3.3: both directions, over-complete masks.
     """
@@ -137,15 +125,7 @@ class PSAHead(nn.Module):
 
 
 class PSABranch(nn.Module):
-    """One direction of PSANet's attention.
-
-    Args:
-        in_channels: C.
-        channels: of the reduced features.
-        mask_size: (height, width), odd.
-        mode: "collect" or "distribute".
-        norm: Detectron2's name of a norm layer.
-    """
+    """One direction of PSANet's attention, ``mode`` "collect" or "distribute"."""
 
     def __init__(
         self, in_channels: int, channels: int, mask_size: tuple[int, int], mode: str, *, norm: str
@@ -158,7 +138,7 @@ class PSABranch(nn.Module):
         self.mask = Conv2d(channels, mask_size[0] * mask_size[1], kernel_size=1, bias=False)
 
     def forward(self, features: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-        """Return what the branch gives to the positions of the shrunk map.
+        """Return the context of each position of the shrunk map.
 
         Args:
             features: ``(N, C, H, W)``.
@@ -170,7 +150,7 @@ class PSABranch(nn.Module):
         """
         reduced = _resize(self.reduce(features), size, align_corners=align_corners)
         weight, reach = reachable(self.mask.weight, self._mask_size, size)
-        # Without a name of its own here, the mask is freed as soon as it is placed.
+        # Not kept in a variable, the mask is freed as soon as it is placed.
         placed = psa_mask(F.conv2d(self.attention(reduced), weight), self._mode, reach)
         return attend(reduced, placed)
 
@@ -180,12 +160,11 @@ def attend(features: Tensor, placed: Tensor) -> Tensor:
 
     Args:
         features: ``(N, C, H, W)``.
-        placed: ``(N, H·W, H, W)`` logits: of each giving position, in rows, for each receiving one;
-            see :func:`mls_d2.modeling.psa_mask.psa_mask`. What a mask does not reach has the logit
-            0 and takes part.
+        placed: ``(N, H·W, H, W)`` logits of each sending position, in rows, for each receiving one;
+            see :func:`psa_mask`. Positions that a mask does not reach have the logit 0, and count.
 
     Returns:
-        ``(N, C, H, W)``: sums of features, weighted by the softmax over all giving positions.
+        ``(N, C, H, W)``: sums of features, weighted by the softmax over all sending positions.
     """
     logits = placed.flatten(2)
     # "distribute" is a transposed view, of which a softmax over this axis would make a copy.
@@ -196,7 +175,7 @@ def attend(features: Tensor, placed: Tensor) -> Tensor:
 def reachable(
     weight: Tensor, mask_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Leave out the offsets that lead out of the map from everywhere, with their computation.
+    """Drop the offsets that lead out of the map from every position, to save their computation.
 
     Args:
         weight: ``(Mh·Mw, C, 1, 1)``, the convolution that predicts the mask.
@@ -215,13 +194,96 @@ def reachable(
 
 
 def shrunk_size(height: int, width: int) -> tuple[tuple[int, int], bool]:
-    """Return the size of the map on which masks work, and whether its corners are aligned.
+    """Return the size of the map for the masks, and whether its corners are aligned.
 
     A map with both sides odd keeps its outermost positions; others are cut in half.
     """
     if height % 2 and width % 2:
         return ((height - 1) // _SHRINK + 1, (width - 1) // _SHRINK + 1), True
     return (height // _SHRINK, width // _SHRINK), False
+
+
+def psa_mask(mask: Tensor, mode: str, mask_size: tuple[int, int]) -> Tensor:
+    """Move each mask around a position to the positions of the map that its offsets point to.
+
+    Let an offset (i, j) of the position (h, w) mean the target
+    (i + h - (Mh - 1) / 2, j + w - (Mw - 1) / 2). Offsets whose target is outside of the map are
+    dropped, and targets that no offset reaches are 0.
+
+    - *collect*: ``out[target, (h, w)] = mask[(i, j), (h, w)]``: how a position gathers;
+    - *distribute*: ``out[(h, w), target] = mask[(i, j), (h, w)]``: how it sends.
+
+    Args:
+        mask: ``(N, Mh·Mw, H, W)``.
+        mode: "collect" or "distribute".
+        mask_size: (Mh, Mw).
+
+    Returns:
+        ``(N, H·W, H, W)``; for *distribute* a transposed view.
+
+    Raises:
+        ValueError: another mode, an even mask size, or a mask of another number of channels.
+
+    Source: PSANet (ECCV 2018), section 3.2. By slices: memory holds the mask, the result, and
+    in between the masks placed along one axis only.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+    if mask_size[0] % 2 == 0 or mask_size[1] % 2 == 0:
+        raise ValueError(f"both sides of mask_size must be odd, got {tuple(mask_size)}")
+    if mask.ndim != 4 or mask.shape[1] != mask_size[0] * mask_size[1]:
+        raise ValueError(
+            f"expected a mask (N, {mask_size[0]}·{mask_size[1]}, H, W), got {tuple(mask.shape)}"
+        )
+    height, width = mask.shape[2:]
+    rows = _Place.apply(mask.unflatten(1, tuple(mask_size)), 1, 3)  # (N, H, Mw, H, W)
+    del mask  # Freed before more is allocated, unless the caller holds it.
+    collected = _Place.apply(rows, 2, 4).flatten(1, 2)  # (N, H·W, H, W)
+    if mode == "collect":
+        return collected
+    return collected.flatten(2).transpose(1, 2).unflatten(2, (height, width))
+
+
+class _Place(torch.autograd.Function):
+    """Turn offsets along one axis into targets along it: its adjoint copies the slices back."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, offset_dim: int, place_dim: int) -> Tensor:
+        ctx.dims = offset_dim, place_dim
+        ctx.offsets = source.shape[offset_dim]
+        shape = list(source.shape)
+        shape[offset_dim] = source.shape[place_dim]
+        out = source.new_zeros(shape)
+        _copy(source, out, *ctx.dims)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        shape = list(grad.shape)
+        shape[ctx.dims[0]] = ctx.offsets
+        out = grad.new_zeros(shape)
+        _copy(out, grad, *ctx.dims, back=True)
+        return out, None, None
+
+
+def _copy(
+    offsets: Tensor, targets: Tensor, offset_dim: int, place_dim: int, *, back: bool = False
+) -> None:
+    """Copy between offsets and targets, place by place: target = offset + place - half."""
+    count, places = offsets.shape[offset_dim], offsets.shape[place_dim]
+    half = (count - 1) // 2
+    for place in range(places):
+        first = max(0, place - half)  # the first target that an offset reaches
+        length = min(places, place + half + 1) - first
+        at_offset = offsets.select(place_dim, place).narrow(
+            offset_dim, first - place + half, length
+        )
+        at_target = targets.select(place_dim, place).narrow(offset_dim, first, length)
+        if back:
+            at_offset.copy_(at_target)
+        else:
+            at_target.copy_(at_offset)
 
 
 def _resize(maps: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:

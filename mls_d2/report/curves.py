@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +29,48 @@ class Curve:
     values: np.ndarray
 
 
-def read_curves(path: Path, only: str | None = None) -> Mapping[str, Curve]:
-    """Read one ``metrics.json``: one JSON object a line, each with ``"iteration"``.
+Curves = Mapping[str, Curve]
+"""Metric name to curve, of one run."""
+
+
+def read_curves(path: Path, only: str | None = None) -> Curves:
+    """Read one ``metrics.json``, one JSON object per line; empty if it is missing or unusable.
 
     A run that was interrupted leaves a cut line, and one that was resumed may repeat iterations:
-    lines that are not such objects are skipped, and the later value of an iteration counts.
+    lines without an iteration are skipped, and the later value of an iteration counts.
 
     Args:
         path: the file; it may be missing.
         only: the one metric to return; all by default.
-
-    Returns:
-        Metric name to curve; empty if the file does not exist or holds nothing usable.
     """
     if not path.is_file():
         return {}
     points: dict[str, dict[int, float]] = defaultdict(dict)
+    skipped = 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    records = _records(lines)
-    for record in records:
-        if record is None:
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if not isinstance(record.get("iteration"), int):
+            # A run that has not ended may be read while it writes its last line.
+            skipped += number < len(lines)
             continue
-        iteration = record["iteration"]
-        values = record if only is None else {only: record.get(only)}
-        for name, value in values.items():
+        for name in record if only is None else (only,):
+            value = record.get(name)
             if name != "iteration" and isinstance(value, int | float):
-                points[name][iteration] = float(value)
-    # A run that is still going may be caught writing its last line.
-    skipped = records[:-1].count(None)
+                points[name][record["iteration"]] = float(value)
     if skipped:
         logger.warning("%s: skipped %d unreadable lines", path, skipped)
-    return {name: _curve(values) for name, values in points.items()}
+    ordered = {name: sorted(values.items()) for name, values in points.items()}
+    return {
+        name: Curve(*map(np.array, zip(*pairs, strict=True))) for name, pairs in ordered.items()
+    }
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the centred moving average over ``window`` points, fewer at the ends.
+    """Return the centred moving average of ``values``, shape ``(P,)``, over ``window`` points.
 
-    Args:
-        values: shape ``(P,)``; values that are not finite take no part.
-        window: at least 1; an even window is widened by one.
-
-    Returns:
-        Shape ``(P,)``; NaN where no finite value lies in the window.
+    Fewer at the ends; an even window is widened by one. Values that are not finite take no part:
+    the result, shape ``(P,)``, is NaN if no finite value lies in the window.
     """
     kernel = np.ones(window // 2 * 2 + 1)
     half = window // 2
@@ -79,57 +80,54 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def pretraining_folders(
+def pretraining_curves(
     folders: Iterable[Path], results: Iterable[LocatedResult]
-) -> dict[Path, Mapping[str, Curve]]:
-    """Find the pretraining runs that belong to a report, with their curves.
+) -> dict[str, Curves]:
+    """Return the curves of the pretraining runs that belong to a report, in the order of paths.
 
     They are every folder below ``folders`` that has a ``metrics.json`` and no result, and the
     folders of the results' backbone files; only those that logged ``feature_std`` count, which
     every method does and no fine-tuning.
 
     Returns:
-        Folder to its curves, in the order of the paths.
+        Name of the folder, or the whole path if names repeat, to curves. It starts with
+        "synthetic" if a result or the run itself records that it was trained on generated scenes.
     """
     candidates: dict[Path, Path] = {}
-    # First, as links below them have names that say more than the folder that a run wrote to.
+    synthetic: set[Path] = set()
+    # First, as links below them have clearer names than the folder that a run wrote to.
     for folder in folders:
         for path in files_below(folder, METRICS_FILE):
             if not (path.parent / RESULTS_FILE).exists():
                 candidates.setdefault(path.parent.resolve(), path.parent)
+                if _recorded_as_synthetic(path.parent):
+                    synthetic.add(path.parent.resolve())
     for located in results:
-        if not located.result.backbone["sha256"]:
-            continue
-        folder = Path(located.result.backbone["file"]).parent
-        candidates.setdefault(folder.resolve(), folder)
-    found = {folder: read_curves(folder / METRICS_FILE) for folder in sorted(candidates.values())}
-    return {folder: curves for folder, curves in found.items() if "feature_std" in curves}
+        backbone = located.result.backbone
+        folder = Path(backbone.file).parent
+        if backbone.sha256:
+            candidates.setdefault(folder.resolve(), folder)
+        if backbone.synthetic:
+            synthetic.add(folder.resolve())
+    runs = {folder: read_curves(folder / METRICS_FILE) for folder in sorted(candidates.values())}
+    runs = {folder: curves for folder, curves in runs.items() if "feature_std" in curves}
+    names = [folder.name for folder in runs]
+    labelled = {}
+    for folder, curves in runs.items():
+        label = folder.name if names.count(folder.name) == 1 else str(folder)
+        labelled[f"synthetic, {label}" if folder.resolve() in synthetic else label] = curves
+    return labelled
 
 
-def _records(lines: Sequence[str]) -> list[dict[str, Any] | None]:
-    """Parse lines; None for each that is no record."""
-    try:
-        # All at once where none is cut: that is three times as fast.
-        values = json.loads(f"[{','.join(lines)}]")
-    except (ValueError, RecursionError):
-        values = []
-    if len(values) == len(lines) and all(map(_is_record, values)):
-        return values
-    return [_record(line) for line in lines]
+def _recorded_as_synthetic(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(_parsed((folder / "environment.json").read_text()).get("synthetic"))
+    return False
 
 
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("iteration"), int)
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if _is_record(record) else None
-
-
-def _curve(points: Mapping[int, float]) -> Curve:
-    iterations = sorted(points)
-    return Curve(np.array(iterations), np.array([points[item] for item in iterations]))
+def _parsed(text: str) -> dict[str, Any]:
+    """Return a JSON object; empty if it is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+        return parsed if isinstance(parsed, dict) else {}
+    return {}

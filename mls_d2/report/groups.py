@@ -1,12 +1,15 @@
-"""Results sorted into groups that may stand in one table, and into the rows of that table."""
+"""Results sorted into groups that are comparable, and into the rows of a group's table."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
 
 from mls_d2.config.recipes import Recipe, differing_keys, pretraining_recipe, transfer_recipe
 from mls_d2.core.errors import UserError
@@ -16,33 +19,18 @@ _MAX_LISTED = 6
 _MAX_DISAGREEING = 4
 _HEADLINE = ("AP", "mIoU", "mAP", "top1")
 
-
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """What makes a run the same run as another; ``recipe`` items stand for their dict."""
-
-    task: str
-    preset: str
-    recipe: frozenset[tuple[str, str]]
-    method: str
-    pretraining: frozenset[tuple[str, str]]
-    weights: str
-    seed: int
-
-    @property
-    def conditions(self) -> Recipe:
-        """What must be equal for two cells of a task to be comparable."""
-        return {"preset": self.preset, **dict(self.recipe)}
+# Columns of the frame of runs; those that are equal in all of _CELL are repetitions.
+_GROUP = ["task", "conditions"]
+_ROW = ["method", "pretraining", "conditions"]
+_CELL = ["task", *_ROW, "weights", "seed"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class MethodRow:
     """The runs of one method: same pretraining, any seed."""
 
-    label: str
-    """The method, with what sets it apart where several rows of a group share the method."""
-    runs: tuple[LocatedResult, ...]
-    """Sorted by seed; never empty."""
+    label: str  # the method, with what differs from other rows of the method
+    runs: tuple[LocatedResult, ...]  # sorted by seed; never empty
 
     @property
     def first(self) -> Result:
@@ -51,30 +39,23 @@ class Row:
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """Return ``(seed, value)`` of each run; ``metric`` reads ``"bbox.AP"``; NaN if absent."""
-        task, _, name = metric.partition(".")
+        evaluator, _, name = metric.partition(".")
         return [
-            (run.result.seed, run.result.metrics.get(task, {}).get(name, math.nan))
+            (run.result.seed, run.result.metrics.get(evaluator, {}).get(name, math.nan))
             for run in self.runs
         ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rows that are comparable: same task, preset, data and fine-tuning recipe.
-
-    Only where that was asked for they are not, and ``mixed`` says so.
-    """
+    """Comparable rows: same task, preset, data and fine-tuning recipe, unless ``mixed``."""
 
     task: str
     preset: str
-    rows: tuple[Row, ...]
-    """Random initialisation first, then by label."""
-    note: str
-    """What sets the group apart from the others of its task; empty if it is the only one."""
-    disagreements: tuple[str, ...] = ()
-    """One message for each pair of runs that should have given the same numbers and did not."""
-    mixed: str = ""
-    """The keys in which rows differ that should not stand in one table; empty if they may."""
+    rows: tuple[MethodRow, ...]  # random initialisation first, then by label
+    note: str  # what differs from the other groups of the task; empty if it is the only one
+    disagreements: tuple[str, ...] = ()  # one message per pair of runs that should be equal
+    mixed: str = ""  # the keys in which rows differ that are not comparable; empty if all are
 
     @property
     def runs(self) -> list[LocatedResult]:
@@ -82,48 +63,55 @@ class Group:
         return [run for row in self.rows for run in row.runs]
 
     @property
-    def synthetic(self) -> bool:
-        """Whether data of any row is generated."""
-        return any(run.result.dataset["synthetic"] for run in self.runs)
+    def title(self) -> str:
+        """Task, preset and kind of data."""
+        kinds = sorted({run.result.dataset.synthetic for run in self.runs})
+        data = " and ".join("synthetic scenes" if kind else "real images" for kind in kinds)
+        return f"{self.task}, preset {self.preset}, {data}"
 
     @functools.cached_property
     def metrics(self) -> list[str]:
         """The metrics to show, for example ``["bbox.AP", "bbox.AP50", …]``."""
         return shown_metrics(run.result for run in self.runs)
 
-    @functools.cached_property
+    @property
     def headline(self) -> list[str]:
-        """The metrics that sum a result up, for example ``["bbox.AP", "segm.AP"]``."""
+        """The metrics that summarise a result, for example ``["bbox.AP", "segm.AP"]``."""
         metrics = self.metrics
         return [name for name in metrics if name.partition(".")[2] in _HEADLINE] or metrics[:1]
 
-    def row(self, name: str) -> Row | None:
-        """Return the row of that label, or else the only one of that method; None without one."""
+    def row(self, name: str) -> MethodRow | None:
+        """Return the row of that label, or else the only one of that method; None if neither."""
         labelled = [row for row in self.rows if row.label == name]
         found = labelled or self.of_method(name)
         return found[0] if len(found) == 1 else None
 
-    def of_method(self, method: str) -> list[Row]:
-        """Return the rows of ``method``: several where its pretraining differs."""
+    def of_method(self, method: str) -> list[MethodRow]:
+        """Return the rows of ``method``: several if its pretraining differs."""
         return [row for row in self.rows if row.first.method == method]
 
 
 def metric_label(metric: str) -> str:
-    """Return how a metric is called in tables: ``"box AP"`` for ``"bbox.AP"``."""
-    task, _, name = metric.partition(".")
-    prefix = {"bbox": "box ", "segm": "mask "}.get(task, "")
-    return prefix + name
+    """Return the name of a metric in tables: ``"box AP"`` for ``"bbox.AP"``."""
+    evaluator, _, name = metric.partition(".")
+    return {"bbox": "box ", "segm": "mask "}.get(evaluator, "") + name
 
 
 def shown_metrics(results: Iterable[Result]) -> list[str]:
-    """Return the names of all metrics but per-category ones (``AP-person``) and AP by size."""
-    names: dict[str, None] = {}
-    for result in results:
-        for task, values in result.metrics.items():
-            for metric in values:
-                if "-" not in metric and metric not in ("APs", "APm", "APl"):
-                    names[f"{task}.{metric}"] = None
+    """Return the names of all metrics except per-category ones (``AP-person``) and AP by size."""
+    names = {
+        f"{evaluator}.{name}": None
+        for result in results
+        for evaluator, values in result.metrics.items()
+        for name in values
+        if "-" not in name and name not in ("APs", "APm", "APl")
+    }
     return list(names)
+
+
+def is_synthetic(result: Result) -> bool:
+    """Whether generated scenes took part in a result: in its data or in its pretraining."""
+    return result.dataset.synthetic or result.backbone.synthetic
 
 
 def group_results(
@@ -133,58 +121,100 @@ def group_results(
 
     Args:
         results: in any order.
-        mix: put all results of a task into one group, comparable or not; the group says so.
+        mix: put all results of a task into one group, comparable or not; the group is marked.
 
     Returns:
         The groups, sorted by task and preset, and one message for each result that is left out:
-        its config is unreadable, or a newer run of the same cell (group, method, backbone and
-        seed) exists.
+        its config is unreadable, or a newer run of the same task, recipe, method, backbone and
+        seed exists.
     """
-    cells: dict[_Cell, LocatedResult] = {}
-    problems: list[str] = []
-    disagreements: dict[_Cell, list[str]] = defaultdict(list)
+    records, problems = [], []
+    names = _dataset_names(results)
     for located in sorted(results, key=lambda item: (item.result.finished, str(item.path))):
         try:
-            cell = _cell(located.result)
+            records.append(_record(located, names))
         except UserError as error:
             problems.append(f"{located.path} is left out: {error}")
-            continue
-        if cell in cells:
+    frame = pd.DataFrame(records, columns=[*_CELL, "run"], dtype=object)
+    disagreements: dict[object, list[str]] = {}
+    for _, repeated in frame.groupby(_CELL, sort=False):
+        for older, newer in itertools.pairwise(repeated["run"]):
             problems.append(
-                f"{cells[cell].path} is left out: {located.path} is a newer run of "
+                f"{older.path} is left out: {newer.path} is a newer run of "
                 "the same method, backbone and seed"
             )
-            disagreements[cell] += _disagreement(cells[cell], located)
-        cells[cell] = located
-    members: dict[object, list[_Cell]] = defaultdict(list)
-    for cell in cells:
-        members[cell.task if mix else (cell.task, cell.preset, cell.recipe)].append(cell)
-    groups = [_group(group, cells, disagreements) for group in members.values()]
+            disagreements.setdefault(repeated.index[-1], []).extend(_disagreement(older, newer))
+    frame = frame.drop_duplicates(_CELL, keep="last")
+    apart = {
+        task: differing_keys(map(dict, same["conditions"])) for task, same in frame.groupby("task")
+    }
+    groups = []
+    for (task, *_), members in frame.groupby(["task"] if mix else _GROUP, sort=False):
+        differing = differing_keys(map(dict, members["conditions"]))
+        note = "" if differing else _listed(members["conditions"].iloc[0], apart[task])
+        found = [line for place in members.index for line in disagreements.get(place, ())]
+        preset = " + ".join(sorted({run.result.preset for run in members["run"]}))
+        rows = _rows(members, differing)
+        groups.append(Group(task, preset, rows, note, tuple(found), ", ".join(differing)))
     return sorted(groups, key=lambda group: (group.task, group.preset, group.note)), problems
 
 
-def _group(
-    group: Sequence[_Cell],
-    cells: Mapping[_Cell, LocatedResult],
-    disagreements: Mapping[_Cell, Sequence[str]],
-) -> Group:
-    differing = differing_keys([cell.conditions for cell in group])
-    return Group(
-        task=group[0].task,
-        preset=" + ".join(sorted({cell.preset for cell in group})),
-        rows=_rows(group, cells),
-        note="" if differing else _note(group[0], cells),
-        disagreements=tuple(line for cell in group for line in disagreements.get(cell, ())),
-        mixed=", ".join(differing),
-    )
+def _dataset_names(runs: Iterable[LocatedResult]) -> dict[str, str]:
+    """Return a name for each fingerprint, which is added to it if data share the name."""
+    datasets = {run.result.dataset.fingerprint: run.result.dataset for run in runs}
+    names = {}
+    for fingerprint, data in datasets.items():
+        kind = "synthetic" if data.synthetic else "real"
+        names[fingerprint] = f"{data.name} ({data.num_images} {kind} images)"
+    shared = Counter(names.values())
+    return {key: f"{name} {key[:12]}" if shared[name] > 1 else name for key, name in names.items()}
+
+
+def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, object]:
+    """Return the row of the frame for one run; recipes are frozen sets of their items."""
+    result = run.result
+    dataset = dataset_names[result.dataset.fingerprint]
+    conditions = {**transfer_recipe(result.config), "preset": result.preset, "dataset": dataset}
+    pretraining: Recipe = {}
+    if "config" in result.backbone.info:
+        pretraining = pretraining_recipe(str(result.backbone.info["config"]))
+    elif result.backbone.sha256:
+        pretraining = {"weights": result.backbone.sha256[:12]}
+    return {
+        "task": result.task,
+        "conditions": frozenset(conditions.items()),
+        "method": result.method,
+        "pretraining": frozenset(pretraining.items()),
+        "weights": result.backbone.sha256,
+        "seed": result.seed,
+        "run": run,
+    }
+
+
+def _rows(members: pd.DataFrame, mixed_in: Sequence[str]) -> tuple[MethodRow, ...]:
+    all_synthetic = all(is_synthetic(run.result) for run in members["run"])
+    rows = []
+    for (method, pretraining, conditions), same in members.groupby(_ROW, sort=False):
+        siblings = members["pretraining"][members["method"] == method]
+        parts = (
+            _listed(pretraining, differing_keys(map(dict, siblings))),
+            _listed(conditions, mixed_in),
+        )
+        runs = sorted(same["run"], key=lambda run: (run.result.seed, str(run.path)))
+        label = method
+        if mixed_in and not all_synthetic and any(is_synthetic(run.result) for run in runs):
+            label += ", synthetic"
+        label += f" ({'; '.join(filter(None, parts))})" if any(parts) else ""
+        rows.append(MethodRow(label, tuple(runs)))
+    return tuple(sorted(rows, key=lambda row: (row.first.method != "random", row.label)))
 
 
 def _disagreement(older: LocatedResult, newer: LocatedResult) -> list[str]:
-    """Return one line if two runs of one cell have different metrics, else none."""
+    """Return one line if two runs that repeat each other have different metrics, else none."""
     ours, theirs = (
         {
-            f"{task}.{name}": value
-            for task, values in run.result.metrics.items()
+            f"{evaluator}.{name}": value
+            for evaluator, values in run.result.metrics.items()
             for name, value in values.items()
         }
         for run in (newer, older)
@@ -209,54 +239,10 @@ def _equal(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
 
 
-def _cell(result: Result) -> _Cell:
-    backbone = result.backbone
-    recipe = {**transfer_recipe(result.config), "dataset": result.dataset["fingerprint"][:12]}
-    pretraining: Recipe = {}
-    if "config" in backbone["info"]:
-        pretraining = pretraining_recipe(str(backbone["info"]["config"]))
-    elif backbone["sha256"]:
-        pretraining = {"weights": backbone["sha256"][:12]}
-    return _Cell(
-        task=result.task,
-        preset=result.preset,
-        recipe=frozenset(recipe.items()),
-        method=result.method,
-        pretraining=frozenset(pretraining.items()),
-        weights=backbone["sha256"],
-        seed=result.seed,
-    )
-
-
-def _rows(group: Sequence[_Cell], cells: Mapping[_Cell, LocatedResult]) -> tuple[Row, ...]:
-    members: dict[object, list[_Cell]] = defaultdict(list)
-    for cell in group:
-        members[cell.method, cell.pretraining, cell.preset, cell.recipe].append(cell)
-    kinds = [row[0] for row in members.values()]
-    mixed_in = differing_keys([cell.conditions for cell in kinds])
-    rows = []
-    for row in members.values():
-        siblings = [dict(cell.pretraining) for cell in kinds if cell.method == row[0].method]
-        apart = _listed(dict(row[0].pretraining), differing_keys(siblings))
-        conditions = _listed(row[0].conditions, mixed_in)
-        runs = sorted((cells[cell] for cell in row), key=_order)
-        label = "; ".join(part for part in (apart, conditions) if part)
-        method = row[0].method
-        rows.append(Row(f"{method} ({label})" if label else method, tuple(runs)))
-    return tuple(sorted(rows, key=lambda row: (row.first.method != "random", row.label)))
-
-
-def _order(run: LocatedResult) -> tuple[int, str]:
-    return run.result.seed, str(run.path)
-
-
-def _note(cell: _Cell, cells: Iterable[_Cell]) -> str:
-    """Return what sets the group of ``cell`` apart from the other groups of its task."""
-    recipes = [other.conditions for other in cells if other.task == cell.task]
-    return _listed(cell.conditions, differing_keys(recipes))
-
-
-def _listed(recipe: Recipe, keys: Sequence[str]) -> str:
-    shown = [f"{key} = {recipe.get(key, 'not set')}" for key in keys[:_MAX_LISTED]]
+def _listed(items: Iterable[tuple[str, str]], keys: Sequence[str]) -> str:
+    """Return the values of ``keys`` in a recipe, those of data and preset first."""
+    recipe = dict(items)
+    ordered = sorted(keys, key=lambda key: (key not in ("dataset", "preset"), key))
+    shown = [f"{key} = {recipe.get(key, 'not set')}" for key in ordered[:_MAX_LISTED]]
     more = len(keys) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

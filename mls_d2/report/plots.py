@@ -15,22 +15,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mls_d2.core.files import atomic_write
-from mls_d2.report.curves import Curve, smooth
-from mls_d2.report.groups import Group, Row, metric_label
+from mls_d2.report.curves import Curve, Curves, smooth
+from mls_d2.report.groups import Group, metric_label
 from mls_d2.report.statistics import summarize
-
-Curves = Mapping[str, Curve]
-"""Metric name to curve, of one run."""
 
 LOSS = "total_loss"
 """The metric of fine-tuning that is plotted."""
 
-# Okabe & Ito, "Color universal design": told apart under all common colour deficiencies.
+Style = Mapping[str, Any]
+
+# Okabe & Ito, "Color universal design": distinct under all common colour deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*"
-_RANDOM_COLOUR = "#6E6E6E"
-_STYLE: Any = {
+_RANDOM_STYLE = {"color": "#6E6E6E", "linestyle": (0, (4, 1)), "marker": "X"}
+_RC: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -41,15 +40,15 @@ _STYLE: Any = {
     "svg.hashsalt": "mls_d2",
     "text.parse_math": False,
 }
-_PRETRAINING_PANELS = (
-    ("total_loss", "total loss (sum of all terms)"),
-    ("loss_nce", "InfoNCE loss (nats)"),
+_PRETRAINING_PANELS = {
+    "total_loss": "total loss (sum of all terms)",
+    "loss_nce": "InfoNCE loss (nats)",
     # Not loss_ml, which is weighted by lambda and zero while InfoNCE trains alone.
-    ("multi_label_loss", "multi-label loss (nats per entry)"),
-    ("nce_accuracy", "InfoNCE accuracy (share, 0 to 1)"),
-    ("positive_similarity", "mean cosine of positives (-1 to 1)"),
-    ("feature_std", "feature std (unit vectors)"),
-)
+    "multi_label_loss": "multi-label loss (nats per entry)",
+    "nce_accuracy": "InfoNCE accuracy (share, 0 to 1)",
+    "positive_similarity": "mean cosine of positives (-1 to 1)",
+    "feature_std": "feature std (unit vectors)",
+}
 _MAX_LABEL = 48
 _TITLE_WIDTH = 110
 _WIDTH = 11.0  # inches
@@ -57,58 +56,56 @@ _MAX_TICKS = 6
 _MAX_NUMBERED = 6  # rows: numbers above more would overlap
 
 
-def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, stem: Path) -> Path:
+def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, path: Path) -> None:
     """Plot the training loss of every run beside the results they ended with.
 
     Args:
         group: the rows to plot.
         curves: path of a ``results.json`` to the curves of that run; runs may be absent.
         title: printed above.
-        stem: the file to write, without ending.
-
-    Returns:
-        The file written, an SVG.
+        path: the SVG to write.
     """
-    styles = _styles(group.rows)
-    labels = [row.label for row in group.rows]
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
-        left, right = axes.flat
+    numbers = itertools.count()
+    styles = [
+        _RANDOM_STYLE if row.first.method == "random" else _style(next(numbers))
+        for row in group.rows
+    ]
+    with mpl.rc_context(_RC):
+        labels = [row.label for row in group.rows]
+        figure, panels = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
+        left, right = panels.flat
         for row, style in zip(group.rows, styles, strict=True):
             losses = [curves.get(run.path, {}).get(LOSS) for run in row.runs]
             _draw_curves(left, [loss for loss in losses if loss is not None], style)
-        _label_curve_panel(left, "total training loss (sum of all terms)")
+        _label_curves(left, "total training loss (sum of all terms)")
         _draw_results(right, group, styles)
-        return _save(figure, stem)
+        _save(figure, path)
 
 
-def plot_pretraining(runs: Mapping[str, Curves], *, title: str, stem: Path) -> Path:
+def plot_pretraining(runs: Mapping[str, Curves], *, title: str, path: Path) -> None:
     """Plot losses, InfoNCE accuracy, similarity and feature spread of pretraining runs.
 
     Args:
-        runs: label of a run to its curves; what none of them has gets no panel.
+        runs: label of a run to its curves; a quantity that none of them has gets no panel.
         title: printed above.
-        stem: the file to write, without ending.
-
-    Returns:
-        The file written, an SVG.
+        path: the SVG to write.
     """
     styles = [_style(index) for index in range(len(runs))]
     shown = [
         (metric, label)
-        for metric, label in _PRETRAINING_PANELS
+        for metric, label in _PRETRAINING_PANELS.items()
         if any(metric in curves for curves in runs.values())
     ]
     lines = math.ceil(len(shown) / 2)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_RC):
         figure, panels = _figure(3.5 * lines, (lines, 2), title, list(runs), styles)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes, (metric, label) in zip(panels.flat, shown, strict=False):
             for curves, style in zip(runs.values(), styles, strict=True):
                 _draw_curves(axes, [curves[metric]] if metric in curves else [], style)
-            _label_curve_panel(axes, label)
-        return _save(figure, stem)
+            _label_curves(axes, label)
+        _save(figure, path)
 
 
 def _figure(
@@ -116,7 +113,7 @@ def _figure(
     shape: tuple[int, int],
     title: str,
     labels: Sequence[str],
-    styles: Sequence[Mapping[str, Any]],
+    styles: Sequence[Style],
     **ratios: Sequence[float],
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure of ``height`` inches, without title and legend, and its panels.
@@ -133,14 +130,8 @@ def _figure(
     panels = figure.subplots(*shape, squeeze=False, gridspec_kw=ratios)
     for axes in panels.flat:
         axes.locator_params(nbins=_MAX_TICKS)
-    figure.subplots_adjust(
-        left=0.75 / _WIDTH,
-        right=1 - 0.15 / _WIDTH,
-        top=1 - above / total,
-        bottom=below / total,
-        wspace=0.2,
-        hspace=0.25,
-    )
+    margins = {"left": 0.75 / _WIDTH, "right": 1 - 0.15 / _WIDTH, "bottom": below / total}
+    figure.subplots_adjust(**margins, top=1 - above / total, wspace=0.2, hspace=0.25)
     figure.suptitle("\n".join(lines), y=1 - 0.08 / total, va="top")
     handles = [mpl.lines.Line2D([], [], linewidth=1.6, markersize=6, **style) for style in styles]
     figure.legend(handles, short, loc="lower center", ncols=columns, frameon=False)
@@ -148,22 +139,12 @@ def _figure(
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {
-        "color": _COLOURS[index % len(_COLOURS)],
-        "linestyle": _LINES[index % len(_LINES)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-    }
+    styles = {"color": _COLOURS, "linestyle": _LINES, "marker": _MARKERS}
+    return {name: values[index % len(values)] for name, values in styles.items()}
 
 
-def _styles(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return one style a row; random initialisation is always grey."""
-    numbers = itertools.count()
-    grey = {"color": _RANDOM_COLOUR, "linestyle": (0, (4, 1)), "marker": "X"}
-    return [grey if row.first.method == "random" else _style(next(numbers)) for row in rows]
-
-
-def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any]) -> None:
-    """Draw the smoothed curves of one row, and what it was smoothed from where there is one."""
+def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Style) -> None:
+    """Draw the smoothed curves of one row, and the raw curve too if there is only one."""
     smoothed = [smooth(curve.values, max(1, len(curve.values) // 25)) for curve in curves]
     if len(curves) == 1 and len(curves[0].values) >= 50:
         (curve,) = curves
@@ -174,27 +155,26 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Mapping[str, Any]) 
         y = np.concatenate([np.append(values, np.nan) for values in smoothed])
         # A single point would leave no line to see.
         marker = style["marker"] if min(len(curve.values) for curve in curves) == 1 else None
-        line = {key: style[key] for key in ("color", "linestyle")}
-        axes.plot(x, y, linewidth=1.6, marker=marker, **line)
+        axes.plot(x, y, linewidth=1.6, **{**style, "marker": marker})
 
 
-def _label_curve_panel(axes: Axes, label: str) -> None:
+def _label_curves(axes: Axes, label: str) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel(label)
     if not axes.lines:
-        _say_not_logged(axes)
+        _mark_not_logged(axes)
 
 
-def _say_not_logged(axes: Axes) -> None:
+def _mark_not_logged(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="#555555")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]]) -> None:
+def _draw_results(axes: Axes, group: Group, styles: Sequence[Style]) -> None:
     """Draw every run as a point and the mean with its standard deviation as a bar beside it."""
     if not group.headline:
-        _say_not_logged(axes)
+        _mark_not_logged(axes)
         return
     step = 0.8 / len(group.rows)
     for index, (row, style) in enumerate(zip(group.rows, styles, strict=True)):
@@ -205,16 +185,12 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]])
         error = np.nan_to_num([summary.std for summary in summaries])
         places = np.repeat(x - 0.15 * step, runs.shape[1])
         axes.plot(places, runs.ravel(), style["marker"], color=style["color"], alpha=0.6)
-        axes.errorbar(
-            x + 0.15 * step,
-            mean,
-            error,
-            fmt="_",
-            color=style["color"],
-            markersize=16,
-        )
-        if len(group.rows) <= _MAX_NUMBERED:
-            _write_means(axes, x, mean, np.fmax(np.fmax.reduce(runs, axis=1), mean + error))
+        axes.errorbar(x + 0.15 * step, mean, error, fmt="_", color=style["color"], markersize=16)
+        tops = np.fmax(np.fmax.reduce(runs, axis=1), mean + error)
+        for place, value, top in zip(x, mean, tops, strict=True):
+            if len(group.rows) <= _MAX_NUMBERED and math.isfinite(value):
+                offset: Any = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(f"{value:.1f}", (place, top), **offset)
     axes.set_xticks(range(len(group.headline)), [metric_label(name) for name in group.headline])
     axes.set_xlim(-0.5, len(group.headline) - 0.5)
     axes.set_ylabel("percent")
@@ -223,17 +199,7 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Mapping[str, Any]])
     axes.margins(y=0.15)
 
 
-def _write_means(axes: Axes, places: np.ndarray, means: np.ndarray, tops: np.ndarray) -> None:
-    for x, mean, top in zip(places, means, tops, strict=True):
-        if math.isfinite(mean):
-            axes.annotate(
-                f"{mean:.1f}", (x, top), xytext=(0, 7), textcoords="offset points", ha="center"
-            )
-
-
-def _save(figure: Figure, stem: Path) -> Path:
+def _save(figure: Figure, path: Path) -> None:
     # Only this format: drawing a picture twice would take longer than all the rest of a report.
-    path = stem.with_name(f"{stem.name}.svg")
     with atomic_write(str(path)) as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return path

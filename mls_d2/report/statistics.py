@@ -1,32 +1,27 @@
-"""Mean and spread over repeated runs, differences between methods, and whether they are chance."""
+"""Mean and spread over repeated runs, and t-tests of differences between methods."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
 
-from scipy import special  # scipy.stats takes seconds to import
+import numpy as np
+from scipy import stats
 
-ALPHA = 0.05
-"""A difference counts as significant where p is below this."""
-
-MIN_RUNS = 3
-"""Runs on either side below which no test is made: with two, hardly any difference is found."""
-
+ALPHA = 0.05  # a difference is significant if its p value is below this
+MIN_RUNS = 3  # no test with fewer runs on a side: with two, hardly any difference is found
 PAIRED_TEST = "paired t-test"
 WELCH_TEST = "Welch's t-test"
 
 Runs = Sequence[tuple[int, float]]
-"""``(seed, value)`` of each run; a value that is not finite is no run."""
+"""``(seed, value)`` of each run; values that are not finite do not count as runs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Mean, sample standard deviation and number of runs.
-
-    ``mean`` is NaN without runs, ``std`` is NaN with fewer than two.
-    """
+    """Mean (NaN without runs), sample standard deviation (NaN below two runs), number of runs."""
 
     mean: float
     std: float
@@ -35,34 +30,29 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Mean difference to a baseline and the standard deviation of one run's difference.
-
-    ``paired`` says that ``std`` and ``p`` come from the differences seed by seed.
-    """
+    """Mean difference to a baseline and the standard deviation of one run's difference."""
 
     mean: float
     std: float
-    n: int
-    """Of the side with fewer runs."""
-    paired: bool
-    p: float = math.nan
-    """Two-sided p value of :attr:`test`; NaN where none was made."""
+    n: int  # runs of the side that has fewer
+    paired: bool  # ``std`` and ``p`` come from the differences seed by seed
+    p: float = math.nan  # two-sided; NaN if no test was made
 
     @property
     def test(self) -> str:
-        """The test that ``p`` comes from; empty where none was made."""
+        """The test that ``p`` comes from; empty if none was made."""
         if math.isnan(self.p):
             return ""
         return PAIRED_TEST if self.paired else WELCH_TEST
 
     @property
     def significant(self) -> bool:
-        """Whether a test was made and ``p`` is below :data:`ALPHA`."""
+        """Whether a test was made and ``p`` is below ALPHA."""
         return self.p < ALPHA
 
     @property
     def verdict(self) -> str:
-        """``"significant"``, ``"not significant"``, or why that cannot be said."""
+        """``"significant"``, ``"not significant"``, or why no test was made."""
         if self.n < MIN_RUNS:
             return f"n too small ({self.n})"
         if math.isnan(self.p):
@@ -71,61 +61,38 @@ class Difference:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Return mean, sample standard deviation (n - 1) and n of the finite ``values``."""
+    """Return mean, sample standard deviation (n - 1) and number of the finite ``values``."""
     finite = [value for value in values if math.isfinite(value)]
-    n = len(finite)
-    mean = math.fsum(finite) / n if n else math.nan
-    # The standard library's statistics is exact, and a hundred times slower.
-    squares = math.fsum((value - mean) ** 2 for value in finite)
-    return Summary(mean, math.sqrt(squares / (n - 1)) if n > 1 else math.nan, n)
+    mean = statistics.fmean(finite) if finite else math.nan
+    std = float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan
+    return Summary(mean, std, len(finite))
 
 
 def difference(values: Runs, baseline: Runs) -> Difference:
-    """Return how much higher ``values`` are than ``baseline``, and how likely that is chance.
+    """Return how much higher ``values`` are than ``baseline``, and the p value of a t-test.
 
-    Where both sides have the same seeds, each once, runs are paired by seed and the test is the
-    paired t-test. Otherwise the difference of the means is given, with
-    ``sqrt(std_values**2 + std_baseline**2)``, and the test is Welch's, which does not take the
-    variances for equal. Both are two-sided and take the runs for normally distributed. With fewer
-    than :data:`MIN_RUNS` runs on a side, or runs that do not differ at all, there is no test.
+    Runs are paired by seed if both sides have the same seeds, each once. Otherwise the spread is
+    ``sqrt(std_values**2 + std_baseline**2)`` and the test is Welch's, which does not assume equal
+    variances. Both tests are two-sided and assume normally distributed runs. None is made with
+    fewer than :data:`MIN_RUNS` runs on a side, or if the runs do not differ at all.
     """
-    ours = [(seed, value) for seed, value in values if math.isfinite(value)]
-    theirs = [(seed, value) for seed, value in baseline if math.isfinite(value)]
-    seeds = {seed for seed, _ in ours}
-    if len(seeds) == len(ours) == len(theirs) and seeds == {seed for seed, _ in theirs}:
-        reference = dict(theirs)
-        paired = summarize([value - reference[seed] for seed, value in ours])
-        return Difference(paired.mean, paired.std, paired.n, paired=True, p=_paired_p(paired))
-    first, second = (summarize([value for _, value in runs]) for runs in (ours, theirs))
-    return Difference(
-        first.mean - second.mean,
-        math.hypot(first.std, second.std),
-        min(first.n, second.n),
-        paired=False,
-        p=_welch_p(first, second),
-    )
-
-
-def _paired_p(differences: Summary) -> float:
-    if differences.n < MIN_RUNS or _constant(differences):
-        return math.nan
-    error = differences.std / math.sqrt(differences.n)
-    return _two_sided(differences.mean / error, differences.n - 1)
-
-
-def _welch_p(first: Summary, second: Summary) -> float:
-    if min(first.n, second.n) < MIN_RUNS or (_constant(first) and _constant(second)):
-        return math.nan
-    errors = first.std**2 / first.n, second.std**2 / second.n
-    # Welch-Satterthwaite
-    freedom = sum(errors) ** 2 / (errors[0] ** 2 / (first.n - 1) + errors[1] ** 2 / (second.n - 1))
-    return _two_sided((first.mean - second.mean) / math.sqrt(sum(errors)), freedom)
+    ours = sorted((seed, value) for seed, value in values if math.isfinite(value))
+    theirs = sorted((seed, value) for seed, value in baseline if math.isfinite(value))
+    seeds = [seed for seed, _ in ours]
+    one, other = [value for _, value in ours], [value for _, value in theirs]
+    if len(set(seeds)) == len(seeds) and seeds == [seed for seed, _ in theirs]:
+        paired = summarize([mine - reference for mine, reference in zip(one, other, strict=True)])
+        testable = paired.n >= MIN_RUNS and not _constant(paired)
+        p = float(stats.ttest_rel(one, other).pvalue) if testable else math.nan
+        return Difference(paired.mean, paired.std, paired.n, paired=True, p=p)
+    first, second = summarize(one), summarize(other)
+    n = min(first.n, second.n)
+    testable = n >= MIN_RUNS and not (_constant(first) and _constant(second))
+    p = float(stats.ttest_ind(one, other, equal_var=False).pvalue) if testable else math.nan
+    std = math.hypot(first.std, second.std)
+    return Difference(first.mean - second.mean, std, n, paired=False, p=p)
 
 
 def _constant(summary: Summary) -> bool:
     """Whether the runs differ by no more than rounding."""
     return summary.std <= 1e-9 * max(1.0, abs(summary.mean))
-
-
-def _two_sided(t: float, freedom: float) -> float:
-    return float(2 * special.stdtr(freedom, -abs(t)))

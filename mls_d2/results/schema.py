@@ -1,4 +1,4 @@
-"""The ``results.json`` file that every evaluation writes: its schema, its writer and its readers.
+"""``results.json``, which every evaluation writes: its schema, its writer and its readers.
 
 The fields are listed, with their meaning, in ``docs/results.md``.
 """
@@ -10,81 +10,80 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+import msgspec
 
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write
-from mls_d2.results.migrations import RESULTS_SCHEMA, migrate
 
 RESULTS_FILE = "results.json"
 """The file name that :func:`collect_results` looks for."""
 
-
-class Backbone(TypedDict):
-    """Where the initial weights came from."""
-
-    file: str
-    """Path as the user gave it; ``"random"`` for random initialisation."""
-    sha256: str
-    """Hex digest of the file; empty for random initialisation."""
-    info: dict[str, Any]
-    """The ``pretrain`` metadata of the backbone file; empty where there is none."""
+RESULTS_SCHEMA = 2
+"""The version of the schema that is written."""
 
 
-class Dataset(TypedDict):
+class InitialWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """The backbone file that a run started from."""
+
+    file: str  # path as the user gave it; "random" for random initialisation
+    sha256: str  # hex digest of the file; empty for random initialisation
+    info: dict[str, Any]  # the file's ``pretrain`` metadata; empty if there is none
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the pretraining datasets; empty if they are not recorded."""
+        names = self.info.get("dataset") or []
+        return [names] if isinstance(names, str) else [str(name) for name in names]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was pretrained on generated scenes."""
+        return bool(self.info.get("synthetic"))
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """The data that the model was fine-tuned and evaluated on."""
 
     name: str
     root: str
     num_images: int
-    synthetic: bool
-    """True for generated scenes."""
-    fingerprint: str
-    """Equal for equal data; results are only compared where it is equal."""
+    synthetic: bool  # generated scenes
+    fingerprint: str  # equal for equal data; only results with equal ones are compared
 
 
-class Device(TypedDict):
-    """What a run kept busy."""
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """The hardware that a run computed on."""
 
-    kind: str
-    """``"cuda"``, ``"cpu"``, or ``"unknown"`` where it was not recorded."""
-    name: str
-    """As its driver calls it; may be empty."""
-    count: int
-    """GPUs, or CPU threads, of all processes together; 0 where it was not recorded."""
+    kind: str  # "cuda", "cpu", or "unknown" if it was not recorded
+    name: str  # as its driver reports it; may be empty
+    count: int  # GPUs, or CPU threads, of all processes together; 0 if it was not recorded
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluated model.
 
     Numbers that were not measured are NaN in memory and ``null`` in the file.
     """
 
     schema: int = RESULTS_SCHEMA
-    method: str
-    """For example ``"mls"``, ``"mocov2"``, ``"random"``."""
-    backbone: Backbone
-    task: str
-    """For example ``"coco_mask_rcnn_fpn"``."""
-    preset: str
-    """``"quick"``, ``"paper"`` or ``"custom"``."""
-    metrics: dict[str, dict[str, float]]
-    """``{"bbox": {"AP": 40.1, …}, …}`` as Detectron2's evaluators return it; AP in percent."""
+    method: str  # for example "mls", "mocov2", "random"
+    backbone: InitialWeights
+    task: str  # for example "coco_mask_rcnn_fpn"
+    preset: str  # "quick", "paper" or "custom"
+    metrics: dict[str, dict[str, float]]  # {"bbox": {"AP": 40.1, …}, …}, in percent
     seed: int
     dataset: Dataset
     device: Device
-    config: str
-    """The whole config, YAML."""
+    config: str  # the whole config, YAML
     versions: dict[str, Any]
     wall_time_s: float
     peak_memory_mb: float
-    images_per_s: float
-    """Training images a second."""
-    finished: str
-    """ISO 8601 time, UTC."""
+    images_per_s: float  # in training
+    finished: str  # ISO 8601, UTC
     command: str
 
 
@@ -96,105 +95,56 @@ class LocatedResult:
     result: Result
 
 
-_NUMBER = (int, float, type(None))
-_TYPES: dict[str, tuple[type, ...]] = {
-    "schema": (int,),
-    "method": (str,),
-    "backbone": (dict,),
-    "task": (str,),
-    "preset": (str,),
-    "metrics": (dict,),
-    "seed": (int,),
-    "dataset": (dict,),
-    "device": (dict,),
-    "config": (str,),
-    "versions": (dict,),
-    "wall_time_s": _NUMBER,
-    "peak_memory_mb": _NUMBER,
-    "images_per_s": _NUMBER,
-    "finished": (str,),
-    "command": (str,),
-    "backbone.file": (str,),
-    "backbone.sha256": (str,),
-    "backbone.info": (dict,),
-    "dataset.name": (str,),
-    "dataset.root": (str,),
-    "dataset.num_images": (int,),
-    "dataset.synthetic": (bool,),
-    "dataset.fingerprint": (str,),
-    "device.kind": (str,),
-    "device.name": (str,),
-    "device.count": (int,),
-}
-
-
 def write_result(path: str | os.PathLike[str], result: Result) -> None:
     """Write ``result`` as JSON with sorted keys; the file appears complete or not at all.
 
-    NaN and infinities become ``null``, so that the file is JSON for every reader.
-
-    Args:
-        path: the file to write, usually ``OUTPUT_DIR/results.json``; its folder is created.
-        result: what to write.
+    The folder is created. NaN and infinities become ``null``, so that every JSON parser reads it.
 
     Raises:
-        UserError: if a field has a type that the schema does not allow, or the file cannot be
-            written.
+        UserError: a field has a type that the schema does not allow, or the file cannot be written.
     """
     path = Path(path)
-    fields = _plain(dataclasses.asdict(result), "")
-    _check(fields, f"cannot write {path}")
-    text = json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    fields = _plain(result, "")
+    _from_fields(fields, f"cannot write {path}", code="bad-value")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create {path.parent}: {error.strerror}") from error
+        message = f"cannot create {path.parent}: {error.strerror}; choose another folder"
+        raise UserError(message, code="unwritable") from error
     with atomic_write(str(path), "w") as file:
-        file.write(text)
+        file.write(json.dumps(fields, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read one ``results.json``.
+    """Read one ``results.json`` of this or an older schema version.
 
-    Files of older schema versions are migrated. Fields that the schema does not know are ignored;
-    ``null`` numbers become NaN.
+    Fields that the schema does not have are ignored; ``null`` numbers become NaN.
 
     Raises:
-        UserError: if the file is missing, truncated, not JSON, of an unknown schema, or lacks a
-            field; the message names the file and the field.
+        UserError: the file is missing, truncated, not JSON, of an unsupported schema version, or a
+            field is missing or has a wrong type; the message names the file and the field.
     """
-    path = Path(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}", code="missing-file") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not valid JSON ({error}): it is truncated or corrupt; "
-            "delete it and run that evaluation again"
+            f"{path} is not valid JSON ({error}): it is truncated or damaged; "
+            "delete it and run that evaluation again",
+            code="damaged-file",
         ) from error
     what = f"{path} is not a result"
     if not isinstance(fields, dict):
-        raise UserError(f"{what}: expected a JSON object, got {type(fields).__name__}")
-    fields = migrate(fields, what)
-    _check(fields, what)
-    known = {field.name: fields[field.name] for field in dataclasses.fields(Result)}
-    known["metrics"] = {
-        task: {name: _number(value) for name, value in values.items()}
-        for task, values in known["metrics"].items()
-    }
-    for name in ("wall_time_s", "peak_memory_mb", "images_per_s"):
-        known[name] = _number(known[name])
-    return Result(**known)
+        got = type(fields).__name__
+        raise UserError(f"{what}: expected a JSON object, got {got}", code="damaged-file")
+    return _from_fields(_migrate(fields, what), what, code="damaged-file")
 
 
 def collect_results(
     folders: Iterable[str | os.PathLike[str]],
 ) -> tuple[list[LocatedResult], list[str]]:
-    """Read every ``results.json`` below ``folders``, also behind links.
-
-    Args:
-        folders: folders to search through, or result files.
+    """Read every ``results.json`` below ``folders`` (or such files), also behind links.
 
     Returns:
         The results in the order of their paths, each file once, and one message for each file
@@ -206,7 +156,8 @@ def collect_results(
     paths: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.exists():
-            raise UserError(f"no such results folder: {folder}; give the folder of finished runs")
+            message = f"no such results folder: {folder}; give the folder of finished runs"
+            raise UserError(message, code="missing-file")
         for path in files_below(folder, RESULTS_FILE) if folder.is_dir() else [folder]:
             paths.setdefault(path.resolve(), path)
     results: list[LocatedResult] = []
@@ -220,7 +171,7 @@ def collect_results(
 
 
 def files_below(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the files called ``name`` below ``folder``, also behind links; each folder once."""
+    """Yield the files named ``name`` below ``folder``, also behind links; each folder once."""
     seen: set[str] = set()
     for here, inner, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -233,18 +184,58 @@ def files_below(folder: Path, name: str) -> Iterator[Path]:
             yield Path(here, name)
 
 
-def pretraining_datasets(info: Mapping[str, Any]) -> list[str]:
-    """Return the names under ``dataset`` in a backbone's metadata: one name, a list or nothing."""
-    names = info.get("dataset") or []
-    return [names] if isinstance(names, str) else [str(name) for name in names]
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Version 1 did not record the device.
+    1: lambda fields: {**fields, "device": {"kind": "unknown", "name": "", "count": 0}},
+}
+"""From each older version to the next one; a new schema version adds one function."""
 
 
-def _number(value: float | None) -> float:
-    return float(value) if value is not None and math.isfinite(value) else math.nan
+def _migrate(fields: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the fields of a result of any supported version in version RESULTS_SCHEMA."""
+    schema: Any = fields.get("schema")
+    versions = [*_MIGRATIONS, RESULTS_SCHEMA]
+    if isinstance(schema, bool) or schema not in versions:
+        newer = isinstance(schema, int) and schema > RESULTS_SCHEMA
+        remedy = "update mls_d2, a newer one wrote it" if newer else "run that evaluation again"
+        message = f"{what}: schema {schema!r}, expected one of {versions}; {remedy}"
+        raise UserError(message, code="unknown-version")
+    for version in range(schema, RESULTS_SCHEMA):
+        fields = _MIGRATIONS[version](fields)
+    return {**fields, "schema": RESULTS_SCHEMA}
+
+
+def _from_fields(fields: Mapping[str, Any], what: str, *, code: str) -> Result:
+    """Return a validated result; the message of a UserError starts with ``what``."""
+
+    def number(name: str, value: Any) -> float:
+        # Not left to msgspec, whose messages do not name the keys of a mapping.
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            got = type(value).__name__
+            message = f"{what}: field '{name}' is {got}, expected a number or null"
+            raise UserError(message, code=code)
+        return float(value) if value is not None and math.isfinite(value) else math.nan
+
+    measured = ("wall_time_s", "peak_memory_mb", "images_per_s")
+    numeric: dict[str, Any] = {key: number(key, fields[key]) for key in measured if key in fields}
+    metrics = fields.get("metrics")
+    if isinstance(metrics, dict):
+        numeric["metrics"] = {
+            key: {name: number(f"metrics.{key}.{name}", value) for name, value in values.items()}
+            if isinstance(values, dict)
+            else values
+            for key, values in metrics.items()
+        }
+    try:
+        return msgspec.convert({**fields, **numeric}, Result)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{what}: {error}", code=code) from error
 
 
 def _plain(value: Any, field: str) -> Any:
-    """Return ``value`` with NumPy scalars, tuples and non-finite numbers made plain JSON."""
+    """Return ``value`` as plain JSON: structs, NumPy scalars, tuples, non-finite numbers."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -255,25 +246,5 @@ def _plain(value: Any, field: str) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
-    raise UserError(f"result field {field[1:]!r} is a {type(value).__name__}, which is not JSON")
-
-
-def _check(fields: Mapping[str, Any], what: str) -> None:
-    """Raise a UserError that starts with ``what`` unless ``fields`` follow the schema."""
-    for name, types in _TYPES.items():
-        outer, _, inner = name.partition(".")
-        holder = fields[outer] if inner else fields
-        key = inner or outer
-        if key not in holder:
-            raise UserError(f"{what}: field {name!r} is missing")
-        _check_type(holder[key], types, f"{what}: field {name!r}")
-    for task, values in fields["metrics"].items():
-        _check_type(values, (dict,), f"{what}: field 'metrics.{task}'")
-        for metric, value in values.items():
-            _check_type(value, _NUMBER, f"{what}: field 'metrics.{task}.{metric}'")
-
-
-def _check_type(value: Any, types: tuple[type, ...], what: str) -> None:
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        expected = " or ".join("null" if item is type(None) else item.__name__ for item in types)
-        raise UserError(f"{what} is {type(value).__name__}, expected {expected}")
+    message = f"result field {field[1:]!r} is a {type(value).__name__}, expected a JSON value"
+    raise UserError(message, code="bad-value")

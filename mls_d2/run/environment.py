@@ -78,8 +78,8 @@ def collect_device(device: str) -> Device:
     """Return the devices of this run, all processes together; ``device`` is a resolved one."""
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
-        return {"kind": "cuda", "name": name, "count": comm.get_world_size()}
-    return {"kind": device, "name": platform.processor(), "count": torch.get_num_threads()}
+        return Device(kind="cuda", name=name, count=comm.get_world_size())
+    return Device(kind=device, name=platform.processor(), count=torch.get_num_threads())
 
 
 def command_line() -> str:

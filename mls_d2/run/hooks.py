@@ -147,12 +147,11 @@ class StopOnInterrupt(HookBase):
     """Saves a checkpoint and ends the run after the step in which a signal came.
 
     Register it in every process, after the hooks whose state belongs into a checkpoint. The
-    processes ask each other after every step, because a scheduler gives them only seconds.
+    processes ask each other after every step, because a scheduler gives them only seconds. In the
+    last step nothing is raised: call ``interrupt.raise_if_agreed`` after the run.
 
     Raises:
-        KeyboardInterrupt: after the checkpoint was written; Preempted if a scheduler asked. One
-            during the last step does not raise, because the run is over; call
-            ``interrupt.raise_if_agreed`` afterwards.
+        KeyboardInterrupt: after the checkpoint was written; Preempted if a scheduler asked.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 
 from mls_d2.data.cityscapes import COLORS
 from mls_d2.data.classification import register_classification
+from mls_d2.data.datasets import read_through_validators
 from mls_d2.data.images import list_images
 from mls_d2.modeling.classifier import ImageClassifier
 from mls_d2.modeling.dilated_resnet import build_dilated_resnet_backbone
@@ -32,6 +33,7 @@ def register_all() -> None:
         if not metadata.get("stuff_colors"):  # Detectron2 only has the names.
             metadata.stuff_colors = COLORS.tolist()
     register_classification()
+    read_through_validators()
     components = (
         (BACKBONE_REGISTRY, build_dilated_resnet_backbone),
         (META_ARCH_REGISTRY, EncoderDecoder),

@@ -1,14 +1,14 @@
-"""The state of a benchmark on disk: one folder a cell, named by its content, with its record."""
+"""The cells on disk: one folder per cell, named by its key, with a record of its state."""
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
-import json
 import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import sha256_of, write_json
@@ -24,50 +24,28 @@ RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "inter
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell is, once the weights that it starts from are there.
+    """The folder of a cell, which is known once the weights that it starts from exist."""
 
-    Attributes:
-        key: digest of its content.
-        folder: the tool's ``OUTPUT_DIR``.
-        weights: the file that it starts from; None for random weights.
-    """
-
-    key: str
-    folder: Path
-    weights: Path | None
+    key: str  # digest of all that decides its result
+    folder: Path  # OUTPUT_DIR of the tool
+    weights: Path | None  # the file that it starts from; None for random weights
 
 
-@dataclass(frozen=True)
-class Record:
-    """What ``cell.json`` says.
+class Record(msgspec.Struct, frozen=True):
+    """The content of ``cell.json``."""
 
-    Attributes:
-        key: digest of the cell's content.
-        name: of the cell, in the run that wrote this.
-        family: see :class:`Cell`.
-        status: ``"running"``, ``"finished"``, ``"failed"`` or ``"interrupted"``.
-        message: why it failed; empty otherwise.
-        seconds: wall time of all attempts that are known.
-        timed: whether that is all of them: not where one was killed together with the runner.
-        command: the last one, quoted for a shell.
-    """
-
-    key: str
-    name: str
-    family: str
-    status: str
-    message: str = ""
-    seconds: float = 0.0
-    timed: bool = True
-    command: str = ""
+    key: str  # digest of all that decides the result of the cell
+    name: str  # of the cell, in the run that wrote this
+    family: str  # see Cell
+    status: str  # "running", "finished", "failed" or "interrupted"
+    message: str = ""  # why it failed
+    seconds: float = 0.0  # wall time of all attempts that are known
+    timed: bool = True  # whether that is all of them; False if the runner was killed in one
+    command: str = ""  # the last one, quoted for a shell
 
 
 class Store:
-    """Finds, reads and writes the cells below one folder; several suites share it.
-
-    Args:
-        out: the folder; cells are in ``out/cells``.
-    """
+    """Finds, reads and writes the cells in ``out/cells``, which all suites share."""
 
     def __init__(self, out: Path) -> None:
         self.out = out.absolute()
@@ -75,24 +53,28 @@ class Store:
 
     def place(self, cell: Cell) -> Place | None:
         """Return where ``cell`` is; None while the cell that it needs is not finished."""
-        weights, sha256 = None, ""
+        weights = cell.weights
         if cell.needs is not None:
             source = self.place(cell.needs)
             if source is None or not self.is_finished(cell.needs, source):
                 return None
             weights = source.folder / cell.needs.output
-            sha256 = self._sha256(weights)
-        key = cell.key(sha256)
+        key = cell.key(self._sha256(weights) if weights else "")
         return Place(key, self.out / "cells" / f"{cell.stage}-{key[:_KEY_LETTERS]}", weights)
 
     def is_finished(self, cell: Cell, place: Place) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the cell has run to its end and its output exists."""
         record = self.record(place)
         done = record is not None and record.status == FINISHED
         return done and (place.folder / cell.output).is_file()
 
+    def has_finished(self, cell: Cell) -> bool:
+        """Whether a cell, and those that it needs, are finished."""
+        place = self.place(cell)
+        return place is not None and self.is_finished(cell, place)
+
     def record(self, place: Place) -> Record | None:
-        """Return the record of a cell; None where there is none of this content."""
+        """Return the record of a cell; None if there is none with this key."""
         record = _read_record(place.folder / RECORD_FILE)
         return record if record is not None and record.key == place.key else None
 
@@ -102,12 +84,13 @@ class Store:
         Raises:
             UserError: the folder is full or not writable.
         """
-        write_json(str(place.folder / RECORD_FILE), dataclasses.asdict(record))
+        write_json(str(place.folder / RECORD_FILE), msgspec.to_builtins(record))
 
     def lock(self, place: Place) -> int | None:
-        """Create the folder and lock it; return the open file, or None where another run has it.
+        """Create the folder and lock it; return the open file, or None if another run holds it.
 
-        The lock holds as long as a process has the file open: of the tool, too, if it inherits it.
+        The lock is held as long as any process has the file open, including a tool that inherits
+        it.
 
         Raises:
             UserError: the folder cannot be created or written to.
@@ -118,7 +101,8 @@ class Store:
         except OSError as error:
             raise UserError(
                 f"cannot write to '{place.folder}': {error.strerror}; free space or choose "
-                "another --out"
+                "another --out",
+                code="no-space",
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +112,7 @@ class Store:
         return handle
 
     def is_locked(self, place: Place) -> bool:
-        """Whether a process works in the folder now."""
+        """Whether a process is working in the folder."""
         if not (place.folder / _LOCK_FILE).exists():
             return False
         handle = self.lock(place)
@@ -155,7 +139,7 @@ class Store:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last ``lines`` of a text file; fewer where it is short, none where it is not."""
+    """Return the last ``lines`` lines of a text file; none if it does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -163,14 +147,14 @@ def tail(path: Path, lines: int) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    # A progress bar writes its line again and again.
+    # A progress bar rewrites its line again and again.
     found = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
     return [line for line in found if line][-lines:]
 
 
 def _read_record(path: Path) -> Record | None:
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        # Missing, or damaged: the tool itself knows what is left to do in its folder.
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.MsgspecError):
+        # Missing or damaged: the tool itself finds what is left to do in its folder.
         return None

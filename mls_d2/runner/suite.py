@@ -1,96 +1,159 @@
-"""What a benchmark is to run: rows (methods or checkpoints) × tasks × seeds, read and checked."""
+"""Suites: methods × tasks × seeds, from YAML or a command line, with every name looked up."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import yaml
+from msgspec import Meta
+from msgspec.structs import replace
 
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.runner.catalog import PRESETS, RANDOM, Catalog
 
-FOLLOW = "follow"
-_KEYS = ("name", "preset", "methods", "tasks", "seeds", "pretrain_seed", "num_gpus")
-_ROW_KEYS = ("name", "method", "config", "checkpoint", "needs", "opts", "dataset", "epochs")
-_TASK_KEYS = ("name", "task", "config", "opts", "num_gpus", "seeds")
+RANDOM = "random"
+
+Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+Count = Annotated[int, Meta(ge=1)]
+Text = Annotated[str, Meta(min_length=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-
-@dataclass(frozen=True)
-class Row:
-    """Where backbones come from.
-
-    Attributes:
-        name: how folders and the summary call it.
-        config: of the pretraining; None where there is none.
-        checkpoint: a file to convert; None where there is none. With neither: random weights.
-        opts: ``KEY VALUE`` words for the pretraining.
-        needs: what file the user has to give as ``checkpoint``; empty where none is missing.
-        dataset: names of what the file was pretrained on; empty where nothing is known.
-        epochs: of its pretraining; None where nothing is known.
-    """
-
-    name: str
-    config: Path | None = None
-    checkpoint: Path | None = None
-    opts: tuple[str, ...] = ()
-    needs: str = ""
-    dataset: tuple[str, ...] = ()
-    epochs: float | None = None
+# Task: config below transfer_configs; in the paper: its ending, seeds, and GPUs if below 8 (on 8
+# GPUs Detectron2's scaling rule would halve the number of iterations).
+_DENSE: dict[str, tuple[str, str, tuple[int, ...], int | None]] = {
+    "coco": ("coco/mask_rcnn_R_50_FPN", "1x", (0,), None),
+    "coco-c4": ("coco/mask_rcnn_R_50_C4", "1x", (0,), None),
+    "voc": ("voc/faster_rcnn_R_50_C4", "24k", (0, 1, 2), None),
+    "cityscapes-pspnet": ("cityscapes/pspnet_R_50", "40k", (0, 1), 4),
+    "cityscapes-psanet": ("cityscapes/psanet_R_50", "40k", (0, 1), 4),
+}
+# How the name of a classification config ends; the other configs are bases.
+_PROTOCOLS = ("_finetune", "_linear", "_svm", "_knn")
+_TABLE_5 = ("voc2007", "cub200", "flowers102", "cars", "aircraft", "indoor67", "pets", "dtd")
+_CLASSIFICATION = {
+    "quick": ("voc2007-finetune", "voc2007-svm", "voc2007-knn", "scenes-objects-finetune"),
+    "paper": tuple(f"{name}-finetune" for name in _TABLE_5),
+}
 
 
-@dataclass(frozen=True)
-class Task:
-    """A benchmark to fine-tune and evaluate on.
+class Seeds(tuple[int, ...]):
+    """Seeds, given as a number, a list, or text such as ``"0,1,2"``."""
 
-    Attributes:
-        name: how folders and the summary call it.
-        config: of the transfer.
-        opts: ``KEY VALUE`` words.
-        num_gpus: GPUs of a job; None for those of the suite.
-        seeds: of its own; None for those of the suite.
-    """
+    @classmethod
+    def parse(cls, given: object) -> Seeds:
+        """Return the seeds that a suite or a command line gives.
 
-    name: str
-    config: Path
-    opts: tuple[str, ...] = ()
-    num_gpus: int | None = None
-    seeds: tuple[int, ...] | None = None
+        Raises:
+            UserError: not whole numbers from 0 up, none at all, or one of them twice.
+        """
+        words = list(map(str, given)) if isinstance(given, list | tuple) else _words(str(given))
+        if not words or not all(re.fullmatch(r"\d{1,9}", word) for word in words):
+            raise UserError(
+                f"seeds must be whole numbers from 0 up, such as 0,1,2, got {given!r}",
+                code="bad-value",
+            )
+        _check_unique(words, "seeds")
+        return cls(map(int, words))
+
+
+class SuiteMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where backbones come from; without config, checkpoint and backbone the weights are random."""
+
+    name: str = ""  # shown in folder names and the summary
+    method: Text | None = None  # a known name, which stands for a config
+    config: Path | None = None  # of the pretraining
+    checkpoint: Path | None = None  # a file to convert
+    backbone: Path | None = None  # a backbone file to use as it is
+    needs: str = ""  # which file the user has to give as checkpoint
+    opts: dict[str, Any] = {}  # config keys of the pretraining
+    dataset: str | tuple[Text, ...] = ()  # what the file was pretrained on, if known
+    epochs: Annotated[float, Meta(gt=0, lt=1e6)] | None = None  # of its pretraining
+
+
+class SuiteTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task to fine-tune and evaluate on."""
+
+    name: str = ""  # shown in folder names and the summary
+    task: Text | None = None  # a known name, which stands for a config
+    config: Path | None = None  # of the transfer
+    opts: dict[str, Any] = {}  # config keys
+    num_gpus: Count | None = None  # per cell; None: those of the suite, max_gpus at most
+    max_gpus: Count | None = None  # of the published recipe
+    seeds: Seeds | None = None  # None: those of the suite
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Rows × tasks × seeds.
+    """Methods × tasks × seeds."""
 
-    Attributes:
-        name: of the folder of its state and report.
-        preset: whose configs names stand for.
-        rows: see :class:`Row`; those whose file is missing are in ``left_out``.
-        tasks: see :class:`Task`.
-        seeds: of fine-tuning.
-        pretrain_seed: of pretraining; None where it follows the fine-tuning's.
-        num_gpus: GPUs of a job, where there are any.
-        left_out: rows that need a file from the user.
-    """
+    name: str  # of the folder of its links, summary and report
+    preset: str  # "quick" or "paper": selects the configs that names stand for
+    methods: tuple[SuiteMethod, ...]  # those that can run
+    tasks: tuple[SuiteTask, ...]  # empty to pretrain alone
+    seeds: tuple[int, ...]  # of fine-tuning
+    pretrain_seed: int | None = 0  # None: the seed of fine-tuning
+    num_gpus: int = 1  # per cell, on a machine with GPUs
+    left_out: tuple[SuiteMethod, ...] = ()  # methods that need a file from the user
 
-    name: str
-    preset: str
-    rows: tuple[Row, ...]
-    tasks: tuple[Task, ...]
-    seeds: tuple[int, ...]
-    pretrain_seed: int | None = 0
-    num_gpus: int = 1
-    left_out: tuple[Row, ...] = ()
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True):
+    """The keys of a suite file."""
+
+    name: str = "custom"
+    preset: Literal["quick", "paper"] = "quick"
+    methods: str | list[str | SuiteMethod] = []
+    tasks: str | list[str | SuiteTask] = []
+    seeds: Seeds | None = None
+    pretrain_seed: Seed | Literal["follow"] = 0
+    num_gpus: Count = 1
+
+
+_FIELDS = {field for kind in (_Content, SuiteMethod, SuiteTask) for field in kind.__struct_fields__}
+
+
+def method_configs(root: Path, preset: str) -> dict[str, Path]:
+    """Return pretraining configs by name; in the paper also ``mls-800ep`` and the ablations."""
+    folder = root / "pretrain" / "configs"
+    if preset == "quick":
+        return {path.stem.removesuffix("_quick"): path for path in folder.glob("*_quick.yaml")}
+    found = {}
+    for path in sorted(folder.glob("*_coco_*ep.yaml")):
+        method, _, length = path.stem.partition("_coco_")
+        found[method if length == "400ep" else f"{method}-{length}"] = path
+    return found | {path.stem: path for path in folder.glob("ablations/*.yaml")}
+
+
+def task_configs(root: Path, preset: str) -> dict[str, list[SuiteTask]]:
+    """Return tasks by name; several tasks if the name is that of a group."""
+    folder, quick = root / "transfer_configs", preset == "quick"
+    single = {}
+    for name, (stem, length, seeds, max_gpus) in _DENSE.items():
+        path = folder / f"{stem}_{'quick' if quick else length}.yaml"
+        task = SuiteTask(name, config=path)
+        single[name] = task if quick else replace(task, seeds=Seeds(seeds), max_gpus=max_gpus)
+    for path in sorted((folder / "classification").glob("*.yaml")):
+        stem = path.stem.removesuffix("_quick")
+        if stem.endswith(_PROTOCOLS) and path.stem.endswith("_quick") == quick:
+            name = stem.replace("_", "-")
+            # The published batch is that of one GPU.
+            single[name] = SuiteTask(name, config=path, max_gpus=None if quick else 1)
+    names: dict[str, Sequence[str]] = {name: (name,) for name in single}
+    names["cityscapes"] = ("cityscapes-pspnet", "cityscapes-psanet")
+    names["cls"] = _CLASSIFICATION[preset]
+    names["all"] = (*_DENSE, *_CLASSIFICATION[preset])
+    there = {name for name, task in single.items() if task.config and task.config.is_file()}
+    found = {
+        name: [single[item] for item in members if item in there] for name, members in names.items()
+    }
+    return {name: tasks for name, tasks in found.items() if tasks}
 
 
 def read_suite(path: Path) -> dict[str, Any]:
-    """Read a suite file; :func:`build_suite` checks what it says.
+    """Read a suite file; :func:`build_suite` checks its content.
 
     Raises:
         UserError: missing, not YAML, or not a mapping.
@@ -100,223 +163,202 @@ def read_suite(path: Path) -> dict[str, Any]:
     except OSError as error:
         others = sorted(item.name for item in path.parent.glob("*.yaml"))
         hint = f"; {nearest(path.name, others)}" if others else ""
-        raise UserError(f"cannot read the suite '{path}': {error.strerror}{hint}") from None
+        raise UserError(
+            f"cannot read the suite '{path}': {error.strerror}{hint}", code="missing-file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{path}' is not YAML: {reason}", code="bad-suite") from None
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' must be a mapping with the keys {', '.join(_KEYS)}")
+        keys = ", ".join(_Content.__struct_fields__)
+        raise UserError(f"'{path}' must be a mapping with the keys {keys}", code="bad-suite")
     return {"name": path.stem} | content
 
 
 def build_suite(
-    content: Mapping[str, Any], root: Path, *, checkpoints: Mapping[str, Path] | None = None
+    content: Mapping[str, Any],
+    root: Path,
+    *,
+    checkpoints: Mapping[str, Path] | None = None,
+    opts: Sequence[str] = (),
 ) -> Suite:
     """Return the suite that ``content`` describes, with every name looked up.
 
     Args:
-        content: the keys of a suite file (``docs/benchmark.md``).
-        root: of the checkout, where the configs that names stand for are.
-        checkpoints: files by row: they fill in rows that need one, or are rows of their own.
+        content: the keys of a suite file; without ``tasks`` the suite pretrains alone.
+        root: of the checkout, the folder of the configs.
+        checkpoints: files by method: they complete methods that need one, or are further methods.
+        opts: ``KEY VALUE`` words for every task; for every method if there are no tasks.
 
     Raises:
-        UserError: an unknown key, method, task or preset (names the nearest), a bad seed list, a
-            config or checkpoint that is not there, two rows or tasks of one name.
+        UserError: an unknown name (names the nearest), a missing file, or a bad value.
     """
-    _known_keys(content, _KEYS, "the suite")
-    preset = str(content.get("preset", "quick"))
-    if preset not in PRESETS:
-        raise UserError(f"preset '{preset}' is not known; {nearest(preset, PRESETS)}")
-    catalog = Catalog(root, preset)
-    rows = [_row(item, catalog) for item in _list(content, "methods")]
-    rows = _fill_in(rows, checkpoints or {})
-    tasks = [task for item in _list(content, "tasks") for task in _tasks(item, catalog)]
-    for kind, names in (("methods", rows), ("tasks", tasks)):
-        _check_unique([item.name for item in names], kind)
-    seed = content.get("pretrain_seed", 0)
+    given = _convert(content)
+    _check_name(given.name, "the suite")
+    if given.name == "cells":
+        raise UserError("a suite cannot have the name 'cells': it is reserved", code="bad-value")
+    methods = [_method(item, root, given.preset) for item in _items(given.methods)]
+    methods = _complete(methods, checkpoints or {})
+    if not methods:
+        raise UserError(f"suite '{given.name}' has no methods", code="bad-suite")
+    tasks = [task for item in _items(given.tasks) for task in _tasks(item, root, given)]
+    if len(opts) % 2:
+        raise UserError(f"options must be KEY VALUE pairs, got {' '.join(opts)}", code="bad-value")
+    late = dict(zip(opts[::2], opts[1::2], strict=True))
+    if tasks:
+        tasks = [replace(task, opts=task.opts | late) for task in tasks]
+    else:
+        methods = [
+            replace(item, opts=item.opts | late) if item.config else item for item in methods
+        ]
+    _check_unique([item.name for item in methods], "methods")
+    _check_unique([task.name for task in tasks], "tasks")
     return Suite(
-        name=_checked_name(content.get("name", "custom"), "the suite"),
-        preset=preset,
-        rows=tuple(row for row in rows if not row.needs),
+        name=given.name,
+        preset=given.preset,
+        methods=tuple(item for item in methods if not item.needs),
         tasks=tuple(tasks),
-        seeds=parse_seeds(content.get("seeds", [0])),
-        pretrain_seed=None if seed == FOLLOW else _one_seed(seed, f"'{FOLLOW}' or a number"),
-        num_gpus=_gpus(content.get("num_gpus", 1)),
-        left_out=tuple(row for row in rows if row.needs),
+        seeds=(0,) if given.seeds is None else given.seeds,
+        pretrain_seed=given.pretrain_seed if isinstance(given.pretrain_seed, int) else None,
+        num_gpus=given.num_gpus,
+        left_out=tuple(item for item in methods if item.needs),
     )
 
 
-def parse_seeds(given: object) -> tuple[int, ...]:
-    """Return the seeds of a list, or of text such as ``"0,1,2"`` or ``"0 1 2"``.
+def _convert(content: Mapping[str, Any]) -> _Content:
+    def decode(kind: type, value: object) -> object:
+        return Seeds.parse(value) if kind is Seeds else kind(value)
 
-    Raises:
-        UserError: empty, not whole numbers from 0 up, or one of them twice.
-    """
-    items = re.split(r"[,\s]+", given.strip(", ")) if isinstance(given, str) else given
-    items = [items] if isinstance(items, int) else items
-    if not isinstance(items, list) or not items:
-        raise UserError(f"seeds must be a list such as 0,1,2, got {given!r}")
-    seeds = tuple(_one_seed(item, "a list of them such as 0,1,2") for item in items)
-    _check_unique([str(seed) for seed in seeds], "seeds")
-    return seeds
-
-
-def _one_seed(given: object, expected: str) -> int:
-    text = str(given)
-    if isinstance(given, bool) or not re.fullmatch(r"\d+", text) or int(text) >= 2**31:
-        raise UserError(f"seed '{text}' is not a whole number from 0 up; expected {expected}")
-    return int(text)
-
-
-def _gpus(given: object) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise UserError(f"num_gpus must be a whole number from 1 up, got {given!r}")
-    return given
-
-
-def _list(content: Mapping[str, Any], key: str) -> list[Any]:
-    given = content.get(key)
-    items = given.replace(",", " ").split() if isinstance(given, str) else given
-    if not isinstance(items, list) or not items:
-        raise UserError(f"'{key}' must be a list of at least one, got {given!r}")
-    return items
-
-
-def _row(item: object, catalog: Catalog) -> Row:
-    if isinstance(item, str):
-        item = {"method": item}
-    if not isinstance(item, dict):
-        raise UserError(f"a method is a name or a mapping, got {item!r}")
-    _known_keys(item, _ROW_KEYS, f"method {item.get('name', item)!r}")
-    sources = [key for key in ("method", "config", "checkpoint", "needs") if key in item]
-    if len(sources) != 1:
+    try:
+        return msgspec.convert(dict(content), _Content, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        unknown = re.search(r"unknown field `(.*?)`|enum value '(.*?)'", str(error))
+        field, value = unknown.groups() if unknown else ("", "")
+        hint = f"; {nearest(field, _FIELDS)}" if field else ""
+        hint = f"; {nearest(value, ('quick', 'paper', 'follow'))}" if value else hint
         raise UserError(
-            f"method {item!r} must have one of method, config, checkpoint or needs, "
-            f"and has {', '.join(sources) or 'none'}"
-        )
-    row = _named_row(item, sources[0], catalog)
-    opts = _opts(item.get("opts", {}), f"method '{row.name}'")
-    if opts and row.config is None:
+            f"suite '{content.get('name', 'custom')}': {error}{hint} ($ is the suite; "
+            "docs/benchmark.md lists keys and values)",
+            code="bad-suite",
+        ) from None
+
+
+def _items(given: str | list[Any]) -> list[Any]:
+    return _words(given) if isinstance(given, str) else given
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _method(item: str | SuiteMethod, root: Path, preset: str) -> SuiteMethod:
+    entry = SuiteMethod(method=item) if isinstance(item, str) else item
+    sources = ("method", "config", "checkpoint", "backbone", "needs")
+    given = [source for source in sources if getattr(entry, source)]
+    name = entry.name or entry.method or ""
+    _check_name(name, "a method")
+    if len(given) != 1:
         raise UserError(
-            f"opts of method '{row.name}' change nothing, for it is not pretrained here; "
-            "give them to the task"
+            f"method '{name}' must have one of {', '.join(sources)}, got "
+            f"{', '.join(given) or 'none'}",
+            code="bad-suite",
         )
-    origin = _origin(item, row.name)
-    if origin and not (row.checkpoint or row.needs):
+    for path in filter(None, (entry.config, entry.checkpoint, entry.backbone)):
+        _check_file(path, name)
+    if (entry.dataset or entry.epochs) and not (entry.checkpoint or entry.needs):
         raise UserError(
-            f"{' and '.join(origin)} of method '{row.name}' belong to a checkpoint; what is "
-            "pretrained here says it itself"
+            f"dataset and epochs of method '{name}' are for a checkpoint; backbone files of this "
+            "project already contain them",
+            code="bad-suite",
         )
-    return dataclasses.replace(row, opts=opts, **origin)
+    config = entry.config
+    if entry.method and entry.method != RANDOM:
+        config = _find(entry.method, method_configs(root, preset), "method", preset, RANDOM)
+    if entry.opts and config is None:
+        raise UserError(
+            f"opts of method '{name}' have no effect, because it is not pretrained here; give them "
+            "to the task",
+            code="bad-suite",
+        )
+    dataset = (entry.dataset,) if isinstance(entry.dataset, str) else entry.dataset
+    return replace(entry, name=name, config=config, dataset=dataset)
 
 
-def _named_row(item: Mapping[str, Any], source: str, catalog: Catalog) -> Row:
-    value = item[source]
-    name = _checked_name(item.get("name", value if source == "method" else None), f"{item!r}")
-    if source == "needs":
-        return Row(name, needs=str(value))
-    if source == "checkpoint":
-        return Row(name, checkpoint=_existing(value, f"checkpoint of '{name}'"))
-    if source == "config":
-        return Row(name, config=_existing(value, f"config of '{name}'"))
-    return Row(name) if value == RANDOM else Row(name, catalog.find_method(str(value)))
-
-
-def _origin(item: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what a row says of its file's pretraining, as fields of :class:`Row`."""
-    found: dict[str, Any] = {}
-    if "dataset" in item:
-        given = item["dataset"]
-        names = [given] if isinstance(given, str) else given
-        if not isinstance(names, list) or not names or not all(map(_is_text, names)):
-            raise UserError(
-                f"dataset of method '{name}' must be a name or a list of them, got {given!r}"
-            )
-        found["dataset"] = tuple(names)
-    if "epochs" in item:
-        given = item["epochs"]
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if not number or not 0 < given < math.inf:
-            raise UserError(f"epochs of method '{name}' must be a number above 0, got {given!r}")
-        found["epochs"] = float(given)
-    return found
-
-
-def _is_text(given: object) -> bool:
-    return isinstance(given, str) and bool(given)
-
-
-def _fill_in(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> list[Row]:
-    for name, path in checkpoints.items():
-        _checked_name(name, "--checkpoint")
-        _existing(path, f"checkpoint of '{name}'")
+def _complete(methods: list[SuiteMethod], files: Mapping[str, Path]) -> list[SuiteMethod]:
+    for name, path in files.items():
+        _check_name(name, "--checkpoint")
+        _check_file(path, name)
     filled = [
-        dataclasses.replace(row, checkpoint=checkpoints[row.name], needs="")
-        if row.needs and row.name in checkpoints
-        else row
-        for row in rows
+        replace(method, checkpoint=files[method.name], needs="")
+        if method.needs and method.name in files
+        else method
+        for method in methods
     ]
-    waiting = {row.name for row in rows if row.needs}
+    waiting = {method.name for method in methods if method.needs}
     return filled + [
-        Row(name, checkpoint=path) for name, path in checkpoints.items() if name not in waiting
+        SuiteMethod(name, checkpoint=path) for name, path in files.items() if name not in waiting
     ]
 
 
-def _tasks(item: object, catalog: Catalog) -> list[Task]:
-    if isinstance(item, str):
-        return [Task(name, path) for name, path in catalog.find_task(item)]
-    if not isinstance(item, dict):
-        raise UserError(f"a task is a name or a mapping, got {item!r}")
-    _known_keys(item, _TASK_KEYS, f"task {item.get('name', item)!r}")
-    if ("task" in item) == ("config" in item):
-        raise UserError(f"task {item!r} must have either task, a known name, or config")
-    if "task" in item:
-        found = catalog.find_task(str(item["task"]))
+def _tasks(item: str | SuiteTask, root: Path, content: _Content) -> list[SuiteTask]:
+    entry = SuiteTask(task=item) if isinstance(item, str) else item
+    if (entry.task is None) == (entry.config is None):
+        raise UserError(
+            f"task '{entry.name}' must have either task, a known name, or config", code="bad-suite"
+        )
+    if entry.config is not None:
+        _check_file(entry.config, entry.name)
+        found = [entry]
     else:
-        name = _checked_name(item.get("name"), f"{item!r}")
-        found = [(name, _existing(item["config"], f"config of task '{name}'"))]
-    if "name" in item:
-        if len(found) > 1:
-            raise UserError(f"task {item!r} stands for {len(found)} tasks, which need a name each")
-        found = [(_checked_name(item["name"], f"{item!r}"), found[0][1])]
-    gpus = _gpus(item["num_gpus"]) if "num_gpus" in item else None
-    seeds = parse_seeds(item["seeds"]) if "seeds" in item else None
-    return [
-        Task(name, path, _opts(item.get("opts", {}), f"task '{name}'"), gpus, seeds)
-        for name, path in found
+        known = task_configs(root, content.preset)
+        found = _find(str(entry.task), known, "task", content.preset)
+    if entry.name and len(found) > 1:
+        raise UserError(
+            f"task '{entry.task}' stands for {len(found)} tasks, which need a name each",
+            code="bad-suite",
+        )
+    tasks = [
+        replace(
+            entry,
+            name=entry.name or task.name,
+            config=task.config,
+            max_gpus=entry.max_gpus or task.max_gpus,
+            # The seeds of the published recipe if nothing else is asked for.
+            seeds=entry.seeds or (task.seeds if content.seeds is None else None),
+        )
+        for task in found
     ]
+    for task in tasks:
+        _check_name(task.name, "a task")
+    return tasks
 
 
-def _opts(given: object, whose: str) -> tuple[str, ...]:
-    if not isinstance(given, dict):
-        raise UserError(f"opts of {whose} must be a mapping of config keys, got {given!r}")
-    return tuple(str(word) for pair in given.items() for word in pair)
+def _find(name: str, known: Mapping[str, Any], kind: str, preset: str, *others: str) -> Any:
+    if name not in known:
+        raise UserError(
+            f"unknown {kind} '{name}' in preset {preset}; {nearest(name, [*known, *others])}",
+            code="unknown-name",
+        )
+    return known[name]
 
 
-def _existing(given: object, what: str) -> Path:
-    path = Path(str(given))
+def _check_file(path: Path, name: str) -> None:
     if not path.is_file():
         names = [item.name for item in path.parent.glob("*") if item.is_file()]
         hint = f"; {nearest(path.name, names)}" if names else ""
-        raise UserError(f"{what}: there is no file '{path}'{hint}")
-    return path
+        raise UserError(f"'{name}': there is no file '{path}'{hint}", code="missing-file")
 
 
-def _checked_name(given: object, whose: str) -> str:
-    if not isinstance(given, str) or not _NAME.fullmatch(given):
+def _check_name(name: str, whose: str) -> None:
+    if not _NAME.fullmatch(name):
         raise UserError(
-            f"{whose} needs a name of letters, digits, '.', '_' and '-' (it becomes a folder), "
-            f"got {given!r}"
+            f"{whose} needs a name of letters, digits, '.', '_' and '-' (it is used as a folder "
+            f"name), got {name!r}",
+            code="bad-value",
         )
-    return given
-
-
-def _known_keys(content: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
-    for key in content:
-        if key not in known:
-            raise UserError(f"{what} has an unknown key '{key}'; {nearest(str(key), known)}")
 
 
 def _check_unique(names: Sequence[str], kind: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{kind} has {', '.join(map(repr, twice))} more than once")
+        raise UserError(f"{kind}: more than once: {', '.join(map(repr, twice))}", code="bad-value")

@@ -15,8 +15,8 @@ from mls_d2.config.rules import Rule, above, at_least, bounds, check_rules, one_
 from mls_d2.core.errors import UserError
 from mls_d2.data.classification import find, load_classification
 from mls_d2.data.classification_loader import build_test_loader, build_train_loader, test_mapper
-from mls_d2.evaluation.classification import ClassificationEvaluator
-from mls_d2.evaluation.classification_pictures import write_classifications
+from mls_d2.evaluation.classification_evaluator import ClassificationEvaluator
+from mls_d2.evaluation.pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
 from mls_d2.run.processes import images_normalised_together
 from mls_d2.transfer.base import TransferTask

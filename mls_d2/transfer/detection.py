@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.boxes import with_usable_boxes
-from mls_d2.data.detection_mapper import DetectionMapper
-from mls_d2.evaluation.coco import CocoEvaluator
+from mls_d2.data.annotations_coco import check_masks
+from mls_d2.data.detection import DetectionMapper, training_records
+from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
-from mls_d2.evaluation.voc import VocEvaluator
+from mls_d2.evaluation.voc_evaluator import VocEvaluator
 from mls_d2.transfer.base import TransferTask
 
 
@@ -36,10 +36,10 @@ class Detection(TransferTask):
         return f"{dataset}_{network}_{neck}"
 
     def check(self, cfg: CfgNode) -> None:
-        """Compare the number of categories with that of the datasets.
+        """Compare the number of categories with that of the datasets, and check the test masks.
 
         Raises:
-            UserError: they differ.
+            UserError: they differ, or test objects have no masks.
         """
         for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             metadata = MetadataCatalog.get(dataset)
@@ -55,15 +55,15 @@ class Detection(TransferTask):
                     f"{len(categories)}",
                     code="bad-value",
                 )
+        if cfg.MODEL.MASK_ON and comm.get_local_rank() == 0:
+            for dataset in cfg.DATASETS.TEST:
+                if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":
+                    check_masks(MetadataCatalog.get(dataset).json_file)
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Return Detectron2's loader, without images that have no usable box."""
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+        """Return Detectron2's loader, without objects that cannot be learnt from."""
         return build_detection_train_loader(
-            cfg,
-            mapper=DetectionMapper(cfg, is_train=True),
-            dataset=with_usable_boxes(records) if filter_empty else records,
+            cfg, mapper=DetectionMapper(cfg, is_train=True), dataset=training_records(cfg)
         )
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mls_d2.data.classification import load_classification
 from mls_d2.data.classification_loader import build_test_loader
 from mls_d2.modeling.classifier import ImageClassifier, targets_of
-from mls_d2.modeling.fitted_heads import NearestNeighbours, UnitLinear
+from mls_d2.modeling.fitted_heads import NearestNeighbors, UnitLinear, fit_linear_svms
 
 
 def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
@@ -28,16 +28,13 @@ def fit_head(cfg: CfgNode, model: ImageClassifier) -> None:
     features, targets = inference_on_dataset(model, loader, collector)
     # Every process fits the same head to the same features.
     if node.HEAD == "svm":
-        # scikit-learn takes seconds to import, which other runs do not need.
-        from mls_d2.evaluation.linear_svm import fit_linear_svms
-
         names = load_classification(cfg.DATASETS.TRAIN[0]).names
         unit = F.normalize(features, dim=1).double().numpy()
         weight, bias = fit_linear_svms(unit, targets.numpy(), node.SVM_COSTS, names=names)
         head: nn.Module = UnitLinear(torch.from_numpy(weight), torch.from_numpy(bias)).float()
     else:
         k = min(node.KNN_K, len(features))
-        head = NearestNeighbours(features, targets, k=k, temperature=node.KNN_TEMPERATURE)
+        head = NearestNeighbors(features, targets, k=k, temperature=node.KNN_TEMPERATURE)
     model.head = head.to(model.device)
 
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from mls_d2.checkpoint.detector import load_detector
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, check_writable
-from mls_d2.data.detection_mapper import UnreadableImageError
+from mls_d2.data.detection import UnreadableImageError
 from mls_d2.data.images import BrokenImageError, list_images, read_image
-from mls_d2.evaluation.drawing import draw_output
+from mls_d2.evaluation.pictures import draw_output
 from mls_d2.run.environment import resolve_device
 from mls_d2.run.registration import register_all
 from mls_d2.transfer.tasks import task_of

@@ -20,7 +20,7 @@ from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
 from mls_d2.core.errors import UserError
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
-from mls_d2.results.schema import RESULTS_FILE, Result, write_result
+from mls_d2.results.schema import RESULTS_FILE, InitialWeights, Result, write_result
 from mls_d2.run.environment import (
     collect_device,
     collect_versions,
@@ -112,7 +112,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     if comm.get_local_rank() == 0:
         # A failure here ends the other processes, too.
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name)
+            check_dataset(name, test=name in cfg.DATASETS.TEST)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
@@ -197,7 +197,7 @@ def _result(
     now = datetime.datetime.now(datetime.timezone.utc)
     return Result(
         method=weights.method,
-        backbone={"file": weights.file, "sha256": weights.sha256, "info": weights.info},
+        backbone=InitialWeights(file=weights.file, sha256=weights.sha256, info=weights.info),
         task=task_of(cfg).name(cfg),
         preset=cfg.PRESET,
         metrics=metrics,

@@ -32,10 +32,10 @@ from mls_d2.config.rules import (
 )
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes
-from mls_d2.data.detection_mapper import TolerantMapper
-from mls_d2.data.segmentation import SegmentationMapper
+from mls_d2.data.detection import TolerantMapper
+from mls_d2.data.segmentation_mapper import SegmentationMapper
 from mls_d2.evaluation.pictures import write_segmentations
-from mls_d2.evaluation.segmentation import SegmentationEvaluator
+from mls_d2.evaluation.segmentation_evaluator import SegmentationEvaluator
 from mls_d2.modeling.encoder_decoder import HEADS
 from mls_d2.run.processes import images_normalised_together
 from mls_d2.transfer.base import TransferTask
@@ -115,7 +115,9 @@ class Segmentation(TransferTask):
         """Return Detectron2's loader of augmented crops."""
         return build_detection_train_loader(
             get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False),
-            mapper=TolerantMapper(SegmentationMapper(cfg, is_train=True), is_train=True),
+            mapper=TolerantMapper(
+                SegmentationMapper.from_config(cfg, is_train=True), is_train=True
+            ),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -127,7 +129,7 @@ class Segmentation(TransferTask):
 
     def test_mapper(self, cfg: CfgNode) -> TolerantMapper:
         """Return the mapper that scales a whole image."""
-        return TolerantMapper(SegmentationMapper(cfg, is_train=False), is_train=False)
+        return TolerantMapper(SegmentationMapper.from_config(cfg, is_train=False), is_train=False)
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return the evaluator that counts pixels."""

@@ -1,14 +1,14 @@
 """Without Detectron2 the package says what to do."""
 
-import importlib.util
 import runpy
+import sys
 
 import pytest
 
-import mls_d2
+from mls_d2.config import defaults
 
 
 def test_a_missing_detectron2_is_explained(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "detectron2.config", None)
     with pytest.raises(ImportError, match="needs Detectron2.*`make setup`"):
-        runpy.run_path(mls_d2.__file__)
+        runpy.run_path(defaults.__file__)

@@ -1,4 +1,4 @@
-"""tools/benchmark.py from the command line, as a user runs it."""
+"""tools/benchmark.py: its command line, and one matrix from pretraining to the report."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ DETECTION = NARROW | {
     "INPUT.MIN_SIZE_TRAIN": "(64,)",
     "INPUT.MIN_SIZE_TEST": 64,
     "SOLVER.IMS_PER_BATCH": 2,
-    "SOLVER.MAX_ITER": 40,
+    "SOLVER.MAX_ITER": 20,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.STEPS": "()",
     "TEST.PRECISE_BN.NUM_ITER": 1,
@@ -45,86 +45,107 @@ DETECTION = NARROW | {
 
 
 @pytest.fixture
-def run_in_process(monkeypatch, capfd, tmp_path):
-    """Run the tool's main in this process; return its exit code, stdout and stderr."""
+def tool(monkeypatch, tmp_path):
     spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
     tool = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     spec.loader.exec_module(tool)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "data" / "coco").mkdir(parents=True)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.chdir(tmp_path)
+    return tool
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            tool.run_tool(tool.main)
-        return (caught.value.code, *capfd.readouterr())
 
-    return run
+ONE = ("--methods", "mls", "--tasks", "coco")
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("words", "code"),
     [
-        (("none.yaml",), "cannot read the suite 'none.yaml'"),
-        (("--tasks", "coco"), "'methods' must be a list of at least one"),
-        (("--methods", "mlss", "--tasks", "coco"), "did you mean 'mls'?"),
-        (("--methods", "mls", "--tasks", "coc"), "did you mean 'coco'"),
-        (("--methods", "mls", "--tasks", "coco", "--seeds", "1;2"), "seed '1;2' is not a whole"),
-        (("--methods", "mls", "--tasks", "coco", "--preset", "papr"), "did you mean 'paper'?"),
-        (("--methods", "mls", "--tasks", "coco", "--checkpoint", "a"), "must be NAME=FILE"),
-        (("--methods", "mls", "--tasks", "coco", "--checkpoint", "a=b"), "there is no file 'b'"),
-        (("--methods", "mls", "--tasks", "coco", "--jobs", "0"), "--jobs must be 1 or more"),
-        (("--methods", "mls", "--tasks", "coco", "--num-gpus", "0"), "num_gpus must be"),
+        (("none.yaml",), "missing-file"),
+        (("--tasks", "coco"), "bad-suite"),
+        (("--methods", "mls"), "bad-value"),
+        (("--methods", "mlss", "--tasks", "coco"), "unknown-name"),
+        (("--methods", "mls", "--tasks", "coc"), "unknown-name"),
+        (("--methods", "random", "--only", "pretrain"), "unknown-name"),
+        ((*ONE, "--seeds", "1;2"), "bad-value"),
+        ((*ONE, "--preset", "papr"), "bad-suite"),
+        ((*ONE, "--checkpoint", "a"), "bad-value"),
+        ((*ONE, "--checkpoint", "a=b"), "missing-file"),
+        ((*ONE, "--backbone", "b.pth"), "missing-file"),
+        ((*ONE, "--jobs", "0"), "bad-value"),
+        ((*ONE, "--num-gpus", "0"), "bad-suite"),
+        ((*ONE, "--only", "eval"), "missing-backbone"),
+        ((*ONE, "SOLVER.BASE_LR"), "bad-value"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(run_in_process, words, problem):
-    code, _, err = run_in_process(*words)
-    assert code == 2
-    assert err.count("error: ") == 1
-    assert problem in err
+def test_mistakes_of_the_command_line(tool, words, code, refuses):
+    with refuses(code):
+        tool.main(list(words))
 
 
-def test_part_of_a_suite_has_a_folder_of_its_own(run_in_process):
-    words = (REPOSITORY / "suites/paper_table8.yaml", "--dry-run")
-    code, out, _ = run_in_process(*words)
-    assert code == 0
-    assert "suite 'paper_table8', preset paper: 8 cells, 8 to do" in out
-    code, out, _ = run_in_process(*words, "--methods", "mls", "--seeds", "0,1")
-    assert "suite 'custom', preset paper: 3 cells, 3 to do" in out
+@pytest.mark.parametrize(
+    ("words", "name", "cells"),
+    [
+        (["SUITE"], "paper_table8", 8),
+        (["SUITE", "--methods", "mls", "--seeds", "0,1"], "custom", 3),
+        (["--tasks", "all", "--methods", "mls random"], "quick", 1 + 2 * 9),
+        (["--only", "pretrain", "--methods", "mls", "MLS.K", "7"], "quick", 1),
+        (["--tasks", "voc", "--backbone", "random", "--preset", "paper"], "paper", 3),
+        (["--tasks", "cityscapes", "--methods", "random", "--preset", "paper"], "paper", 4),
+    ],
+)
+def test_the_plan_of_a_command_line(tool, capsys, words, name, cells):
+    suite = str(REPOSITORY / "suites/paper_table8.yaml")
+    assert tool.main([suite if word == "SUITE" else word for word in words] + ["--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"suite '{name}', preset ")
+    assert f": {cells} cells, {cells} to do" in out
+    assert not Path("output").exists()
 
 
-def on_one_core():
-    """Let the runner see one core: threads that wait for each other crawl on a busy machine."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def suite_of(tool, *words):
+    return tool.suite_of(tool.parse_args(words))
+
+
+def test_what_options_select(tool, tmp_path):
+    suite = suite_of(tool, *ONE, "--preset", "paper", "--epochs", "800", "--seed", "3")
+    assert [item.name for item in suite.methods] == ["mls-800ep"]
+    assert (suite.pretrain_seed, suite.seeds) == (3, (3,))
+    suite = suite_of(tool, "SOLVER.BASE_LR", "1", *ONE, "--seed", "3", "--seeds", "0,1")
+    assert (suite.pretrain_seed, suite.seeds) == (3, (0, 1))
+    assert suite.tasks[0].opts == {"SOLVER.BASE_LR": "1"}
+    for folder, name in (("my run", "backbone"), ("x", "dino s8")):
+        file = tmp_path / folder / f"{name}.pth"
+        file.parent.mkdir()
+        file.touch()
+        (method,) = suite_of(tool, "--backbone", str(file), "--tasks", "coco").methods
+        assert method.backbone == file
+        assert method.name in ("my-run", "dino-s8")
 
 
 @pytest.mark.slow
-def test_a_matrix_is_stopped_goes_on_is_reported_and_is_not_repeated(scenes_root, tmp_path):
+def test_a_matrix_is_stopped_resumes_is_reported_and_is_not_repeated(tool, scenes_root, tmp_path):
     path = tmp_path / "tiny.yaml"
     content = {
-        "methods": ["random", {"name": "mls", "method": "mls", "opts": PRETRAIN}],
+        "methods": [{"name": "mls", "method": "mls", "opts": PRETRAIN}],
         "tasks": [{"task": "coco", "opts": DETECTION}],
         "seeds": [3],
     }
     path.write_text(yaml.safe_dump(content))
-    words = [sys.executable, "-W", "ignore", str(TOOL), str(path), "--jobs", "1"]
-    words += ["--out", str(tmp_path / "out")]
+    out = tmp_path / "the output"
+    words = [str(path), "--jobs", "1", "--data", str(scenes_root), "--out", str(out)]
     environment = os.environ | {
-        "DETECTRON2_DATASETS": str(scenes_root),
-        "PYTHONPATH": str(REPOSITORY),
         "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     started = subprocess.Popen(
-        words,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=on_one_core,
+        [str(TOOL), *words], env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT
     )
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "out").glob("cells/transfer-*/metrics.json")):
+    while not list(out.glob("cells/transfer-*/metrics.json")):
         assert started.poll() is None, started.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -133,31 +154,13 @@ def test_a_matrix_is_stopped_goes_on_is_reported_and_is_not_repeated(scenes_root
     assert started.returncode == 130, output
     assert "Traceback" not in output
 
-    done = subprocess.run(
-        words,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=500,
-        preexec_fn=on_one_core,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "pretrain/mls-seed0  reused" in done.stdout
-    results = {
-        path.parent.name: json.loads(path.read_text())
-        for path in (tmp_path / "out/tiny/coco").glob("*/results.json")
+    assert tool.main(words) == 0
+    state = json.loads((out / "tiny/cells.json").read_text())
+    assert {name: cell["status"] for name, cell in state.items()} == {
+        "pretrain/mls-seed0": "reused",
+        "coco/mls-seed3": "finished",
     }
-    assert {name: result["method"] for name, result in results.items()} == {
-        "random-seed3": "random",
-        "mls-seed3": "mls",
-    }
-    assert {result["seed"] for result in results.values()} == {3}
-    assert (tmp_path / "out/tiny/report/report.md").is_file()
-    resumed = [
-        log for log in (tmp_path / "out").glob("cells/*/output.txt") if "resumed" in log.read_text()
-    ]
-    assert len(resumed) == 1
-
-    again = subprocess.run(words, env=environment, text=True, capture_output=True, timeout=120)
-    assert again.returncode == 0, again.stderr
-    assert "3 cells, 0 to do" in again.stdout
+    assert "resumed" in (out / "tiny/coco/mls-seed3/output.txt").read_text()
+    result = json.loads((out / "tiny/coco/mls-seed3/results.json").read_text())
+    assert (result["method"], result["seed"]) == ("mls", 3)
+    assert (out / "tiny/report/report.md").is_file()

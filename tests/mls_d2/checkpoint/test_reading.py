@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.mls_d2.convert.sources import caffe2, encoder, files, write
 
 from mls_d2.checkpoint import reading
 from mls_d2.checkpoint.backbone_file import read_backbone
@@ -25,6 +24,7 @@ from mls_d2.convert.convert import load_backbone
 from mls_d2.convert.inspection import inspect_file
 from mls_d2.core.errors import UserError
 from mls_d2.run.checkpointer import AtomicCheckpointer, CorruptCheckpointError
+from tests.mls_d2.convert.sources import caffe2, encoder, files, write
 
 
 class Hostile:

@@ -3,6 +3,7 @@
 import pytest
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+import pretrain.methods  # noqa: F401 - registers the keys of the methods
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.loading import all_keys, load_cfg
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pretrain.methods  # noqa: F401 - registers the keys of the methods
 from mls_d2.config.changes import affects_results, config_changes
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.loading import load_cfg

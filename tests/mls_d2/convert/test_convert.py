@@ -7,6 +7,12 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from mls_d2.convert.architecture import Architecture, architecture_of, build_torchvision, verify
+from mls_d2.convert.convert import load_backbone
+from mls_d2.convert.layouts import detectron2_name, torchvision_from_detectron2
+from mls_d2.convert.sources import NO_NORMALISATION, SOURCES
+from mls_d2.core.errors import UserError
 from tests.mls_d2.convert.sources import (
     NARROW,
     caffe2,
@@ -19,12 +25,6 @@ from tests.mls_d2.convert.sources import (
     under,
     write,
 )
-
-from mls_d2.convert.architecture import Architecture, architecture_of, build_torchvision, verify
-from mls_d2.convert.convert import load_backbone
-from mls_d2.convert.layouts import detectron2_name, torchvision_from_detectron2
-from mls_d2.convert.sources import NO_NORMALISATION, SOURCES
-from mls_d2.core.errors import UserError
 
 FILES = files()
 

@@ -3,10 +3,10 @@
 import argparse
 
 import torch
-from tests.mls_d2.convert.sources import encoder, files, under, write
 
 from mls_d2.checkpoint.backbone_file import sha256
 from mls_d2.convert.inspection import inspect_file
+from tests.mls_d2.convert.sources import encoder, files, under, write
 
 
 def test_encoders_copies_and_choice(tmp_path):

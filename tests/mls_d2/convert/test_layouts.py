@@ -4,6 +4,15 @@ import re
 
 import pytest
 import torch
+
+from mls_d2.convert.layouts import (
+    LAYOUTS,
+    TORCHVISION,
+    detectron2_name,
+    torchvision_from_detectron2,
+    with_arithmetic,
+)
+from mls_d2.convert.recognise import find_candidates
 from tests.mls_d2.convert.sources import (
     caffe2,
     caffe2_folded,
@@ -16,15 +25,6 @@ from tests.mls_d2.convert.sources import (
     simclr_v2,
     under,
 )
-
-from mls_d2.convert.layouts import (
-    LAYOUTS,
-    TORCHVISION,
-    detectron2_name,
-    torchvision_from_detectron2,
-    with_arithmetic,
-)
-from mls_d2.convert.recognise import find_candidates
 
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tests.mls_d2.convert.sources import encoder, under, write
 
 from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.convert.convert import load_backbone, write_converted
 from mls_d2.convert.parts import parts_config
 from mls_d2.core.errors import UserError
 from tests.mls_d2.checkpoint.test_initial_weights import small_cfg
+from tests.mls_d2.convert.sources import encoder, under, write
 
 WIDTH, POOLED, FC = 8, 7, 16
 LEAVES = ("weight", "bias", "running_mean", "running_var")

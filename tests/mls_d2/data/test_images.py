@@ -1,131 +1,166 @@
-"""Every kind of image that the wild holds, as 8-bit RGB."""
+"""Images of every common kind as 8-bit RGB, and folders of them."""
+
+import os
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mls_d2.core.errors import UserError
-from mls_d2.data.images import BrokenImageError, list_images, open_image, read_image
+from mls_d2.data.images import (
+    BrokenImageError,
+    image_size,
+    list_images,
+    open_image,
+    printable,
+    read_image,
+)
+
+Y, X = np.mgrid[0:48, 0:64]
+# Smooth, so that JPEG keeps it nearly as it is.
+PHOTO = np.stack([X * 4, Y * 5, 255 - X * 2 - Y], axis=-1).clip(0, 255).astype(np.uint8)
+GREY = np.asarray(Image.fromarray(PHOTO).convert("L"))
+RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
+LEVELS = (RAMP * 255).round()
+TRANSPARENT = np.concatenate([PHOTO, np.zeros((48, 64, 1), np.uint8)], axis=2)
 
 
-@pytest.fixture
-def photo() -> np.ndarray:
-    """A smooth picture, so that JPEG keeps it nearly as it is."""
-    y, x = np.mgrid[0:48, 0:64]
-    return np.stack([x * 4, y * 5, 255 - x * 2 - y], axis=-1).clip(0, 255).astype(np.uint8)
+def rgb(grey):
+    return np.repeat(np.asarray(grey)[..., None], 3, axis=2)
 
 
-def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 4.0) -> bool:
-    return (
-        got.shape == expected.shape
-        and np.abs(got.astype(int) - expected.astype(int)).mean() < tolerance
-    )
+def close(got, expected, tolerance=4.0):
+    difference = np.abs(got.astype(int) - expected.astype(int)).mean()
+    return got.shape == expected.shape and difference < tolerance
+
+
+KINDS = {
+    "jpg": (Image.fromarray(PHOTO), "a.jpg", PHOTO, 4),
+    "png": (Image.fromarray(PHOTO), "a.png", PHOTO, 0.01),
+    "bmp": (Image.fromarray(PHOTO), "a.bmp", PHOTO, 0.01),
+    "webp": (Image.fromarray(PHOTO), "a.webp", PHOTO, 6),
+    "CMYK": (Image.fromarray(PHOTO).convert("CMYK"), "a.jpg", PHOTO, 6),
+    "grey jpg": (Image.fromarray(GREY), "a.jpg", rgb(GREY), 4),
+    "grey png": (Image.fromarray(GREY), "a.png", rgb(GREY), 0.01),
+    "palette": (Image.fromarray(PHOTO).quantize(64), "a.png", PHOTO, 12),
+    "16 bit": (Image.fromarray((RAMP * 65535).astype(np.uint16)), "a.png", rgb(LEVELS), 0.6),
+    "float 0 to 1": (Image.fromarray(RAMP.astype(np.float32)), "a.tif", rgb(LEVELS), 0.6),
+    "float 0 to 255": (Image.fromarray(LEVELS.astype(np.float32)), "a.tif", rgb(LEVELS), 0.01),
+    "transparent": (Image.fromarray(TRANSPARENT), "a.png", np.full_like(PHOTO, 255), 0.01),
+}
+
+
+@pytest.mark.parametrize(("image", "name", "expected", "tolerance"), KINDS.values(), ids=KINDS)
+def test_every_kind_becomes_rgb(tmp_path, image, name, expected, tolerance):
+    image.save(tmp_path / name, quality=95)
+    assert close(read_image(str(tmp_path / name)), expected, tolerance)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, PHOTO), (2, PHOTO[:, ::-1]), (3, PHOTO[::-1, ::-1]), (4, PHOTO[::-1]),
+        (5, PHOTO.swapaxes(0, 1)), (6, np.rot90(PHOTO, -1)), (7, np.rot90(PHOTO.swapaxes(0, 1), 2)),
+        (8, np.rot90(PHOTO)), (9, PHOTO),
+    ],
+)  # fmt: skip
+def test_images_are_turned_once_and_the_header_has_their_size(
+    tmp_path, suffix, orientation, turned
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PHOTO).save(path, quality=95, exif=exif)
+    image = open_image(path.read_bytes())
+    assert close(image.decode(), turned)
+    assert (image.height, image.width) == image_size(str(path)) == turned.shape[:2]
+
+
+def exif_of(tag, kind, value):
+    """EXIF with Orientation 6 and one entry of an odd type."""
+    entries = [(0x0112, 3, struct.pack("<HH", 6, 0)), (tag, kind, value)]
+    body = b"".join(struct.pack("<HHI", t, k, 1) + v for t, k, v in sorted(entries))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("a.jpg", 4.0), ("a.png", 0.01), ("a.bmp", 0.01), ("a.webp", 6.0)]
+    ("tag", "kind", "value"),
+    [
+        (0x0128, 2, b"x\0\0\0"),  # ResolutionUnit as text
+        (0x0100, 9, struct.pack("<i", -1)),  # ImageWidth below 0
+        (0x0213, 11, struct.pack("<f", 1.5)),  # YCbCrPositioning as a float
+        (0x8769, 4, struct.pack("<I", 2**31)),  # an IFD beyond the end
+        (0x0132, 77, b"abcd"),
+    ],
 )
-def test_rgb_files_come_back_as_they_are(tmp_path, photo, name, tolerance):
-    Image.fromarray(photo).save(tmp_path / name, quality=95)
-    assert close(read_image(str(tmp_path / name)), photo, tolerance)
-
-
-def test_cmyk_jpeg(tmp_path, photo):
-    Image.fromarray(photo).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    assert close(read_image(str(tmp_path / "a.jpg")), photo, 6)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_greyscale_gets_three_equal_channels(tmp_path, photo, suffix):
-    grey = Image.fromarray(photo).convert("L")
-    grey.save(tmp_path / f"a.{suffix}", quality=95)
-    assert close(
-        read_image(str(tmp_path / f"a.{suffix}")), np.repeat(np.asarray(grey)[..., None], 3, axis=2)
-    )
-
-
-def test_palette_images_take_their_colours(tmp_path, photo):
-    palette = Image.fromarray(photo).quantize(64)
-    palette.save(tmp_path / "a.png")
-    assert close(read_image(str(tmp_path / "a.png")), np.asarray(palette.convert("RGB")), 0.01)
-
-
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
-    values = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    expected = np.repeat((values / 257.0).round().astype(np.uint8)[..., None], 3, axis=2)
-    assert close(read_image(str(tmp_path / "a.png")), expected, 0.6)
-
-
-def test_transparent_pixels_show_white(tmp_path, photo):
-    alpha = np.zeros((48, 64, 1), np.uint8)
-    Image.fromarray(np.concatenate([photo, alpha], axis=2)).save(tmp_path / "a.png")
-    assert read_image(str(tmp_path / "a.png")).min() == 255
-
-
-@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, -1), (8, 1)])
-def test_exif_rotation_is_applied(tmp_path, photo, orientation, turn):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95, exif=exif)
-    assert close(read_image(str(tmp_path / "a.jpg")), np.rot90(photo, turn))
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_header_tells_the_size_before_decoding(tmp_path, photo, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif)
-    image = open_image((tmp_path / "a.jpg").read_bytes())
-    assert (image.height, image.width) == image.decode().shape[:2]
+def test_odd_exif_never_stops_a_run(tmp_path, tag, kind, value):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PHOTO).save(path, quality=95, exif=exif_of(tag, kind, value))
+    image = open_image(path.read_bytes())
+    assert image.decode().shape[:2] == (image.height, image.width)
+    assert close(image.decode(), np.rot90(PHOTO, -1)) or close(image.decode(), PHOTO)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_reduced_decoding_gives_the_means_of_blocks(tmp_path, photo, factor):
-    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95)
+def test_reduced_decoding_gives_the_means_of_blocks(tmp_path, factor):
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", quality=95)
     reduced = open_image((tmp_path / "a.jpg").read_bytes()).decode(factor)
-    blocks = photo.reshape(48 // factor, factor, 64 // factor, factor, 3).mean(axis=(1, 3))
+    blocks = PHOTO.reshape(48 // factor, factor, 64 // factor, factor, 3).mean(axis=(1, 3))
     assert close(reduced, blocks)
 
 
-def test_a_jpeg_that_is_odd_but_whole_is_read(tmp_path, photo):
-    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95)
+def test_a_jpeg_that_is_odd_but_whole_is_read(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", quality=95)
     data = (tmp_path / "a.jpg").read_bytes()
     # A stray byte before the end marker, of which libjpeg warns.
     (tmp_path / "a.jpg").write_bytes(data[:-2] + b"\x11" + data[-2:])
-    assert close(read_image(str(tmp_path / "a.jpg")), photo)
+    assert close(read_image(str(tmp_path / "a.jpg")), PHOTO)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated_files_are_broken_and_named(tmp_path, photo, suffix, share):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_truncated_files_are_broken_and_named(tmp_path, suffix, share):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"whole.{suffix}"
     Image.fromarray(noise).save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(BrokenImageError, match=f"whole.{suffix}"):
         read_image(str(path))
 
 
 def test_text_and_missing_files_are_broken(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>not found</html>")
-    with pytest.raises(BrokenImageError, match="a.jpg"):
-        read_image(str(tmp_path / "a.jpg"))
-    with pytest.raises(BrokenImageError, match="No such file"):
-        read_image(str(tmp_path / "b.jpg"))
+    for read in (read_image, image_size):
+        with pytest.raises(BrokenImageError, match=r"a\.jpg"):
+            read(str(tmp_path / "a.jpg"))
+        with pytest.raises(BrokenImageError, match="No such file"):
+            read(str(tmp_path / "b.jpg"))
 
 
-def test_a_folder_is_listed_sorted_with_its_subfolders(tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / ".cache").mkdir()
-    for name in ("z.PNG", "b/a.jpeg", "notes.txt", ".hidden.jpg", ".cache/c.jpg"):
-        (tmp_path / name).write_bytes(b"")
-    assert list_images(str(tmp_path)) == [str(tmp_path / "b/a.jpeg"), str(tmp_path / "z.PNG")]
+def test_a_folder_is_listed_sorted_with_its_subfolders_and_links(tmp_path):
+    root = tmp_path / "root"
+    for folder in ("root/b", "root/.cache", "elsewhere/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = ("z.PNG", "b/a.jpeg", "notes.txt", ".hidden.jpg", ".cache/c.jpg")
+    for path in (*(root / name for name in names), tmp_path / "elsewhere/deep/e.jpg"):
+        path.write_bytes(b"")
+    (root / "a-link").symlink_to(tmp_path / "elsewhere")
+    (root / "again").symlink_to(root / "b")  # each folder counts once, under its own path
+    (tmp_path / "elsewhere/deep/loop").symlink_to(root)
+    found = ["a-link/deep/e.jpg", "b/a.jpeg", "z.PNG"]
+    assert list_images(str(root)) == [str(root / name) for name in found]
 
 
-def test_an_empty_or_missing_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no images in"):
-        list_images(str(tmp_path))
-    with pytest.raises(UserError, match="no image folder"):
-        list_images(str(tmp_path / "nowhere"))
+def test_names_that_are_no_utf8_are_read(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.fromarray(PHOTO).save(path)
+    assert list_images(str(tmp_path)) == [path]
+    assert close(read_image(path), PHOTO)
+    assert printable(path).encode() == os.fsencode(tmp_path) + b"/caf\\udce9.png"
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path, refuses):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with refuses("missing-data"):
+            list_images(str(folder))

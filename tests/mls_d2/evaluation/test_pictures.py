@@ -1,14 +1,61 @@
-"""The picture shows ground truth above and confident detections below."""
+"""Pictures of predictions, beside the truth."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from mls_d2.evaluation.pictures import write_detections, write_segmentations
+from mls_d2.evaluation.pictures import (
+    compare,
+    draw_output,
+    overlay,
+    write_classifications,
+    write_detections,
+    write_segmentations,
+)
+
+IMAGE = np.full((48, 64, 3), 100, np.uint8)
+
+
+def instances(score):
+    found = Instances((48, 64))
+    found.pred_boxes = Boxes(torch.tensor([[10.0, 10, 40, 40]]))
+    found.scores = torch.tensor([score])
+    found.pred_classes = torch.tensor([1])
+    return {"instances": found}
+
+
+def test_colours_of_classes_are_mixed_by_hand():
+    labels = np.array([[0, 1]])
+    palette = np.array([[0, 0, 0], [250, 50, 0]])
+    mixed = overlay(IMAGE[:1, :2], labels, palette)
+    assert mixed.tolist() == [[[40, 40, 40], [190, 70, 40]]]
+
+
+def test_segmentation_is_drawn_in_the_datasets_colours():
+    scores = torch.zeros(2, 48, 64)
+    scores[1, :, 32:] = 1
+    metadata = Metadata(stuff_colors=[(0, 0, 0), (255, 0, 0)])
+    drawn = draw_output(IMAGE, {"sem_seg": scores}, metadata, min_score=0.5)
+    assert drawn.shape == IMAGE.shape
+    assert np.unique(drawn[:, :32].reshape(-1, 3), axis=0).tolist() == [[40, 40, 40]]
+    assert np.unique(drawn[:, 32:].reshape(-1, 3), axis=0).tolist() == [[193, 40, 40]]
+
+
+@pytest.mark.parametrize(("score", "seen"), [(0.9, True), (0.2, False)])
+def test_only_detections_that_are_sure_enough_are_drawn(score, seen):
+    drawn = draw_output(IMAGE, instances(score), Metadata(thing_classes=["a", "b"]), min_score=0.5)
+    assert drawn.shape[0] == 480
+    assert (np.abs(drawn.astype(int) - 100).max() > 5) == seen
+
+
+def test_another_output_is_refused(refuses):
+    with refuses("bad-value"):
+        draw_output(IMAGE, {"scores": torch.zeros(3)}, Metadata(), min_score=0.5)
+
 
 SIDE, HEIGHT = 40, 120
 
@@ -104,3 +151,68 @@ def test_segmentations_are_image_truth_and_prediction_in_the_classes_colours(tmp
     right = [image[row, 3 * quarter].tolist() for row in rows]
     assert left == [[128] * 3, [255, 0, 0], [0, 0, 255]]
     assert right == [[128] * 3, [0, 0, 0], [0, 0, 255]]
+
+
+class FakeClassifier(torch.nn.Module):
+    """Takes every image for the same class."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.label, self.seen = label, []
+
+    def forward(self, inputs):
+        assert not self.training
+        self.seen += [item["image_id"] for item in inputs]
+        return [{"scores": torch.eye(3)[self.label]} for _ in inputs]
+
+
+def mapper(record):
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[2] = 255
+    return {**record, "image": image}
+
+
+def draw_classes(path, model, colours="RGB"):
+    records = [{"image_id": n, "classes": [1], "difficult": []} for n in range(9)]
+    write_classifications(
+        str(path), model, records, mapper, ("ant", "bee", "cow"), colours, num_images=3
+    )
+    picture = cv2.imread(str(path)).astype(int)
+    blue, green, red = picture[..., 0], picture[..., 1], picture[..., 2]
+    return {
+        "blue": ((blue > 200) & (red < 80) & (green < 80)).sum(),
+        "green": ((green > blue + 60) & (green > red + 60)).sum(),
+        "red": ((red > blue + 60) & (red > green + 60)).sum(),
+    }
+
+
+def test_right_is_green_and_wrong_is_red(tmp_path):
+    right = draw_classes(tmp_path / "right.png", FakeClassifier(1))
+    assert right["green"] > 30
+    assert right["red"] == 0
+    assert right["blue"] > 5000
+    wrong = draw_classes(tmp_path / "wrong.png", FakeClassifier(2))
+    assert wrong["red"] > 30
+    assert wrong["green"] == 0
+    # Where the input is BGR, its last channel is red.
+    assert draw_classes(tmp_path / "bgr.png", FakeClassifier(1), "BGR")["red"] > 5000
+
+
+def test_images_are_spread_and_the_mode_is_kept(tmp_path):
+    model = FakeClassifier(0).train()
+    draw_classes(tmp_path / "a.png", model)
+    assert model.seen == [0, 4, 8]
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("classes", "difficult", "expected"),
+    [
+        ([3, 1], [0], ([1, 3], [0, 2])),
+        ([], [1], ([1], [2])),
+        ([], [], ([], [2])),
+    ],
+)
+def test_as_many_classes_are_found_as_there_are(classes, difficult, expected):
+    scores = torch.from_numpy(np.array([0.5, 0.1, 0.9, 0.2]))
+    assert compare(scores, classes, difficult) == expected

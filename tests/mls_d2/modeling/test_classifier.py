@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from mls_d2.config.defaults import get_cfg
-from mls_d2.modeling.classifier import ImageClassifier, targets_of
+from mls_d2.modeling.classifier import ImageClassifier, pooled_cells, targets_of
 from mls_d2.run.registration import register_all
 
 MEAN, STD = [100.0, 110.0, 120.0], [50.0, 55.0, 60.0]
@@ -65,6 +65,29 @@ def test_features_are_the_mean_over_all_positions_of_the_normalised_image():
     outputs = model(inputs)
     for output, row in zip(outputs, found, strict=True):
         torch.testing.assert_close(output["scores"], model.head(row))
+
+
+def test_a_pool_window_gives_the_means_of_its_positions():
+    model, inputs = make(pool_size=3).eval(), batch()
+    found = model.features(inputs).view(3, 5, 2, 2)
+    images = torch.stack([item["image"].float() for item in inputs])
+    images = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    maps = model.backbone(images)["res5"]  # 4 x 4
+    for y in range(2):
+        for x in range(2):
+            expected = maps[:, :, y : y + 3, x : x + 3].mean(dim=(2, 3))
+            torch.testing.assert_close(found[:, :, y, x], expected)
+
+
+def test_the_svm_of_voc07_has_the_features_of_densecl(refuses):
+    assert pooled_cells(7, 6) == 4  # 224 px: 2x2x2048
+    assert pooled_cells(7, 0) == 1
+    for size in (8, -1):
+        with refuses("bad-value"):
+            pooled_cells(7, size)
+    model = build_model(resnet_cfg("CLASSIFICATION.CROP_SIZE", 64, "MODEL.CLASSIFIER.POOL_SIZE", 1))
+    assert model.head.weight.shape == (7, 64 * 4)
+    assert model.eval()([{"image": torch.zeros(3, 64, 64)}])[0]["scores"].shape == (7,)
 
 
 def test_the_loss_of_one_class_is_the_negative_log_of_its_share():

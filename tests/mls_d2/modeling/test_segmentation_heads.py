@@ -1,4 +1,4 @@
-"""Pyramid pooling and attention against loops over every position."""
+"""Pyramid pooling, masks and attention against loops over every position."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mls_d2.modeling.psa_mask import psa_mask
 from mls_d2.modeling.segmentation_heads import (
     PSABranch,
     PSAHead,
     PSPHead,
     attend,
+    psa_mask,
     reachable,
     shrunk_size,
 )
@@ -148,3 +148,44 @@ def test_the_heads_give_the_same_on_a_gpu(align_corners):
         features = random(2, 6, 7, 10)
         expected = head.double()(features)
         torch.testing.assert_close(head.cuda()(features.cuda()).cpu(), expected)
+
+
+def by_loops(mask: torch.Tensor, mode: str, size: tuple[int, int]) -> torch.Tensor:
+    count, _, height, width = mask.shape
+    out = torch.zeros(count, height * width, height, width, dtype=mask.dtype)
+    for h in range(height):
+        for w in range(width):
+            for i in range(size[0]):
+                for j in range(size[1]):
+                    y, x = i + h - (size[0] - 1) // 2, j + w - (size[1] - 1) // 2
+                    if 0 <= y < height and 0 <= x < width:
+                        value = mask[:, i * size[1] + j, h, w]
+                        if mode == "collect":
+                            out[:, y * width + x, h, w] = value
+                        else:
+                            out[:, h * width + w, y, x] = value
+    return out
+
+
+@pytest.mark.parametrize("mode", ["collect", "distribute"])
+@pytest.mark.parametrize(
+    ("size", "height", "width"),
+    [
+        ((7, 5), 4, 3),  # over-complete: 2n - 1
+        ((3, 3), 4, 5),  # smaller than the map
+        ((1, 1), 3, 2),
+        ((5, 1), 3, 4),
+        ((9, 11), 2, 3),  # larger than 2n - 1
+    ],
+)
+def test_every_entry_is_where_the_loops_put_it(mode, size, height, width):
+    mask = random(2, size[0] * size[1], height, width)
+    out = psa_mask(mask, mode, size)
+    assert out.shape == (2, height * width, height, width)
+    assert torch.equal(out, by_loops(mask, mode, size))
+
+
+@pytest.mark.parametrize("mode", ["collect", "distribute"])
+def test_gradients_are_those_of_finite_differences(mode):
+    mask = random(1, 15, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: psa_mask(m, mode, (3, 5)), mask)

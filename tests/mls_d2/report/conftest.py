@@ -9,7 +9,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mls_d2.results.schema import Result, write_result
+from mls_d2.results.schema import Dataset, Device, InitialWeights, Result, write_result
+
+SCENES = Dataset(
+    name="coco_2017_val", root="scenes", num_images=300, synthetic=True, fingerprint="f00d"
+)
+COCO = Dataset(
+    name="coco_2017_train, coco_2017_val",
+    root="datasets",
+    num_images=118287,
+    synthetic=False,
+    fingerprint="c0c0",
+)
+
+
+def backbone_of(method: str, info: dict, sha256: str = "") -> InitialWeights:
+    if method == "random":
+        return InitialWeights(file="random", sha256="", info={})
+    sha256 = sha256 or (method.encode().hex() * 64)[:64]
+    return InitialWeights(file=f"output/{method}/backbone.pth", sha256=sha256, info=info)
 
 
 def build_result(
@@ -22,38 +40,20 @@ def build_result(
     **fields: object,
 ) -> Result:
     """Return a quick result on scenes; ``fields`` replace whole fields."""
-    info = {
-        "dataset": ["coco_2017_unlabeled"],
-        "epochs": 60,
-        "synthetic": True,
-        "config": yaml.safe_dump(pretraining or {"MLS": {"K": 5}}),
-    }
-    is_random = method == "random"
-    backbone = {
-        "file": "random" if is_random else f"output/{method}/backbone.pth",
-        "sha256": "" if is_random else (method.encode().hex() * 64)[:64],
-        "info": {} if is_random else info,
-    }
-    config = {"OUTPUT_DIR": f"out/{seed}", "SEED": int(seed), "SOLVER": {"MAX_ITER": max_iter}}
+    config = yaml.safe_dump(pretraining or {"MLS": {"K": 5}})
+    info = {"dataset": ["coco_2017_unlabeled"], "epochs": 60, "synthetic": True, "config": config}
+    recipe = {"OUTPUT_DIR": f"out/{seed}", "SEED": int(seed), "SOLVER": {"MAX_ITER": max_iter}}
+    bbox = {"AP": ap, "AP50": 2 * ap, "APs": 1.0, "AP-person": 3.0}
     defaults = {
         "method": method,
-        "backbone": backbone,
+        "backbone": backbone_of(method, info),
         "task": "coco_mask_rcnn_fpn",
         "preset": "quick",
-        "metrics": {
-            "bbox": {"AP": ap, "AP50": 2 * ap, "APs": 1.0, "AP-person": 3.0},
-            "segm": {"AP": ap - 1},
-        },
+        "metrics": {"bbox": bbox, "segm": {"AP": ap - 1}},
         "seed": seed,
-        "dataset": {
-            "name": "coco_2017_val",
-            "root": "datasets/scenes",
-            "num_images": 300,
-            "synthetic": True,
-            "fingerprint": "f00d",
-        },
-        "device": {"kind": "cpu", "name": "x86_64", "count": 2},
-        "config": yaml.safe_dump(config),
+        "dataset": SCENES,
+        "device": Device(kind="cpu", name="x86_64", count=2),
+        "config": yaml.safe_dump(recipe),
         "versions": {"python": "3.11", "torch": "2.5"},
         "wall_time_s": 80.0,
         "peak_memory_mb": 2000.0,
@@ -64,26 +64,27 @@ def build_result(
     return Result(**{**defaults, **fields})  # type: ignore[arg-type]
 
 
-def build_paper_result(method: str = "mls", seed: int = 0, **fields: object) -> Result:
+def build_paper_result(
+    method: str = "mls", seed: int = 0, info: dict | None = None, **fields: object
+) -> Result:
     """Return a result of the published recipe on real COCO, pretrained for 400 epochs."""
-    base = build_result(method, seed)
-    solver = {"MAX_ITER": 90000, "IMS_PER_BATCH": 16}
-    info = {"dataset": ["coco_2017_train"], "epochs": 400.0}
+    info = info or {"dataset": ["coco_2017_train"], "epochs": 400.0}
+    recipe = {"SEED": int(seed), "SOLVER": {"MAX_ITER": 90000, "IMS_PER_BATCH": 16}}
     defaults = {
         "preset": "paper",
-        "config": yaml.safe_dump({"SEED": int(seed), "SOLVER": solver}),
-        "dataset": {**base.dataset, "synthetic": False, "num_images": 118287},
-        "backbone": base.backbone if method == "random" else {**base.backbone, "info": info},
+        "config": yaml.safe_dump(recipe),
+        "dataset": COCO,
+        "backbone": backbone_of(method, info),
     }
-    return build_result(method, seed, **{**defaults, **fields})
+    return build_result(method, seed, **{**defaults, **fields})  # type: ignore[arg-type]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_paper_result() -> Callable[..., Result]:
     return build_paper_result
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> Callable[..., Result]:
     return build_result
 

@@ -5,85 +5,104 @@ import os
 import numpy as np
 import pytest
 
-from mls_d2.core.errors import UserError
-from mls_d2.results.schema import collect_results, read_result, write_result
+from mls_d2.results.schema import Device, collect_results, read_result, write_result
 
 
-def test_a_written_result_reads_back_equal(tmp_path, make_result):
-    result = make_result()
-    write_result(tmp_path / "new" / "results.json", result)
-    assert read_result(tmp_path / "new" / "results.json") == result
+@pytest.fixture
+def path(tmp_path, make_result):
+    """A results.json of the default result."""
+    write_result(tmp_path / "new" / "results.json", make_result())
+    return tmp_path / "new" / "results.json"
 
 
-def test_the_file_is_strict_json_with_sorted_keys_and_a_newline(tmp_path, make_result):
+def change(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_written_result_reads_back_equal(path, make_result):
+    assert read_result(path) == make_result()
+    change(path, added_later=1)
+    assert read_result(path) == make_result()
+
+
+def test_the_file_is_strict_json_with_sorted_keys_and_a_newline(path, make_result):
     metrics = {"bbox": {"AP": np.float32(1.5), "AP50": math.nan, "AP75": math.inf}}
-    path = tmp_path / "results.json"
-    write_result(path, make_result(metrics=metrics, peak_memory_mb=math.nan, seed=np.int64(3)))
+    numbers = {"peak_memory_mb": math.nan, "wall_time_s": np.float64(2.5), "seed": np.int64(3)}
+    write_result(path, make_result(metrics=metrics, command="bad \udcff name", **numbers))
     text = path.read_text()
     fields = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert text.endswith("}\n")
     assert list(fields) == sorted(fields)
     assert fields["metrics"]["bbox"] == {"AP": 1.5, "AP50": None, "AP75": None}
-    assert (fields["peak_memory_mb"], fields["seed"]) == (None, 3)
+    assert (fields["peak_memory_mb"], fields["wall_time_s"], fields["seed"]) == (None, 2.5, 3)
     back = read_result(path)
     assert math.isnan(back.metrics["bbox"]["AP50"])
     assert math.isnan(back.peak_memory_mb)
+    assert back.command == "bad \udcff name"
 
 
-def test_a_refused_result_leaves_the_old_file_and_nothing_else(tmp_path, make_result):
-    path = tmp_path / "results.json"
-    write_result(path, make_result(ap=1.0))
+def test_a_refused_result_leaves_the_old_file_and_nothing_else(path, make_result, refuses):
     before = path.read_text()
-    with pytest.raises(UserError, match=r"metrics\.bbox\.AP.* is str, expected int or float"):
+    with refuses("bad-value") as caught:
         write_result(path, make_result(metrics={"bbox": {"AP": "high"}}))
-    with pytest.raises(UserError, match="'versions.torch' is a object, which is not JSON"):
+    assert "'metrics.bbox.AP' is str, expected a number" in str(caught.value)
+    with refuses("bad-value") as caught:
         write_result(path, make_result(versions={"torch": object()}))
+    assert "'versions.torch' is a object" in str(caught.value)
     assert path.read_text() == before
-    assert os.listdir(tmp_path) == ["results.json"]
+    assert os.listdir(path.parent) == ["results.json"]
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("field", "value", "place"),
     [
-        ("schema", 99, "schema 99, this version reads 1 to 2; it was written by a newer mls_d2"),
-        ("schema", 0, "schema 0, this version reads 1 to 2; run that evaluation again"),
-        ("schema", True, "schema True, this version reads 1 to 2"),
-        ("device", {"kind": "cpu", "name": "x"}, "field 'device.count' is missing"),
-        ("schema", None, "schema None"),
-        ("seed", "0", "field 'seed' is str, expected int"),
-        ("seed", True, "field 'seed' is bool, expected int"),
-        ("metrics", {"bbox": 3.0}, "field 'metrics.bbox' is float, expected dict"),
+        ("device", {"kind": "cpu", "name": "x"}, "missing required field `count` - at `$.device`"),
+        ("seed", "0", "Expected `int`, got `str` - at `$.seed`"),
+        ("seed", True, "Expected `int`, got `bool` - at `$.seed`"),
+        ("metrics", [], "Expected `object`, got `array` - at `$.metrics`"),
+        ("metrics", {"bbox": 3.0}, "Expected `object`, got `float` - at `$.metrics[...]`"),
         ("metrics", {"bbox": {"AP": "x"}}, "field 'metrics.bbox.AP' is str"),
-        ("dataset", {}, "field 'dataset.name' is missing"),
-        ("backbone", [], "field 'backbone' is list, expected dict"),
-        ("wall_time_s", "long", "field 'wall_time_s' is str, expected int or float or null"),
+        ("metrics", {"bbox": {"AP": True}}, "field 'metrics.bbox.AP' is bool"),
+        ("dataset", {}, "missing required field `name` - at `$.dataset`"),
+        ("backbone", [], "Expected `object`, got `array` - at `$.backbone`"),
+        ("wall_time_s", "long", "field 'wall_time_s' is str, expected a number or null"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_file(tmp_path, make_result, field, value, message):
-    path = tmp_path / "results.json"
-    write_result(path, make_result())
-    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-    with pytest.raises(UserError) as caught:
+def test_a_wrong_field_is_named_with_its_file(path, refuses, field, value, place):
+    change(path, **{field: value})
+    with refuses("damaged-file") as caught:
         read_result(path)
-    assert message in str(caught.value)
+    assert place in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_every_field_is_required(tmp_path, make_result):
-    path = tmp_path / "results.json"
-    write_result(path, make_result())
+def test_every_field_is_required(path, refuses):
     complete = json.loads(path.read_text())
     for field in set(complete) - {"schema"}:
         path.write_text(json.dumps({key: complete[key] for key in complete if key != field}))
-        with pytest.raises(UserError, match=f"field '{field}' is missing"):
+        with refuses("damaged-file") as caught:
             read_result(path)
+        assert f"`{field}`" in str(caught.value)
 
 
-def test_unknown_fields_are_ignored(tmp_path, make_result):
-    path = tmp_path / "results.json"
-    write_result(path, make_result())
-    path.write_text(json.dumps({**json.loads(path.read_text()), "added_later": 1}))
-    assert read_result(path) == make_result()
+def test_version_1_gains_an_unknown_device_and_keeps_all_else(path, make_result):
+    fields = json.loads(path.read_text())
+    del fields["device"]
+    path.write_text(json.dumps({**fields, "schema": 1}))
+    unknown = Device(kind="unknown", name="", count=0)
+    assert read_result(path) == make_result(device=unknown)
+    assert json.loads(path.read_text())["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "remedy"),
+    [(3, "update mls_d2"), *((bad, "run that evaluation again") for bad in (0, "2", None, True))],
+)
+def test_other_versions_are_refused(path, refuses, schema, remedy):
+    change(path, schema=schema)
+    with refuses("unknown-version") as caught:
+        read_result(path)
+    assert f"schema {schema!r}, expected one of [1, 2]; {remedy}" in str(caught.value)
 
 
 def test_collecting_skips_and_names_every_bad_file(tmp_path, make_result):
@@ -108,16 +127,8 @@ def test_collecting_skips_and_names_every_bad_file(tmp_path, make_result):
         assert sum(str(tmp_path / "a" / name) in problem for problem in problems) == 1
 
 
-def test_a_file_found_twice_counts_once(tmp_path, make_result):
-    path = tmp_path / "run" / "results.json"
-    write_result(path, make_result())
-    os.symlink(tmp_path / "run", tmp_path / "link")
-    results, _ = collect_results([tmp_path, path, tmp_path / "link"])
-    assert len(results) == 1
-
-
-def test_results_behind_links_are_found_once_by_the_link_even_where_links_go_in_circles(
-    tmp_path, make_result
+def test_results_behind_links_are_found_once_by_the_link_even_if_links_are_circular(
+    tmp_path, make_result, refuses
 ):
     write_result(tmp_path / "cells" / "0123" / "results.json", make_result())
     for name in ("coco/mls-seed0", "voc/again"):
@@ -125,11 +136,9 @@ def test_results_behind_links_are_found_once_by_the_link_even_where_links_go_in_
         os.symlink(tmp_path / "cells" / "0123", tmp_path / "suite" / name)
     os.symlink(tmp_path / "suite", tmp_path / "suite" / "coco" / "round")
     os.symlink(tmp_path / "nowhere", tmp_path / "suite" / "broken")
-    results, problems = collect_results([tmp_path / "suite"])
-    assert [item.path for item in results] == [tmp_path / "suite/coco/mls-seed0/results.json"]
+    link = tmp_path / "suite/coco/mls-seed0/results.json"
+    results, problems = collect_results([tmp_path / "suite", link])
+    assert [item.path for item in results] == [link]
     assert problems == []
-
-
-def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no such results folder"):
+    with refuses("missing-file"):
         collect_results([tmp_path / "nowhere"])

@@ -7,17 +7,18 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from mls_d2.config.defaults import get_cfg
+from mls_d2.results.schema import Device
 from mls_d2.run.environment import collect_device, resolve_device
 from mls_d2.run.progress import ProgressPrinter
 
 
 def test_a_cpu_counts_its_threads_and_gpus_one_per_process(monkeypatch):
     device = collect_device("cpu")
-    assert (device["kind"], device["count"]) == ("cpu", torch.get_num_threads())
+    assert (device.kind, device.count) == ("cpu", torch.get_num_threads())
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"name of {device}")
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 4)
-    assert collect_device("cuda") == {"kind": "cuda", "name": "name of cuda", "count": 4}
-    assert collect_device("cuda:1")["kind"] == "cuda"
+    assert collect_device("cuda") == Device(kind="cuda", name="name of cuda", count=4)
+    assert collect_device("cuda:1").kind == "cuda"
 
 
 @pytest.mark.parametrize("benchmark", [True, False])

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import Tools, plan_cells
-from mls_d2.runner.local import LocalRun, Pool, StopSignals
+from mls_d2.runner.executors import LocalExecutor, Pool, run_cells
 from mls_d2.runner.store import Store
 from mls_d2.runner.suite import build_suite
 
@@ -24,7 +25,7 @@ CONFIGS = {
 
 
 class Bench:
-    """A checkout, a folder of results, and the stubs' notes."""
+    """A checkout, a folder of results, and the notes of the stubs."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.out, self._stubs = folder / "checkout", folder / "out", folder / "stubs"
@@ -33,17 +34,20 @@ class Bench:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         self._stubs.mkdir()
-        stub = shutil.copy(Path(__file__).with_name("stub_tool.py"), self._stubs)
+        self.stub = shutil.copy(Path(__file__).with_name("stub_tool.py"), self._stubs)
         names = ("pretrain", "convert", "train_net", "report")
-        self.tools = Tools(*((sys.executable, "-S", str(stub), name) for name in names))
+        self.tools = Tools(*((sys.executable, "-S", str(self.stub), name) for name in names))
 
     def suite(self, **content):
         given = {"methods": ["random", "mls"], "tasks": ["coco"], "seeds": [0]} | content
         checkpoints = given.pop("checkpoints", None)
         return build_suite(given, self.root, checkpoints=checkpoints)
 
+    def cells(self, gpus=False, **content):
+        return plan_cells(self.suite(**content), gpus=gpus)
+
     def control(self, *entries):
-        """Let the tools whose command lines hold all the words do something else."""
+        """Let the tools whose command lines contain all the words do something else."""
         (self._stubs / "control.json").write_text(json.dumps(entries))
 
     def calls(self, event="start"):
@@ -52,25 +56,21 @@ class Bench:
         entries = [SimpleNamespace(**json.loads(line)) for line in lines]
         return [entry for entry in entries if entry.event == event]
 
-    def run(self, jobs=2, durations=None, watch=lambda outcomes, running: None, **content):
-        """Run a suite on this machine and return the outcomes by the cells' names."""
-        cells = plan_cells(self.suite(**content), gpus=False)
-        run = LocalRun(
-            cells,
-            Store(self.out),
-            tools=self.tools,
-            pool=Pool([], jobs),
-            durations=durations or {},
-            watch=watch,
-        )
-        with StopSignals() as stop:
-            return {cell.name: outcome for cell, outcome in run.run(stop).items()}
+    def run(self, jobs=2, cells=None, pool=None, **content):
+        """Run a suite, or cells, on this machine and return the outcomes by name."""
+        options = {name: content.pop(name) for name in ("durations", "watch") if name in content}
+        store = Store(self.out)
+        executor = LocalExecutor(store, self.tools, pool or Pool([], jobs))
+        with InterruptGuard() as guard:
+            cells = cells or self.cells(**content)
+            outcomes = run_cells(cells, store, executor, guard, **options)
+        return {cell.name: outcome for cell, outcome in outcomes.items()}
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     data = tmp_path / "datasets"
-    data.mkdir()
+    (data / "coco").mkdir(parents=True)  # real data: no scenes are generated
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return Bench(tmp_path)

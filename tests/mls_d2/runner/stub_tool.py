@@ -1,7 +1,7 @@
-"""Stands in for every tool: notes that it ran, and does what ``control.json`` beside it says.
+"""Replaces every tool: notes that it ran, and obeys ``control.json`` in its folder.
 
-``control.json`` holds ``[[words, deed], …]``: the first entry of which all words stand in the
-command line decides. Without one the tool succeeds.
+``control.json`` contains ``[[words, deed], …]``: the first entry whose words are all in the command
+line decides. Without one the tool succeeds.
 """
 
 import json
@@ -42,7 +42,7 @@ def wait_for_signal(folder):
     while time.monotonic() < deadline and not stopped:
         time.sleep(0.01)
     if not stopped:
-        sys.exit("nobody sent a signal")
+        sys.exit("no signal came")
     (folder / "checkpoint").touch()
     sys.exit(130 if stopped == [signal.SIGINT] else 75)
 
@@ -69,6 +69,10 @@ def main():
         os.kill(os.getpid(), signal.SIGKILL)
     if deed == "wait" and not (folder / "checkpoint").exists():
         wait_for_signal(folder)
+    if deed == "stubborn":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        (folder / "started").touch()
+        time.sleep(60)
     if deed == "slow":
         time.sleep(0.3)
     if deed != "nothing":

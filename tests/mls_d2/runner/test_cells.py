@@ -1,16 +1,15 @@
-"""What makes a cell another one, and what does not."""
+"""What changes the key of a cell, and what does not."""
 
 import json
 
 import pytest
 
 from mls_d2.core.errors import UserError
-from mls_d2.runner.cells import plan_cells
 from mls_d2.scenes.marker import MARKER_NAME, SceneParams, write_marker
 
 
 def keys(bench, gpus=False, **content):
-    return {cell.name: cell.key("w") for cell in plan_cells(bench.suite(**content), gpus=gpus)}
+    return {cell.name: cell.key("w") for cell in bench.cells(gpus, **content)}
 
 
 def task(**opts):
@@ -18,7 +17,7 @@ def task(**opts):
 
 
 def test_the_graph_of_two_rows_two_tasks_and_two_seeds(bench):
-    cells = plan_cells(bench.suite(tasks=["coco", "voc"], seeds=[0, 1]), gpus=False)
+    cells = bench.cells(tasks=["coco", "voc"], seeds=[0, 1])
     needs = {cell.name: cell.needs and cell.needs.name for cell in cells}
     assert needs == {
         "coco/random-seed0": None,
@@ -36,8 +35,8 @@ def test_the_graph_of_two_rows_two_tasks_and_two_seeds(bench):
 
 def test_pretraining_may_follow_the_seed_and_a_task_may_have_its_own_seeds(bench):
     tasks = ["coco", {"task": "voc", "seeds": [1]}]
-    suite = bench.suite(methods=["mls"], tasks=tasks, seeds=[0, 1], pretrain_seed="follow")
-    needs = {cell.name: cell.needs and cell.needs.name for cell in plan_cells(suite, gpus=False)}
+    content = {"methods": ["mls"], "tasks": tasks, "seeds": [0, 1], "pretrain_seed": "follow"}
+    needs = {cell.name: cell.needs and cell.needs.name for cell in bench.cells(**content)}
     assert needs == {
         "pretrain/mls-seed0": None,
         "pretrain/mls-seed1": None,
@@ -74,22 +73,22 @@ def test_what_does_not_decide_the_result_changes_nothing(bench, same):
     assert keys(bench, methods=["random"]) == keys(bench, methods=["random"], **same)
 
 
-def test_what_a_pretraining_only_watches_changes_nothing(bench):
+def test_what_a_pretraining_only_monitors_changes_nothing(bench):
     def pretraining(**opts):
-        row = {"name": "mls", "method": "mls", "opts": opts}
-        return keys(bench, methods=[row])["pretrain/mls-seed0"]
+        method = {"name": "mls", "method": "mls", "opts": opts}
+        return keys(bench, methods=[method])["pretrain/mls-seed0"]
 
-    watched = {
+    monitors = {
         "PRETRAIN.ONLINE_EVAL.PERIOD": 1.0,
         "PRETRAIN.LABEL_QUALITY": True,
         "PRETRAIN.PERMANENT_PERIOD": 2.0,
     }
-    assert pretraining(**watched) == pretraining()
+    assert pretraining(**monitors) == pretraining()
     assert pretraining(**{"PRETRAIN.EPOCHS": 3.0}) != pretraining()
 
 
 def test_seed_weights_gpus_and_data_decide(bench, monkeypatch, tmp_path):
-    (cell,) = plan_cells(bench.suite(methods=["random"]), gpus=False)
+    (cell,) = bench.cells(methods=["random"])
     assert cell.key("a") != cell.key("b")
     base = keys(bench, methods=["random"], seeds=[0, 1])
     assert base["coco/random-seed0"] != base["coco/random-seed1"]
@@ -101,7 +100,14 @@ def test_seed_weights_gpus_and_data_decide(bench, monkeypatch, tmp_path):
     assert set(keys(bench).values()).isdisjoint(base.values())
 
 
-def test_scenes_count_where_a_task_sees_them(bench, tmp_path):
+def test_without_tasks_a_suite_pretrains_alone(bench):
+    content = {"methods": ["mls", "mocov2"], "tasks": [], "seeds": [0, 1]}
+    assert list(keys(bench, **content)) == ["pretrain/mls-seed0", "pretrain/mocov2-seed0"]
+    content |= {"methods": ["mls"], "pretrain_seed": "follow"}
+    assert list(keys(bench, **content)) == ["pretrain/mls-seed0", "pretrain/mls-seed1"]
+
+
+def test_the_scenes_of_other_tasks_do_not_count(bench, tmp_path):
     root = tmp_path / "datasets"
 
     def with_scenes(**more):
@@ -110,26 +116,28 @@ def test_scenes_count_where_a_task_sees_them(bench, tmp_path):
         tasks = [
             {"task": "coco", "opts": {"DATASETS.TRAIN": "('coco_2017_train',)"}},
             {"task": "voc", "opts": {"DATASETS.TRAIN": "('voc_2007_trainval',)"}},
+            {"task": "voc", "name": "cls", "opts": {"DATASETS.TRAIN": "('voc2007_trainval',)"}},
         ]
         return keys(bench, methods=["random"], tasks=tasks)
 
-    base, more_voc, redrawn = with_scenes(), with_scenes(voc=8), with_scenes(seed=3)
-    assert base["coco/random-seed0"] == more_voc["coco/random-seed0"]
-    assert base["voc/random-seed0"] != more_voc["voc/random-seed0"]
-    assert base["coco/random-seed0"] != redrawn["coco/random-seed0"]
+    def changed(**more):
+        other = with_scenes(**more)
+        return {name.partition("/")[0] for name in base if base[name] != other[name]}
+
+    base = with_scenes()
+    assert changed() == changed(cityscapes=8) == set()
+    assert changed(voc=8) == {"voc", "cls"}
+    assert changed(seed=3) == {"coco", "voc", "cls"}
 
 
-def test_cells_of_one_recipe_take_as_long_whatever_their_seed_and_method(bench):
-    cells = plan_cells(
-        bench.suite(tasks=["coco", "voc"], methods=["random", "mls"], seeds=[0, 1]), gpus=False
-    )
+def test_cells_of_one_recipe_are_one_family_for_any_seed_and_method(bench):
     families = {}
-    for cell in cells:
+    for cell in bench.cells(tasks=["coco", "voc"], seeds=[0, 1]):
         families.setdefault(cell.family, set()).add(cell.name.partition("/")[0])
     assert sorted(map(sorted, families.values())) == [["coco"], ["pretrain"], ["voc"]]
 
 
-def test_a_checkpoint_is_known_by_its_bytes_and_its_rows_name(bench, tmp_path):
+def test_a_checkpoint_is_identified_by_its_bytes_and_name(bench, tmp_path):
     one, copy, other = (tmp_path / name for name in ("one.pth", "copy.pth", "other.pth"))
     for path, text in ((one, "a"), (copy, "a"), (other, "b")):
         path.write_text(text)
@@ -138,13 +146,13 @@ def test_a_checkpoint_is_known_by_its_bytes_and_its_rows_name(bench, tmp_path):
     assert keys(bench, checkpoints={"renamed": one})["convert/renamed"] != of[0]
 
 
-def test_what_a_row_says_of_its_checkpoint_is_part_of_it(bench, tmp_path):
+def test_the_dataset_and_epochs_of_a_checkpoint_count(bench, tmp_path):
     (tmp_path / "one.pth").write_text("a")
     said = ({}, {"dataset": "imagenet"}, {"dataset": "imagenet", "epochs": 90}, {"epochs": 90})
-    rows = [{"name": "given", "checkpoint": str(tmp_path / "one.pth"), **more} for more in said]
-    assert len({keys(bench, methods=[row])["convert/given"] for row in rows}) == 4
+    methods = [{"name": "given", "checkpoint": str(tmp_path / "one.pth"), **more} for more in said]
+    assert len({keys(bench, methods=[item])["convert/given"] for item in methods}) == 4
 
 
 def test_a_config_with_an_unknown_key_is_refused_before_anything_runs(bench):
-    with pytest.raises(UserError, match="did you mean 'SOLVER.BASE_LR'"):
+    with pytest.raises(UserError, match="SOLVER.BASE_LR'"):
         keys(bench, **task(**{"SOLVER.BASE_LRR": 1}))

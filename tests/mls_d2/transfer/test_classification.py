@@ -63,6 +63,7 @@ def narrow_cfg(tmp_path):
         path = str(CONFIGS / f"{name}.yaml")
         steps = min(load_cfg(path).SOLVER.MAX_ITER, 1)
         tiny = NARROW | {"SOLVER.MAX_ITER": steps, "OUTPUT_DIR": tmp_path / "run"}
+        tiny["MODEL.CLASSIFIER.POOL_SIZE"] = 0  # Its maps have one position.
         words = [str(word) for pair in tiny.items() for word in pair]
         return load_cfg(path, [*words, *map(str, opts)])
 
@@ -129,6 +130,7 @@ def test_voc2007_is_the_recipe_of_the_field():
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.CLASSIFIER.MULTI_LABEL) == (64, True)
     assert (cfg.CLASSIFICATION.TRAIN_CROP, cfg.CLASSIFICATION.RESIZE) == ("random", 256)
     assert svm.MODEL.CLASSIFIER.SVM_COSTS == (1.0, 10.0, 100.0)
+    assert svm.MODEL.CLASSIFIER.POOL_SIZE == 6
     assert (svm.CLASSIFICATION.TEST_CROP, svm.CLASSIFICATION.CROP_SIZE) == ("squash", 224)
 
 
@@ -138,7 +140,7 @@ def test_each_runs_on_the_scenes(name, scenes, narrow_cfg, drawn):
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == name.removesuffix("_quick")
-    assert result.dataset["synthetic"]
+    assert result.dataset.synthetic
     metrics = result.metrics["classification"]
     keys = {"mAP", "mAP11"} if name.startswith("voc") else {"top1"}
     assert all(0 <= metrics[key] <= 100 for key in keys)
@@ -163,7 +165,7 @@ def test_each_runs_on_files_in_the_layout_of_the_official_ones(
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == f"{key}_finetune"
     assert 0 <= result.metrics["classification"]["top1"] <= 100
-    assert not result.dataset["synthetic"]
+    assert not result.dataset.synthetic
 
 
 @pytest.fixture

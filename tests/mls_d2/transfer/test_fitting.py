@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mls_d2.config.defaults import get_cfg
-from mls_d2.evaluation.linear_svm import fit_linear_svms
 from mls_d2.modeling.classifier import ImageClassifier
+from mls_d2.modeling.fitted_heads import fit_linear_svms
 from mls_d2.transfer import fitting
 from mls_d2.transfer.fitting import fit_head
 

@@ -59,8 +59,8 @@ def test_the_papers_recipe_trains_and_evaluates_on_real_coco(real_coco, tmp_path
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (50, 256)
     run_transfer(cfg)
     result = read_result(tmp_path / "run" / "results.json")
-    assert result.dataset["num_images"] == 64
-    assert not result.dataset["synthetic"]
+    assert result.dataset.num_images == 64
+    assert not result.dataset.synthetic
     for task in ("bbox", "segm"):
         # Two steps from random weights find nothing, but the ground truth was read.
         assert 0 <= result.metrics[task]["AP"] < 5

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
 from mls_d2.core.errors import UserError
-from mls_d2.results.schema import read_result
+from mls_d2.results.schema import InitialWeights, read_result
 from mls_d2.run.hooks import PeriodicCheckpointer
 from mls_d2.transfer import detection
 from mls_d2.transfer import trainer as transfer_trainer
@@ -87,12 +87,12 @@ def test_a_run_is_recorded_repeats_with_its_seed_and_differs_with_another(
     assert not torch.equal(weights(first)[STEM], weights(other)[STEM])
     result = result_of(first)
     assert (result.method, result.task, result.seed) == ("random", "drawn_mask_rcnn_fpn", 3)
-    assert result.backbone == {"file": "random", "sha256": "", "info": {}}
+    assert result.backbone == InitialWeights(file="random", sha256="", info={})
     assert set(result.metrics) == {"bbox", "segm"}
     assert {"AP", "AP50", "AP-blue", "AP-green"} <= set(result.metrics["bbox"])
-    assert result.dataset["num_images"] == 8
+    assert result.dataset.num_images == 8
     assert result.wall_time_s > 0
-    assert (result.device["kind"], result.device["count"]) == ("cpu", torch.get_num_threads())
+    assert (result.device.kind, result.device.count) == ("cpu", torch.get_num_threads())
     assert result.images_per_s > 0
     assert 100 < result.peak_memory_mb < 100_000
     there = set(os.listdir(first.OUTPUT_DIR))
@@ -197,8 +197,8 @@ def test_the_backbone_is_recorded_and_all_else_is_the_same_from_any_backbone(
     run_transfer(random)
     run_transfer(pretrained)
     result = result_of(pretrained)
-    assert (result.method, result.backbone["sha256"]) == ("mls", sha256(backbone))
-    assert result.backbone["info"] == {"method": "mls", "synthetic": True}
+    assert (result.method, result.backbone.sha256) == ("mls", sha256(backbone))
+    assert result.backbone.info == {"method": "mls", "synthetic": True}
     ours, theirs = weights(pretrained), weights(random)
     heads = [n for n in ours if n.startswith(("roi_heads", "proposal")) and n.endswith("weight")]
     assert heads

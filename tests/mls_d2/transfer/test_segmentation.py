@@ -19,8 +19,8 @@ from mls_d2.config.recipes import differing_keys, transfer_recipe
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS
-from mls_d2.data.detection_mapper import UnreadableImageError
-from mls_d2.data.segmentation import read_labels
+from mls_d2.data.detection import UnreadableImageError
+from mls_d2.data.segmentation_mapper import read_labels
 from mls_d2.results.schema import read_result
 from mls_d2.run.processes import scale_to_processes
 from mls_d2.run.registration import register_all
@@ -177,7 +177,7 @@ def test_it_takes_a_step_and_is_evaluated(make_cfg, config):
     run_transfer(cfg)
     result = read_result(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     assert result.task == f"cityscapes_{config[:6]}"
-    assert result.dataset["num_images"] == 4
+    assert result.dataset.num_images == 4
     metrics = result.metrics["sem_seg"]
     assert {"mIoU", "mAcc", "aAcc", "IoU-road", "IoU-bicycle"} <= set(metrics)
     assert 0 < metrics["aAcc"] < 100

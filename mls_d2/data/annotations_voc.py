@@ -1,0 +1,167 @@
+"""PASCAL VOC's annotation files and lists: validated before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import os
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from mls_d2.core.errors import UserError
+from mls_d2.data.faults import Faults
+from mls_d2.data.images import BrokenImageError, image_size
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_LIMIT = 1e6
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """An object.
+
+    Attributes:
+        name: its class.
+        box: xmin, ymin, xmax, ymax; the first pixel is 1, and a box includes its last pixel.
+        difficult: whether it counts neither for nor against a detector.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def voc_stems(folder: str, split: str) -> list[str]:
+    """Return the names of the images of a split: the first word of each line of its list.
+
+    Raises:
+        UserError: a missing list, one without images, or one that lists an image twice.
+    """
+    path = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            stems = [line.split()[0] for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' cannot be read: {error}", code="missing-file") from None
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice or not stems:
+        problem = f"lists '{twice[0]}' twice" if twice else "lists no images"
+        raise UserError(f"'{path}' {problem}; unpack VOC again", code="damaged-annotation")
+    return stems
+
+
+def read_voc(name: str) -> dict[str, list[VocObject]]:
+    """Read and validate the annotations of a registered dataset in VOC's layout.
+
+    Returns:
+        The objects by image, in the order of the list.
+
+    Raises:
+        UserError: a file that is missing or damaged, or an object that lacks its class or its box;
+            names the file and counts the others. A missing ``difficult`` is 0.
+    """
+    return {stem: objects for stem, _, objects in _read(name)}
+
+
+def voc_records(name: str) -> list[dict[str, Any]]:
+    """Return a registered dataset as Detectron2's ``load_voc_instances`` does, after validation.
+
+    The size of an image whose annotation has none is read from the image.
+
+    Raises:
+        UserError: see :func:`read_voc`; or neither annotation nor image has a size.
+    """
+    metadata = MetadataCatalog.get(name)
+    numbers = {item: index for index, item in enumerate(metadata.thing_classes)}
+    records = []
+    for stem, root, objects in _read(name):
+        path = os.path.join(metadata.dirname, "JPEGImages", f"{stem}.jpg")
+        height, width = _size(root, stem, path)
+        annotations = [
+            {
+                "category_id": numbers[item.name],
+                "bbox": [item.box[0] - 1.0, item.box[1] - 1.0, *item.box[2:]],
+                "bbox_mode": BoxMode.XYXY_ABS,
+            }
+            for item in objects
+        ]
+        size = {"height": height, "width": width}
+        records.append({"file_name": path, "image_id": stem, "annotations": annotations} | size)
+    return records
+
+
+def _read(name: str) -> list[tuple[str, ET.Element, list[VocObject]]]:
+    metadata = MetadataCatalog.get(name)
+    faults, found = Faults(), []
+    for stem in voc_stems(metadata.dirname, metadata.split):
+        path = os.path.join(metadata.dirname, "Annotations", f"{stem}.xml")
+        root = _parse(path, faults)
+        found.append((stem, root, list(_objects(root, path, metadata.thing_classes, faults))))
+    faults.raise_any()
+    return found
+
+
+def _parse(path: str, faults: Faults) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except OSError as error:
+        faults.add("missing", f"no annotation '{path}' ({error.strerror}); unpack VOC again")
+    except (ET.ParseError, ValueError, LookupError) as error:
+        faults.add("xml", f"'{path}' is no XML, or truncated ({error}); unpack VOC again")
+    return ET.Element("annotation")
+
+
+def _objects(
+    root: ET.Element, path: str, classes: Collection[str], faults: Faults
+) -> Iterator[VocObject]:
+    for index, item in enumerate(root.findall("object")):
+        place = f"'{path}': object[{index}]"
+        name = (item.findtext("name") or "").strip()
+        texts = [item.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+        difficult = (item.findtext("difficult") or "0").strip()
+        if name not in classes:
+            expected = f"expected one of {', '.join(classes)}"
+            faults.add("name", f"{place}.name is {name!r}, {expected}")
+        elif difficult not in ("0", "1"):
+            faults.add("difficult", f"{place}.difficult is {difficult!r}, expected 0 or 1")
+        elif (box := _box(texts)) is None:
+            values = ", ".join(map(str, texts))
+            expected = f"expected four numbers {', '.join(_CORNERS)}, the smaller ones first"
+            faults.add("box", f"{place}.bndbox ({name}) is {values}, {expected}")
+        else:
+            yield VocObject(name, box, difficult == "1")
+
+
+def _box(texts: list[str | None]) -> tuple[float, float, float, float] | None:
+    try:
+        left, top, right, bottom = (float(text or "") for text in texts)
+    except ValueError:
+        return None
+    fits = all(abs(value) <= _LIMIT for value in (left, top, right, bottom))
+    return (left, top, right, bottom) if fits and left <= right and top <= bottom else None
+
+
+def _size(root: ET.Element, stem: str, image: str) -> tuple[int, int]:
+    height, width = (_side(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    if height and width:
+        return height, width
+    try:
+        return image_size(image)
+    except BrokenImageError as error:
+        raise UserError(
+            f"the annotation of '{stem}' has no size, and its image cannot be read: {error}",
+            code="damaged-annotation",
+        ) from None
+
+
+def _side(text: str | None) -> int:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return 0
+    return int(value) if math.isfinite(value) and 1 <= value <= 2**16 else 0

@@ -1,0 +1,193 @@
+"""Detection: images for training and testing, and objects that a detector can learn from."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+
+from mls_d2.core.errors import UserError
+from mls_d2.data.images import BrokenImageError, read_image
+
+logger = logging.getLogger(__name__)
+
+MAX_BROKEN = 10
+"""Training images that a process may leave out before the run stops."""
+# Of a side in pixels; Detectron2's mapper drops smaller boxes, after scaling.
+_SMALLEST = 1e-5
+
+
+class UnreadableImageError(UserError):
+    """An image that is damaged, or is not the one that the annotations are for."""
+
+
+class TolerantMapper:
+    """A mapper from a record with ``file_name`` to a model's input.
+
+    In training, an image that cannot be read is left out with a warning, and the loader takes
+    another one; more than :data:`MAX_BROKEN` of them end the run. In evaluation every image counts.
+
+    Args:
+        mapper: reads the image.
+        is_train: whether it is used for training.
+    """
+
+    def __init__(
+        self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
+    ) -> None:
+        self._mapper = mapper
+        self._is_train = is_train
+        self._broken: set[str] = set()
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the model's input of a record; None for a training image to be left out.
+
+        Raises:
+            UnreadableImageError: names the file.
+        """
+        try:
+            return self._mapper(record)
+        except BrokenImageError as error:
+            name = record["file_name"]
+            message = f"image '{name}' cannot be used: {' '.join(str(error).split())}"
+            if not self._is_train:
+                raise UnreadableImageError(message, code="damaged-image") from None
+            if name not in self._broken:
+                logger.warning("%s; it is left out of training", message)
+            self._broken.add(name)
+            if len(self._broken) > MAX_BROKEN:
+                raise UnreadableImageError(
+                    f"more than {MAX_BROKEN} training images cannot be used; get the dataset "
+                    f"again. The last: {message}",
+                    code="damaged-image",
+                ) from None
+            return None
+
+
+class DetectionMapper(TolerantMapper):
+    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images.
+
+    Args:
+        cfg: of the run.
+        is_train: see :class:`TolerantMapper`.
+    """
+
+    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
+        super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)
+
+
+class _ReadingMapper(DatasetMapper):
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        record = copy.deepcopy(dataset_dict)
+        image = read_image(record["file_name"])
+        check_image_size(record, image.shape)
+        augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
+        transforms = self.augmentations(augmented)
+        image = augmented.image
+        record["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, image.shape[:2])
+        return record
+
+
+def check_image_size(record: dict[str, Any], shape: Sequence[int]) -> None:
+    """Compare the size of an image with its annotation, and complete a record that has none.
+
+    Raises:
+        BrokenImageError: they differ.
+    """
+    found = tuple(shape[:2])
+    annotated = record.setdefault("height", found[0]), record.setdefault("width", found[1])
+    if annotated != found:
+        exchanged = "; height and width are exchanged" if annotated == found[::-1] else ""
+        raise BrokenImageError(
+            f"its height and width are {found[0]} x {found[1]}, in the annotations "
+            f"{annotated[0]} x {annotated[1]}{exchanged}"
+        )
+
+
+def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Return the images of ``DATASETS.TRAIN`` with the objects that the model can learn from.
+
+    Objects without an area inside their image and, if ``MODEL.MASK_ON``, without a mask are left
+    out, and images without other objects (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``); the log
+    counts them. Detectron2's mapper would leave such boxes out one by one, and an image that
+    reaches the model without objects makes SyncBN in the mask head fail.
+
+    Raises:
+        UserError: no image is left, or masks are not in the configured format.
+    """
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        _check_polygons(records)
+    return usable_records(records, masks=cfg.MODEL.MASK_ON, filter_empty=filter_empty)
+
+
+def usable_records(
+    records: Sequence[dict[str, Any]], *, masks: bool, filter_empty: bool = True
+) -> list[dict[str, Any]]:
+    """Return records with usable objects alone: see :func:`training_records`."""
+    left_out: Counter[str] = Counter()
+    kept = []
+    for record in records:
+        objects, usable = record.get("annotations", ()), []
+        for item in objects:
+            problem = "" if item.get("iscrowd") else _problem(item, record, masks)
+            if problem:
+                left_out[problem] += 1
+            else:
+                usable.append(item)
+        if all(item.get("iscrowd") for item in usable) and filter_empty:
+            left_out["images without other objects"] += 1
+            continue
+        kept.append(record if len(usable) == len(objects) else {**record, "annotations": usable})
+    if not kept:
+        what = "a mask and a box" if masks else "a box"
+        raise UserError(
+            f"none of the {len(records)} training images has an object with {what} with an area "
+            "inside its image",
+            code="missing-data",
+        )
+    if left_out:
+        counts = ", ".join(f"{number} {problem}" for problem, number in left_out.items())
+        logger.warning("left out of training: %s", counts)
+    return kept
+
+
+def _problem(item: Mapping[str, Any], record: Mapping[str, Any], masks: bool) -> str:
+    # Without NumPy: COCO has 860,000 boxes.
+    if masks and not item.get("segmentation"):
+        return "objects without a mask"
+    left, top, right, bottom = item["bbox"]
+    if item["bbox_mode"] == BoxMode.XYWH_ABS:
+        right, bottom = left + right, top + bottom
+    width = min(right, record["width"]) - max(left, 0)
+    height = min(bottom, record["height"]) - max(top, 0)
+    return "" if width > _SMALLEST and height > _SMALLEST else "boxes without area in their image"
+
+
+def _check_polygons(records: Sequence[Mapping[str, Any]]) -> None:
+    encoded = [
+        record["file_name"]
+        for record in records
+        for item in record.get("annotations", ())
+        if isinstance(item.get("segmentation"), dict) and not item.get("iscrowd")
+    ]
+    if encoded:
+        raise UserError(
+            f"{len(encoded)} objects, the first in '{encoded[0]}', have run-length encoded masks, "
+            "and INPUT.MASK_FORMAT is polygon; set INPUT.MASK_FORMAT bitmask",
+            code="bad-value",
+        )

@@ -1,0 +1,80 @@
+"""Datasets of one's own: COCO's layout with other categories, and folders of classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from mls_d2.config.loading import load_cfg
+from mls_d2.data.datasets import register_coco
+from mls_d2.results.schema import read_result
+from mls_d2.transfer import classification, detection
+from mls_d2.transfer.run import run_transfer
+from tests.mls_d2.conftest import REPOSITORY, draw_split
+
+CONFIGS = REPOSITORY / "transfer_configs" / "classification"
+NARROW = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 2, "CLASSIFICATION.CROP_SIZE": 64,
+    "CLASSIFICATION.RESIZE": 64, "DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 4,
+    "MODEL.WEIGHTS": "random", "MODEL.DEVICE": "cpu", "MODEL.CLASSIFIER.NUM_CLASSES": 3,
+    "MODEL.CLASSIFIER.MULTI_LABEL": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "opts"),
+    [
+        ("cub200_finetune", {"SOLVER.MAX_ITER": 2}),
+        ("scenes_objects_linear", {"SOLVER.MAX_ITER": 2}),
+        ("voc2007_svm", {"MODEL.CLASSIFIER.POOL_SIZE": 1, "MODEL.CLASSIFIER.SVM_COSTS": (1.0,)}),
+        ("voc2007_knn", {"MODEL.CLASSIFIER.KNN_K": 3}),
+    ],
+)
+def test_folders_of_classes_are_learnt_by_every_protocol(tmp_path, monkeypatch, config, opts):
+    monkeypatch.setattr(classification, "write_classifications", lambda *_: None)
+    for split, number in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("blue", "green", "red")):
+            folder = tmp_path / "colours" / split / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                pixels = np.random.default_rng(index).integers(0, 60, (70, 70, 3), np.uint8)
+                pixels[..., 2 - label] += 150
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    names = {
+        f"DATASETS.{key}": f"('folder:{tmp_path}/colours/{split}',)"
+        for key, split in (("TRAIN", "train"), ("TEST", "val"))
+    }
+    options = NARROW | names | opts | {"OUTPUT_DIR": tmp_path / "run"}
+    words = [str(word) for pair in options.items() for word in pair]
+    run_transfer(load_cfg(str(CONFIGS / f"{config}.yaml"), words))
+    result = read_result(tmp_path / "run" / "results.json")
+    assert result.task == f"colours_{config.rpartition('_')[2]}"
+    assert result.dataset["num_images"] == 12
+    top1 = result.metrics["classification"]["top1"]
+    assert top1 == 100 if config.startswith("voc2007") else 0 <= top1 <= 100
+
+
+def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypatch):
+    monkeypatch.setattr(detection, "write_detections", lambda *_: None)
+    names = ("own_train", "own_val")
+    for name in names:
+        draw_split(tmp_path / name, 3, seed=1)
+        path = tmp_path / name / "instances.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 9, "name": "never there"})
+        path.write_text(json.dumps(content))
+        register_coco(name, path, tmp_path / name / "images")
+    cfg = make_cfg("DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)",
+                   "MODEL.ROI_HEADS.NUM_CLASSES", 3)  # fmt: skip
+    try:
+        run_transfer(cfg)
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    metrics = read_result(Path(cfg.OUTPUT_DIR) / "results.json").metrics
+    assert {f"AP-{name}" for name in ("blue", "green", "never there")} <= metrics["segm"].keys()

@@ -177,7 +177,7 @@ def test_folders_by_class_share_the_classes_of_their_splits(birds):
     assert shown == [[0], [1], [1]]
     assert [record["classes"] for record in load_classification(val).records] == [[1], [2]]
     found = combined_fingerprint([train], [val])
-    assert found["num_images"] == 3
+    assert found.num_images == 3
 
 
 def test_other_folders_are_refused(birds, refuses):

@@ -53,7 +53,7 @@ def test_folders_of_classes_are_learnt_by_every_protocol(tmp_path, monkeypatch, 
     run_transfer(load_cfg(str(CONFIGS / f"{config}.yaml"), words))
     result = read_result(tmp_path / "run" / "results.json")
     assert result.task == f"colours_{config.rpartition('_')[2]}"
-    assert result.dataset["num_images"] == 12
+    assert result.dataset.num_images == 12
     top1 = result.metrics["classification"]["top1"]
     assert top1 == 100 if config.startswith("voc2007") else 0 <= top1 <= 100
 

@@ -32,6 +32,25 @@ BYOL = {
     "MOCO__MOMENTUM_SCHEDULE": "cosine",
     "BYOL__HIDDEN_DIM": "16",
 }
+LOCAL = {"PRETRAIN__AUGMENT__LOCAL_CROPS": "1", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"}
+# Interrupted before the queue is full, and before prototypes learn.
+SWAV = LOCAL | {
+    "PRETRAIN__METHOD": "swav",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "PRETRAIN__OPTIMIZER": "larc",
+    "PRETRAIN__EPOCHS": "3.0",
+    "SWAV__NUM_PROTOTYPES": "8",
+    "SWAV__QUEUE_SIZE": "8",
+    "SWAV__QUEUE_START": "1.0",
+    "SWAV__FREEZE_STEPS": "4",
+    "SWAV__PROJECTOR_HIDDEN_DIM": "16",
+}
+DINO = LOCAL | {
+    "PRETRAIN__METHOD": "dino",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "DINO__NUM_PROTOTYPES": "8",
+    "DINO__HIDDEN_DIM": "16",
+}
 
 
 @pytest.fixture
@@ -121,15 +140,17 @@ def test_the_momentum_follows_its_schedule_to_the_end(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"PRETRAIN__AUGMENT__LOCAL_CROPS": "1", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"},
+        LOCAL,
         BYOL,
+        SWAV,
+        DINO,
         {
             "SOLVER__AMP__ENABLED": "True",
             "PRETRAIN__AMP_DTYPE": "float16",
             "PRETRAIN__EPOCHS": "7.0",  # the scale begins too high
         },
     ],
-    ids=["local crops", "byol", "scaled gradients"],
+    ids=["local crops", "byol", "swav", "dino", "scaled gradients"],
 )
 def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, changes):
     class Drawing(run_module.PretrainTrainer):

@@ -1,4 +1,4 @@
-"""Scenes of streets, parks, rooms and beaches, drawn in the layouts of COCO, VOC and Cityscapes.
+"""Scenes of streets, parks, rooms and beaches, in the layouts of COCO, VOC and Cityscapes.
 
 Other code imports from here only.
 """

@@ -53,13 +53,14 @@ class Mate(NamedTuple):
 
 
 class Role(NamedTuple):
-    """An object, and where it is placed."""
+    """An object, where it is placed, and how often."""
 
     kind: str
     recipe: Recipe
     grounds: str  # names of strips
-    height: float  # metres, of what ``pixels`` bounds
-    pixels: tuple[float, float]  # its height in an image of 128 rows
+    odds: tuple[float, ...]  # relative frequency in streets, parks, rooms and on beaches
+    height: float  # metres
+    pixels: float  # its least height in an image of 128 rows; the most is twice as much
     radius: float  # metres; two roles keep the sum apart
     heading: str = "flat"  # flat: to the camera, side, front: within 0.8 radians, any, or lane
     mates: tuple[Mate, ...] = ()
@@ -67,71 +68,41 @@ class Role(NamedTuple):
 
 
 _WALKS = "sidewalk path grass sand"
-_LEASH = Mate("dog", draw.dog, 1.0, (0.9, 0, 0.1), None)
-_HELD = Mate("umbrella", partial(draw.umbrella, held=True), 1.0, (0.1, 0.95, 0), None)
+_LEASH = (Mate("dog", draw.dog, 1.0, (0.9, 0, 0.1), None),)
+_HELD = (Mate("umbrella", partial(draw.umbrella, held=True), 1.0, (0.1, 0.95, 0), None),)
 _SEATED = tuple(Mate("person", draw.sitter, 0.3, (x, 0, 0.1)) for x in (-0.4, 0.4))
-_LOUNGER = Mate("cat", draw.cat, 0.25, (0.4, 0.5, 0.1))
-_POST = Mate("pole", partial(draw.pole, height=2.1), 1.0, (0, -2, 0), None, -0.05)
-_STAND = Mate("clutter", partial(draw.crate, half=(0.75, 0.5, 0.25)), 1.0, (0, -0.5, 0), 0, -0.05)
-_BIKER = Mate("rider", draw.rider, 0.6, (-0.1, -0.05, 0))
-_CYCLIST = Mate("rider", draw.rider, 0.4)
+_LOUNGE = (_SEATED[0], Mate("cat", draw.cat, 0.25, (0.4, 0.5, 0.1)))
+_POST = (Mate("pole", partial(draw.pole, height=2.1), 1.0, (0, -2, 0), None, -0.05),)
+_STAND = (Mate("clutter", draw.cabinet, 1.0, (0, -0.5, 0), 0.0, -0.05),)
+_BIKER = (Mate("rider", draw.rider, 0.6, (-0.1, -0.05, 0)),)
+_CYCLIST = (Mate("rider", draw.rider, 0.4),)
 
-ROLES = {
-    "person": Role("person", draw.person, _WALKS + " floor", 1.7, (28, 66), 0.4),
-    "walker": Role("person", draw.person, _WALKS, 1.7, (34, 66), 0.9, mates=(_LEASH,)),
-    "rain": Role("person", draw.holder, _WALKS, 1.7, (32, 62), 0.5, mates=(_HELD,)),
-    "dog": Role("dog", draw.dog, _WALKS + " floor", 0.8, (20, 42), 0.5),
-    "cat": Role("cat", draw.cat, "grass sidewalk floor", 0.55, (19, 38), 0.4),
-    "car": Role("car", draw.car, "road", 1.5, (15, 36), 2.4, "lane"),
-    "bus": Role("bus", draw.bus, "road", 3.1, (26, 46), 5.2, "lane"),
-    "truck": Role("truck", draw.truck, "road", 3.0, (26, 48), 3.9, "lane"),
-    "motorcycle": Role(
-        "motorcycle", draw.motorcycle, "road sidewalk", 1.1, (20, 40), 1.0, "side", (_BIKER,)
-    ),
-    "bicycle": Role(
-        "bicycle", draw.bicycle, "road " + _WALKS, 1.0, (20, 38), 0.9, "side", (_CYCLIST,)
-    ),
-    "light": Role(
-        "traffic light", draw.traffic_light, "sidewalk", 1.2, (22, 44), 0.3, "front", (_POST,), 2.0
-    ),
-    "bench": Role(
-        "bench", draw.bench, "sidewalk path grass", 0.95, (20, 38), 0.9, "front", _SEATED
-    ),
-    "boat": Role("boat", draw.boat, "water", 3.0, (18, 50), 2.8, "side"),
-    "parasol": Role("umbrella", draw.umbrella, "sand grass", 2.3, (34, 68), 1.2),
-    "chair": Role("chair", draw.chair, "floor", 1.0, (30, 58), 0.5, "any"),
-    "couch": Role(
-        "couch", draw.couch, "floor", 0.88, (22, 40), 0.9, "front", (_SEATED[0], _LOUNGER)
-    ),
-    "plant": Role("potted plant", draw.potted_plant, "floor", 1.1, (30, 62), 0.4),
-    "tv": Role("tv", draw.tv, "floor", 0.75, (24, 42), 0.7, "front", (_STAND,), 0.5),
-    "tree": Role("tree", draw.tree, "grass yard sidewalk", 5.0, (40, 150), 0.8),
-    "bush": Role("tree", draw.bush, "grass yard", 1.0, (16, 44), 0.7),
-    "lamp": Role("pole", draw.pole, "sidewalk", 5.0, (50, 150), 0.3),
-    "crate": Role("clutter", draw.crate, _WALKS + " floor", 0.7, (12, 36), 0.5, "any"),
-}
-
-# Per type of scene the relative frequencies of labelled roles, and of the others.
-CASTS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
-    "street": (
-        {"car": 3, "bus": 2.6, "truck": 2, "motorcycle": 2.6, "bicycle": 2, "person": 1, "light": 2.6,
-         "walker": 0.4, "rain": 0.5, "bench": 0.4, "cat": 0.3},
-        {"tree": 2, "lamp": 2, "crate": 1, "bush": 1},
-    ),
-    "park": (
-        {"person": 1, "walker": 1, "rain": 0.7, "dog": 2, "cat": 1.2, "bicycle": 1.6, "bench": 3.6,
-         "boat": 1.4, "parasol": 0.5},
-        {"tree": 3, "bush": 2, "crate": 1},
-    ),
-    "room": (
-        {"person": 0.8, "cat": 1.8, "dog": 0.6, "chair": 2.8, "couch": 4, "plant": 2.6, "tv": 3},
-        {"crate": 1},
-    ),
-    "beach": (
-        {"boat": 3.4, "parasol": 3.2, "person": 1.2, "walker": 0.4, "dog": 1.2},
-        {"crate": 1},
-    ),
-}  # fmt: skip
+LABELLED = (
+    Role("person", draw.person, _WALKS + " floor", (1, 1, 0.8, 1.2), 1.7, 30, 0.4),
+    Role("person", draw.person, _WALKS, (0.4, 1, 0, 0.4), 1.7, 34, 0.9, "flat", _LEASH),
+    Role("person", draw.holder, _WALKS, (0.5, 0.7, 0, 0), 1.7, 31, 0.5, "flat", _HELD),
+    Role("dog", draw.dog, _WALKS + " floor", (0, 2, 0.6, 1.2), 0.8, 20, 0.5),
+    Role("cat", draw.cat, "grass sidewalk floor", (0.3, 1.2, 1.8, 0), 0.55, 19, 0.4),
+    Role("car", draw.car, "road", (3, 0, 0, 0), 1.5, 16, 2.4, "lane"),
+    Role("bus", draw.bus, "road", (2.8, 0, 0, 0), 3.1, 24, 5.2, "lane"),
+    Role("truck", draw.truck, "road", (2.4, 0, 0, 0), 3.0, 25, 3.9, "lane"),
+    Role("motorcycle", draw.motorcycle, "road", (2.2, 0, 0, 0), 1.1, 20, 1.0, "side", _BIKER),
+    Role("bicycle", draw.bicycle, _WALKS, (1.6, 1.4, 0, 0), 1.0, 19, 0.9, "side", _CYCLIST),
+    Role("traffic light", draw.light, "sidewalk", (3.2, 0, 0, 0), 1.2, 22, 0.3, "front", _POST, 2),
+    Role("bench", draw.bench, "sidewalk grass", (0.4, 3.4, 0, 0), 0.95, 20, 0.9, "front", _SEATED),
+    Role("boat", draw.boat, "water", (0, 1.4, 0, 3.2), 3.0, 22, 2.8, "side"),
+    Role("umbrella", draw.umbrella, "sand grass", (0, 0.5, 0, 3), 2.3, 34, 1.2),
+    Role("chair", draw.chair, "floor", (0, 0, 2.8, 0), 1.0, 30, 0.5, "any"),
+    Role("couch", draw.couch, "floor", (0, 0, 4.6, 0), 0.88, 21, 0.9, "front", _LOUNGE),
+    Role("potted plant", draw.potted_plant, "floor", (0, 0, 2.8, 0), 1.1, 31, 0.4),
+    Role("tv", draw.tv, "floor", (0, 0, 3, 0), 0.75, 23, 0.7, "front", _STAND, 0.5),
+)
+UNLABELLED = (
+    Role("tree", draw.tree, "grass yard sidewalk", (2, 3, 0, 0), 5.0, 60, 0.8),
+    Role("tree", draw.bush, "grass yard", (1, 2, 0, 0), 1.0, 18, 0.7),
+    Role("pole", draw.pole, "sidewalk", (2, 0, 0, 0), 5.0, 65, 0.3),
+    Role("clutter", draw.crate, _WALKS + " floor", (1, 1, 1, 1), 0.7, 14, 0.5, "any"),
+)
 
 
 def compose(rng: np.random.Generator, size: tuple[int, int], name: str | None = None) -> Scene:
@@ -140,19 +111,17 @@ def compose(rng: np.random.Generator, size: tuple[int, int], name: str | None = 
     Args:
         rng: source of all variety.
         size: (width, height) in pixels.
-        name: type of the scene, a key of :data:`CASTS`; drawn if None.
+        name: type of the scene, a key of :data:`SCENE_ODDS`; drawn if None.
     """
     s = Sketch(rng)
     name = name or str(rng.choice(list(SCENE_ODDS), p=list(SCENE_ODDS.values())))
-    stage = _Stage(s, empty_scene(s, name, size))
+    stage, column = _Stage(s, empty_scene(s, name, size)), list(SCENE_ODDS).index(name)
     if name == "street":
         stage.add_houses()
-    for cast, wanted in zip(CASTS[name], (s.pick((3, 4, 4, 5)), s.pick((1, 1, 2))), strict=True):
-        weights = np.array(list(cast.values()))
-        for role in rng.choice(list(cast), 4 * wanted, p=weights / weights.sum()):
-            wanted -= stage.place(ROLES[str(role)])
-            if wanted == 0:
-                break
+    for cast, wanted in ((LABELLED, s.pick((3, 4, 4, 5))), (UNLABELLED, s.pick((1, 1, 2)))):
+        odds = np.array([role.odds[column] for role in cast])
+        for number in rng.choice(len(cast), 4 * wanted, p=odds / odds.sum()):
+            wanted -= wanted > 0 and stage.place(cast[number])
     return stage.scene._replace(items=tuple(stage.items), seed=int(rng.integers(2**31)))
 
 
@@ -182,9 +151,8 @@ def empty_scene(s: Sketch, name: str, size: tuple[int, int]) -> Scene:
     paints = {kind: s.like(s.pick(_GROUNDS[kind][0])) for kind, _ in borders}
     strips = tuple(Strip(kind, high, paints[kind], _GROUNDS[kind][1]) for kind, high in borders)
     (width, height), indoors = size, name == "room"
-    horizon, eye = (
-        (s.any(0.12, 0.34), s.any(1.2, 1.7)) if indoors else (s.any(0.28, 0.46), s.any(1.6, 3))
-    )
+    horizon = s.any(0.12, 0.34) if indoors else s.any(0.28, 0.46)
+    eye = s.any(1.2, 1.7) if indoors else s.any(1.6, 3.0)
     focal, centre = height * s.any(1.05, 1.5), width * s.any(0.3, 0.7)
     camera = Camera(width, height, focal, height * horizon, centre, eye)
     steps = np.abs(np.cumsum(s.rng.normal(0, 0.07, 18)) + 0.2) * s.any(0.5, 1.3)
@@ -199,10 +167,12 @@ def _light(s: Sketch, indoors: bool) -> Light:
     warmth, gain, turn = s.any(-0.1, 0.1), s.any(0.88, 1.12), s.any(-1.2, 1.2)
     tint = (red * gain * (1 + warmth), green * gain, blue * gain * (1 - warmth))
     toward = (0.8 * math.sin(turn), 0.6, -0.8 * math.cos(turn))
-    shadow = 0.2 + 0.5 * sun * s.any(0.5, 1.2)
-    return Light(
-        tint, sun * s.any(0.7, 1.2), toward, (s.like(top), s.like(low, 8)), shadow, s.any(0.1, 0.8)
+    shadow, clouds, sky = (
+        0.2 + 0.5 * sun * s.any(0.5, 1.2),
+        s.any(0.1, 0.8),
+        (s.like(top), s.like(low, 8)),
     )
+    return Light(tint, sun * s.any(0.7, 1.2), toward, sky, shadow, clouds)
 
 
 class _Stage:
@@ -214,11 +184,11 @@ class _Stage:
         self.taken: list[Place] = []
 
     def add(
-        self, thing: Role | Mate, place: Place, heading: float, reach: float, layer: float
+        self, it: Role | Mate, place: Place, heading: float, reach: float, layer: float
     ) -> None:
         sketch = Sketch(self.s.rng)
-        thing.recipe(sketch)
-        self.items.append(Item(thing.kind, sketch.parts, place, heading, reach, layer))
+        it.recipe(sketch)
+        self.items.append(Item(it.kind, sketch.parts, place, heading, reach, layer))
 
     def turned(self, a: float, b: float, sign: float = 1.0) -> tuple[float, float]:
         """Turn (across, along) the strips into (x, z); with ``sign`` -1 the other way round."""
@@ -227,28 +197,27 @@ class _Stage:
 
     def place(self, role: Role) -> bool:
         """Place a role and its mates if its ground is in view and has room."""
-        for _ in range(20):
-            spot = self._draw_spot(role)
-            if spot is None:
-                continue
-            x, z, heading = spot
-            self.taken.append((x, z, role.radius))
-            self.add(role, (x, role.up, z), heading, 0.8 * role.radius, 0.0)
-            cos, sin = math.cos(heading), math.sin(heading)
-            for mate in role.mates:
-                if self.s.chance(mate.odds):
-                    dx, dy, dz = mate.at
-                    place = (x + dx * cos + dz * sin, role.up + dy, z + dx * sin - dz * cos)
-                    turn = 0.0 if mate.turn is None else heading + mate.turn
-                    self.add(mate, place, turn, 0.3, mate.layer)
-            return True
-        return False
+        spot = next(filter(None, (self._draw_spot(role) for _ in range(20))), None)
+        if spot is None:
+            return False
+        x, z, heading = spot
+        self.taken.append((x, z, role.radius))
+        self.add(role, (x, role.up, z), heading, 0.8 * role.radius, 0.0)
+        cos, sin = math.cos(heading), math.sin(heading)
+        for mate in role.mates:
+            if self.s.chance(mate.odds):
+                dx, dy, dz = mate.at
+                place = (x + dx * cos + dz * sin, role.up + dy, z + dx * sin - dz * cos)
+                turn = 0.0 if mate.turn is None else heading + mate.turn
+                self.add(mate, place, turn, 0.3, mate.layer)
+        return True
 
     def _draw_spot(self, role: Role) -> Place | None:
         """Draw a position and a heading (x, z, radians); None if the role cannot stand there."""
         s, camera, strips = self.s, self.scene.camera, self.scene.strips
-        low, high = (math.log(size * camera.height / 128 / role.height) for size in role.pixels)
-        scale = math.exp(s.any(low, high))  # pixels per metre
+        scale = (
+            role.pixels * 2.0 ** s.any(0, 1) * camera.height / 128 / role.height
+        )  # pixels per metre
         x, z = (s.any(0.05, 0.95) * camera.width - camera.centre) / scale, camera.focal / scale
         across, along = self.turned(x, z, -1.0)
         number = next(k for k, strip in enumerate(strips) if across < strip.high)
@@ -261,10 +230,9 @@ class _Stage:
             lane, below = s.pick((0.27, 0.73)), strips[number - 1].high
             x, z = self.turned(below + lane * (strips[number].high - below), along)
             heading = self.scene.angle + math.pi * (0.5 if lane > 0.5 else 1.5)
-        walls = (
-            x * math.cos(a) + z * math.sin(a) < d - 0.8 * role.radius for a, d in self.scene.walls
-        )
-        apart = (math.hypot(x - u, z - w) > 0.8 * (role.radius + r) for u, w, r in self.taken)
+        half = 0.8 * role.radius
+        walls = (x * math.cos(a) + z * math.sin(a) < d - half for a, d in self.scene.walls)
+        apart = (math.hypot(x - u, z - w) > half + 0.8 * r for u, w, r in self.taken)
         nearest = max(0.7 * camera.focal / scale, role.radius + 1)
         return (x, z, heading) if z > nearest and all(walls) and all(apart) else None
 

@@ -43,9 +43,8 @@ def generate(
     """Write scenes under a root, in the layouts of COCO, VOC and Cityscapes.
 
     With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The
-    bytes written depend on the parameters only, not on the number of processes. After an
-    interruption, the next call resumes at the first incomplete split; on a complete root it returns
-    at once.
+    bytes depend on the parameters only. After an interruption, the next call resumes at the first
+    incomplete split; on a complete root it returns at once.
 
     Args:
         root: folder to write, created if missing.
@@ -53,16 +52,13 @@ def generate(
         **parameters: the fields of :class:`SceneParams`.
 
     Raises:
-        UserError: bad parameters, or the root has foreign content or scenes of other parameters, or
-            cannot be written.
+        UserError: bad parameters; or a root that is foreign, of other parameters, or unwritable.
     """
     root = Path(root)
     params, finished = merge_with_marker(root, SceneParams(**parameters))
     missing = [split for split in all_splits(params) if split.name not in finished]
     if not missing:
-        logger.info(
-            "%s already has these scenes: %s", root, ", ".join(finished) or "none asked for"
-        )
+        logger.info("%s is complete already: %s", root, ", ".join(finished) or "no images")
         return
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     check_writable(str(root))
@@ -106,7 +102,8 @@ def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterabl
         for chunk in run(partial(_write_chunk, root, seed, split), range(0, split.count, _CHUNK)):
             records += chunk
             bar.update(len(chunk))
-    split.finish(root, records)
+    if split.finish is not None:
+        split.finish(root, records)
 
 
 def _init_worker() -> None:

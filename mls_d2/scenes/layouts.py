@@ -8,13 +8,11 @@ id images hold what is visible.
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,9 +28,8 @@ TRUNCATED_BELOW, DIFFICULT_SHARE = 0.85, 0.25
 # Share of the image's height below which the box's longer side makes a VOC object difficult.
 DIFFICULT_SIDE = 1 / 13
 
-Labels = tuple[str | None, str | None, str]
-
-KINDS: dict[str, Labels] = {
+# Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label.
+KINDS: dict[str, tuple[str | None, str | None, str]] = {
     "person": ("person", "person", "person"), "rider": ("person", "person", "rider"),
     "bicycle": ("bicycle", "bicycle", "bicycle"), "car": ("car", "car", "car"),
     "motorcycle": ("motorcycle", "motorbike", "motorcycle"), "bus": ("bus", "bus", "bus"),
@@ -48,7 +45,6 @@ KINDS: dict[str, Labels] = {
     "skyline": (None, None, "building"), "tree": (None, None, "vegetation"),
     "path": (None, None, "sidewalk"), "clutter": (None, None, "static"),
 }  # fmt: skip
-"""Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label."""
 
 # Per supercategory the id of its first category, and the names in order of their ids.
 _COCO_NAMES = (
@@ -73,15 +69,15 @@ COCO_CATEGORIES: tuple[dict, ...] = tuple(
     for offset, name in enumerate(names.split(","))
     if name
 )
-"""The 80 categories of COCO's instance files, in order of their ids."""
+COCO_IDS: dict[str, int] = {item["name"]: item["id"] for item in COCO_CATEGORIES}
 
-COCO_IDS: dict[str, int] = {category["name"]: category["id"] for category in COCO_CATEGORIES}
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
 
-VOC_CLASSES: tuple[str, ...] = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor".split()
-)
-
+# Per label its id, its train id, and whether it has instances.
 CITYSCAPES_IDS: dict[str, tuple[int, int, bool]] = {
     "static": (4, 255, False), "dynamic": (5, 255, False), "ground": (6, 255, False),
     "road": (7, 0, False), "sidewalk": (8, 1, False), "building": (11, 2, False),
@@ -90,10 +86,24 @@ CITYSCAPES_IDS: dict[str, tuple[int, int, bool]] = {
     "rider": (25, 12, True), "car": (26, 13, True), "truck": (27, 14, True), "bus": (28, 15, True),
     "motorcycle": (32, 17, True), "bicycle": (33, 18, True),
 }  # fmt: skip
-"""Cityscapes label name -> (id, train id, whether it has instances)."""
 
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 _VOC_SETS = (("VOC2007", "trainval", 10), ("VOC2007", "test", 11), ("VOC2012", "trainval", 12))
+_VOC_HEAD = """<annotation>
+\t<folder>{year}</folder>
+\t<filename>{stem}.jpg</filename>
+\t<segmented>0</segmented>
+\t<source><database>Synthetic scenes</database></source>
+\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>
+"""
+_VOC_OBJECT = """\t<object>
+\t\t<name>{name}</name>
+\t\t<pose>Unspecified</pose>
+\t\t<truncated>{truncated:d}</truncated>
+\t\t<difficult>{difficult:d}</difficult>
+\t\t<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
+\t</object>
+"""
 _CITIES = {"train": ("sceneton", "scenebury"), "val": ("sceneport",)}
 
 
@@ -107,9 +117,9 @@ class Split:
     size: tuple[int, int]  # (width, height) of an image in pixels
     folders: list[str]  # of its files, relative to the root
     # save(root, index, picture) writes one image with its own files and returns a record, in any
-    # order and process; finish(root, records) writes the files that list all images.
+    # order and process; finish(root, records) writes the lists of all images.
     save: Callable[[Path, int, Picture], dict]
-    finish: Callable[[Path, list[dict]], None]
+    finish: Callable[[Path, list[dict]], None] | None
     scene: str | None = None  # type of all its scenes; None: all types
     full_masks: bool = False  # whether ``save`` needs the masks without occlusion
 
@@ -132,15 +142,9 @@ def all_splits(params: SceneParams) -> list[Split]:
         cities, parts = _CITIES[name][:count], ("leftImg8bit", "gtFine")
         folders = [f"cityscapes/{part}/{name}/{city}" for part in parts for city in cities]
         save, name = partial(_save_cityscapes, name=name, cities=cities), f"cityscapes/{name}"
-        split = Split(
-            name, stream, count, (2 * high, high), folders, save, _no_list, "street", True
-        )
+        split = Split(name, stream, count, (2 * high, high), folders, save, None, "street", True)
         splits.append(split)
     return [split for split in splits if split.count]
-
-
-def _no_list(root: Path, records: list[dict]) -> None:
-    """No file lists Cityscapes' images."""
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -158,10 +162,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def visible_things(picture: Picture) -> list[tuple[int, np.ndarray, tuple[int, int, int, int]]]:
-    """Return what is annotated in a picture: id, mask ``(H, W)`` bool and box (x, y, w, h).
-
-    Only kinds with a COCO category count; the box is the tight box around the visible mask.
-    """
+    """Return what is annotated: ids, visible masks ``(H, W)`` bool and tight boxes (x, y, w, h)."""
     things = []
     for number in np.unique(picture.ids).tolist():
         if KINDS[picture.kinds[number]][0] is None:
@@ -174,13 +175,10 @@ def visible_things(picture: Picture) -> list[tuple[int, np.ndarray, tuple[int, i
 
 
 def mask_polygons(mask: np.ndarray) -> list[list[float]]:
-    """Return polygons that cover exactly the pixels of a mask ``(H, W)`` bool.
+    """Return polygons (x0, y0, x1, y1, …) that cover exactly the pixels of a mask ``(H, W)`` bool.
 
-    Corners lie on the pixels' corners: the polygon of one pixel in column 2 and row 5 goes around
-    (2, 5) to (3, 6). Since COCO's polygons cannot have holes, a region with a hole is cut in two.
-
-    Returns:
-        Polygons as flat lists x0, y0, x1, y1, …; empty for an empty mask.
+    Their corners are the pixels' corners: one pixel in column 2 and row 5 lies between (2, 5) and
+    (3, 6). Since COCO's polygons cannot have holes, a region with a hole is cut in two.
     """
     # With two samples per pixel, border samples 2x and 2x + 1 belong to the corners x and x + 1.
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
@@ -241,35 +239,17 @@ def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int
     number = index + first
     stem = f"{number:06d}" if year == "VOC2007" else f"2012_{number:06d}"
     write_image(root / year / "JPEGImages" / f"{stem}.jpg", picture.image)
-    objects = voc_objects(picture)
-    height, width = picture.ids.shape
-    tree = ET.Element("annotation")
-    _add_children(tree, folder=year, filename=f"{stem}.jpg", segmented=0)
-    _add_children(ET.SubElement(tree, "source"), database="Synthetic scenes")
-    _add_children(ET.SubElement(tree, "size"), width=width, height=height, depth=3)
-    for item in objects:
-        element = ET.SubElement(tree, "object")
-        flags = {flag: int(item[flag]) for flag in ("truncated", "difficult")}
-        _add_children(element, name=item["name"], pose="Unspecified", **flags)
-        sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), item["box"], strict=True))
-        _add_children(ET.SubElement(element, "bndbox"), **sides)
-    ET.indent(tree, "\t")
-    _write(root / year / "Annotations" / f"{stem}.xml", ET.tostring(tree) + b"\n")
+    objects, (height, width) = voc_objects(picture), picture.ids.shape
+    head = _VOC_HEAD.format(year=year, stem=stem, width=width, height=height)
+    text = head + "".join(_VOC_OBJECT.format(**item) for item in objects) + "</annotation>\n"
+    _write(root / year / "Annotations" / f"{stem}.xml", text.encode())
     return {"stem": stem, "objects": [(item["name"], item["difficult"]) for item in objects]}
 
 
-def _add_children(element: ET.Element, **texts: object) -> None:
-    for tag, text in texts.items():
-        ET.SubElement(element, tag).text = str(text)
-
-
 def voc_objects(picture: Picture) -> list[dict]:
-    """Return the annotated objects of a picture.
+    """Return ``{"name", "box", "truncated", "difficult"}`` of each annotated object.
 
-    Returns:
-        ``{"name", "box", "truncated", "difficult"}`` each; the box is (xmin, ymin, xmax, ymax),
-        1-based and inclusive, around the visible pixels. Truncated: a fair share of the full box is
-        hidden or outside the image; difficult: hardly anything is visible.
+    Truncated: a fair share of the full box is hidden or outside; difficult: hardly any is visible.
     """
     objects = []
     for number, _, (x, y, w, h) in visible_things(picture):
@@ -279,10 +259,11 @@ def voc_objects(picture: Picture) -> list[dict]:
         x0, y0, x1, y1 = extent
         share = w * h / max((x1 - x0) * (y1 - y0), 1.0)
         small = max(w, h) < DIFFICULT_SIDE * picture.ids.shape[0]
-        item: dict[str, Any] = {"name": name, "box": (x + 1, y + 1, x + w, y + h)}
-        item["truncated"] = share < TRUNCATED_BELOW
-        item["difficult"] = small or share < DIFFICULT_SHARE
-        objects.append(item)
+        flags = {
+            "truncated": share < TRUNCATED_BELOW,
+            "difficult": small or share < DIFFICULT_SHARE,
+        }
+        objects.append({"name": name, "box": (x + 1, y + 1, x + w, y + h), **flags})
     return objects
 
 
@@ -323,11 +304,10 @@ def _save_cityscapes(
 
 
 def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what each pixel shows.
+    """Return label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16.
 
-    Returns:
-        Label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16: ``id * 1000 +
-        n`` for the n-th visible instance of a label that has instances, else the label id.
+    An instance id is ``id * 1000 + n`` for the n-th visible instance of a label that has instances,
+    else the label id.
     """
     tables = np.zeros((3, len(picture.kinds)), np.uint16)
     counts: Counter[int] = Counter()

@@ -13,18 +13,12 @@ from mls_d2.core.files import write_json
 MARKER_NAME = "scenes.json"
 # Raise it when the files or the pictures of a seed change, so that roots are not mixed.
 FORMAT = 4
-
 COUNTS = ("train", "val", "unlabeled", "voc", "cityscapes")
 
 
 @dataclass(frozen=True, slots=True)
 class SceneParams:
-    """What a root of scenes contains.
-
-    Raises:
-        UserError: a count or the seed is negative, ``voc`` is 1 to 3, or the size is not in 32 to
-            4096.
-    """
+    """What a root of scenes contains; values out of range raise a :class:`UserError`."""
 
     seed: int = 0  # all scenes follow from it
     train: int = 400  # images in COCO train2017
@@ -52,10 +46,7 @@ _KEYS = {"format", "synthetic", "finished", "complete", *SceneParams.__dataclass
 
 
 def read_marker(root: str | os.PathLike[str]) -> dict | None:
-    """Read a root's marker.
-
-    Args:
-        root: the datasets' root.
+    """Read the marker of a datasets' root.
 
     Returns:
         ``{"format": …, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
@@ -64,23 +55,20 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
     Raises:
         UserError: there is a marker, but it cannot be read or is of another format.
     """
-    path = Path(root) / MARKER_NAME
+    path, remedy = Path(root) / MARKER_NAME, f"delete {root} and make the scenes again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); delete {root} and make the scenes again",
-            code="damaged-file",
-        ) from error
+        message = f"{path} cannot be read ({error}); {remedy}"
+        raise UserError(message, code="damaged-file") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT or not content.keys() >= _KEYS:
-        raise UserError(
-            f"{path} has format {found!r}, expected {FORMAT}: the scenes there were drawn by "
-            f"another version; delete {root} and make the scenes again",
-            code="other-version",
+        message = (
+            f"{path} has format {found!r}, expected {FORMAT}: another version made it; {remedy}"
         )
+        raise UserError(message, code="other-version")
     return content
 
 
@@ -91,28 +79,19 @@ def write_marker(root: Path, params: SceneParams, finished: list[str], *, comple
 
 
 def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, list[str]]:
-    """Check that a root may be written with these parameters.
+    """Return the parameters of the complete root, and the parts that are already finished.
 
     A part requested with 0 images is left as it is; one that the root does not have yet is added.
-
-    Returns:
-        The parameters of the complete root, and the parts that are already finished.
-
-    Raises:
-        UserError: the root has foreign content, or scenes of other parameters.
+    Foreign content and scenes of other parameters raise a :class:`UserError`.
     """
     if root.exists() and not root.is_dir():
-        raise UserError(
-            f"{root} is a file, expected a folder; choose another root", code="bad-value"
-        )
+        message = f"{root} is a file, expected a folder; choose another root"
+        raise UserError(message, code="bad-value")
     marker = read_marker(root)
     if marker is None:
         if root.is_dir() and any(root.iterdir()):
-            raise UserError(
-                f"{root} is not empty and has no {MARKER_NAME}, so it was not made by this "
-                "generator; choose a new or an empty folder",
-                code="foreign-folder",
-            )
+            message = f"{root} is not empty and has no {MARKER_NAME}, so it has no generated scenes"
+            raise UserError(f"{message}; choose a new or an empty folder", code="foreign-folder")
         return params, []
     merged, differing = asdict(params), []
     for name, wanted in asdict(params).items():
@@ -122,9 +101,7 @@ def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, lis
         elif wanted != found:
             differing.append(f"{name} is {found} there, {wanted} wanted")
     if differing:
-        raise UserError(
-            f"{root} has scenes with other parameters ({'; '.join(differing)}); ask for the "
-            "same ones, choose another root, or delete this one",
-            code="other-parameters",
-        )
+        message = f"{root} has scenes with other parameters ({'; '.join(differing)})"
+        remedy = "ask for the same ones, choose another root, or delete this one"
+        raise UserError(f"{message}; {remedy}", code="other-parameters")
     return SceneParams(**merged), list(marker["finished"])

@@ -9,11 +9,8 @@ import numpy as np
 
 from mls_d2.scenes.sketch import Colour, Point, Sketch, circle, rectangle, shade
 
-DARK: Colour = (34, 34, 38)
-METAL: Colour = (126, 130, 134)
-GLASS: Colour = (66, 80, 94)
-LAMP: Colour = (250, 240, 205)
-RED: Colour = (190, 32, 36)
+DARK, METAL, GLASS = (34.0, 34.0, 38.0), (126.0, 130.0, 134.0), (66.0, 80.0, 94.0)
+LAMP, RED = (250.0, 240.0, 205.0), (190.0, 32.0, 36.0)
 # Skin, fur, wood and walls overlap, so that a colour does not give a kind away.
 EARTHS: tuple[Colour, ...] = (
     (44, 36, 32), (92, 62, 40), (150, 106, 62), (204, 164, 104), (232, 226, 214), (120, 112, 106),
@@ -29,7 +26,6 @@ _POSES: dict[str, tuple[Point, Point, tuple[_Swing, _Swing], tuple[_Swing, _Swin
     "walk": ((0, 0.5), (0.04, 0.83), ((-0.4, 0.25), (0.4, 0.1)), ((0.45, -0.4), (-0.4, -0.4))),
     "run": ((0, 0.5), (0.08, 0.82), ((-0.7, 0.9), (0.75, 0.5)), ((0.8, -1.3), (-0.6, -1.2))),
     "wave": ((0, 0.5), (0.02, 0.83), ((-0.1, 0.0), (0.1, 0.0)), ((0.15, -0.3), (2.3, -0.5))),
-    "hold": ((0, 0.5), (0.02, 0.83), ((-0.15, 0.1), (0.15, 0.0)), ((0.2, -0.3), (0.6, -1.6))),
     "sit": ((0, 0.27), (0.02, 0.6), ((1.45, 1.4), (1.5, 1.5)), ((0.7, -0.6), (0.8, -0.5))),
     "ride": ((-0.14, 0.5), (0.06, 0.8), ((0.4, 0.8), (1.0, 1.1)), ((1.0, -0.2), (1.1, -0.2))),
 }
@@ -133,30 +129,23 @@ def bicycle(s: Sketch) -> None:
             dx, dy = 0.3 * math.cos(a), 0.3 * math.sin(a)
             s.limb((x - dx, 0.34 - dy), (x + dx, 0.34 + dy), (0.015, 0.015), METAL)
     s.bars("-0.52 0.34, -0.06 0.32, -0.2 0.82, -0.52 0.34", 0.055, paint)
-    cross = s.pick(("-0.06 0.32, 0.38 0.8, -0.18 0.76", "-0.06 0.32, 0.38 0.8, -0.1 0.5"))
-    s.bars(cross, 0.06, paint)
+    s.bars("-0.06 0.32, 0.38 0.8, -0.18 0.76", 0.06, paint)
     s.bars("0.38 0.8, 0.52 0.34", 0.05, paint)
     s.bars("0.38 0.78, 0.34 1.0, 0.5 1.02", 0.045, METAL)
     s.limb((-0.34, 0.88), (-0.1, 0.87), (0.08, 0.05), DARK)
-    if s.chance(0.3):
-        s.poly("0.46 0.68, 0.82 0.68, 0.87 0.96, 0.42 0.96", s.like(s.pick(EARTHS)))
 
 
 def motorcycle(s: Sketch) -> None:
-    """A motorcycle or a scooter from the side, 2 m long, on thick wheels."""
+    """A motorcycle from the side, 2 m long, on thick wheels."""
     paint, radius = s.paint(), s.any(0.3, 0.36)
     for x in (-0.68, 0.7):
         s.disc(x, radius, radius, radius, DARK)
         s.disc(x, radius, radius * 0.55, radius * 0.55, METAL)
     s.limb((0.7, radius), (0.46, 0.95), (0.1, 0.08), METAL)
-    if s.chance(0.4):
-        s.poly("-0.95 0.45, -0.3 0.3, 0.4 0.3, 0.4 0.42, -0.2 0.45, -0.25 0.75, -0.9 0.74", paint)
-        s.poly("0.32 0.3, 0.62 0.5, 0.5 1.05, 0.36 1.05", paint)
-    else:
-        s.poly("-0.45 0.22, 0.35 0.22, 0.42 0.6, -0.4 0.55", METAL)
-        s.poly("-0.15 0.6, 0.35 0.62, 0.66 0.78, 0.6 1.05, 0.42 1.0, 0.4 0.9, 0.0 0.9", paint)
-        s.poly("-1.05 0.72, -0.3 0.55, -0.1 0.7, -0.95 0.85", paint)
-        s.bars("-0.2 0.28, -0.95 0.36", 0.1, METAL)
+    s.poly("-0.45 0.22, 0.35 0.22, 0.42 0.6, -0.4 0.55", METAL)
+    s.poly("-0.15 0.6, 0.35 0.62, 0.66 0.78, 0.6 1.05, 0.42 1.0, 0.4 0.9, 0.0 0.9", paint)
+    s.poly("-1.05 0.72, -0.3 0.55, -0.1 0.7, -0.95 0.85", paint)
+    s.bars("-0.2 0.28, -0.95 0.36", 0.1, METAL)
     s.limb((-0.8, 0.84), (-0.12, 0.8), (0.13, 0.11), DARK)
     s.bars("0.45 0.95, 0.28 1.1", 0.06, DARK)
     s.disc(0.6, 0.88, 0.09, 0.1, LAMP)
@@ -190,13 +179,10 @@ def car(s: Sketch) -> None:
     nose, glass = length / 2, s.like(GLASS, 10)
     (f0, f1), (t0, t1) = ((x * length, y * length) for x, y in (foot, top))
     s.solid(rectangle(-0.92 * nose, 0.92 * nose, 0.06, 0.4), -0.9 * half, 0.9 * half, DARK)
-    front = [(nose - 0.08, 0.28), (nose, 0.52), (nose - 0.12, hood)]
-    body = [(0.1 - nose, 0.28), *front, (f1, belt), (0.06 - nose, belt), (-nose, 0.6)]
-    s.solid(body, -half, half, paint)
-    s.side(rectangle(0.1 - nose, nose - 0.1, 0.28, 0.38), shade(paint, 0.55))
+    body = [(0.1 - nose, 0.28), (nose - 0.08, 0.28), (nose, 0.52), (nose - 0.12, hood), (f1, belt)]
+    s.solid([*body, (0.06 - nose, belt), (-nose, 0.6)], -half, half, paint)
     s.edge(2, DARK, (0.1, 0.6), (0.25, 0.75))
-    for number in (1, 6):
-        s.edge(number, LAMP, (0.2, 0.7), (0.36, 0.64))
+    s.edge(6, LAMP, (0.2, 0.7), (0.36, 0.64))
     _lamps(s, 2, (0.1, 0.75), LAMP)
     _lamps(s, 5, (0.2, 0.9), RED)
     _wheels(s, (0.38 * nose - nose, nose - 0.38 * nose), s.any(0.31, 0.37))
@@ -236,17 +222,15 @@ def truck(s: Sketch) -> None:
     nose, half, paint, load, roof = s.any(2.7, 4.0), 1.15, s.paint(), s.paint(), s.any(2.2, 2.7)
     back, glass, top = nose - s.any(1.7, 2.2), s.like(GLASS, 10), s.any(2.8, 3.5)
     s.group = 1
-    s.solid(rectangle(-nose, back - 0.12, 0.55, 0.9), -half, half, shade(load, 0.6))
-    s.solid(rectangle(-nose, back - 0.12, 0.8, top), -half, half, load)
+    s.solid(rectangle(-nose, back - 0.12, 0.6, top), -half, half, load)
     s.side(rectangle(0.3 - nose, back - 0.5, top - 1.4, top - 0.7), s.paint())
-    for across in ((0.04, 0.48), (0.52, 0.96)):
-        s.edge(3, shade(load, 0.8), (0.05, 0.95), across)
+    s.edge(3, shade(load, 0.8), (0.05, 0.95), (0.04, 0.48))
+    s.edge(3, shade(load, 0.8), (0.05, 0.95), (0.52, 0.96))
     _wheels(s, (-0.68 * nose, -0.38 * nose), 0.48)
     s.group = 2
     front = [(nose, 0.4), (nose, 1.3), (nose - 0.3, roof)]
     s.solid([(back, 0.4), *front, (back, roof)], -half, half, paint)
-    window = [(nose - 0.12, 1.4), (nose - 0.35, roof - 0.3), (back + 0.5, roof - 0.3)]
-    s.side([(back + 0.5, 1.4), *window], glass)
+    s.side(rectangle(back + 0.5, nose - 0.35, 1.4, roof - 0.3), glass)
     s.edge(2, shade(glass, 1.2), (0.08, 0.8), (0.06, 0.94))
     s.edge(1, shade(paint, 0.5), (0.5, 0.95), (0.2, 0.8))
     _lamps(s, 1, (0.2, 0.45), LAMP)
@@ -256,24 +240,25 @@ def truck(s: Sketch) -> None:
 def boat(s: Sketch) -> None:
     """A sailing or a motor boat from the side, 4 to 7 m long."""
     length, paint, deck, sail = s.any(4.2, 7.0), s.paint(), s.any(0.7, 1.1), s.paint()
-    unit = np.array((length, length))
     if s.chance(0.55):
         top = s.any(0.8, 1.2)
         s.limb((0.08 * length, deck), (0.08 * length, deck + top * length), (0.12, 0.08), METAL)
-        s.poly(np.array(((0.06, 0.1), (0.07, top), (-0.44, 0.1))) * unit + (0, deck), sail)
-        s.poly(np.array(((0.1, 0.9 * top), (0.1, 0.1), (0.46, 0.1))) * unit + (0, deck), sail)
+        for corners in (
+            ((0.06, 0.1), (0.07, top), (-0.44, 0.1)),
+            ((0.1, top), (0.1, 0.1), (0.46, 0.1)),
+        ):
+            s.poly(np.array(corners) * length + (0, deck), sail)
     else:
-        cabin = np.array(((-0.25, 0), (0.25, 0), (0.12, 0.2), (-0.22, 0.2))) * unit
+        cabin = np.array(((-0.25, 0), (0.25, 0), (0.12, 0.2), (-0.22, 0.2))) * length
         s.poly(cabin + (0, deck), sail)
         s.poly(cabin * (0.8, 0.6) + (0, deck + 0.06 * length), GLASS)
-        s.limb((-0.6, deck), (-0.7, deck + 0.34 * length), (0.06, 0.06), METAL)
     hull = np.array(((-0.4, 0), (0.36, 0), (0.5, 1.2), (-0.47, 1))) * (length, deck)
     s.poly(hull, paint)
     s.poly(hull * (1, 0.3) + (0, 0.72 * deck), s.pick((s.paint(), shade(paint, 0.55))))
     s.move(flip=s.chance(0.5))
 
 
-def traffic_light(s: Sketch) -> None:
+def light(s: Sketch) -> None:
     """A traffic light's head, 1.2 m high, with three lamps of which one is lit."""
     shell = s.like(s.pick((DARK, (40, 58, 44), (200, 160, 50))), 6)
     s.box((-0.24, 0.24), (0, 1.2), (-0.15, 0.15), shell)
@@ -331,10 +316,8 @@ def tv(s: Sketch) -> None:
     s.box((-0.25, 0.25), (0, 0.04), (-0.12, 0.12), DARK)
     s.box((-half, half), (0.1, 0.1 + high), (-0.04, 0.04), (22, 22, 26))
     s.side(rectangle(0.04 - half, half - 0.04, 0.15, 0.06 + high), screen)
-    s.side([(0.1 - half, 0.15), (0.4 - half, 0.15), (0.2, 0.06 + high), (0, 0.06 + high)],
-           shade(screen, 1.5), 0.02)  # fmt: skip
-    if screen != DARK:
-        s.side(circle(s.any(-0.2, 0.2), 0.1 + high * 0.5, 0.14), s.paint(), 0.03)
+    s.side(rectangle(0.04 - half, half - 0.04, 0.15, 0.15 + 0.3 * high), shade(screen, 1.5), 0.02)
+    s.side(circle(s.any(-0.2, 0.2), 0.1 + high * 0.6, 0.12), s.pick((screen, s.paint())), 0.03)
 
 
 def umbrella(s: Sketch, held: bool = False) -> None:
@@ -350,48 +333,38 @@ def umbrella(s: Sketch, held: bool = False) -> None:
     s.move(turn=s.any(-0.25, 0.25))
 
 
-def _foliage(s: Sketch, y: float, radius: float, leaf: Colour) -> None:
-    for tone, spread in ((0.62, 0.8), (0.85, 0.65), (1.1, 0.5)):
-        for _ in range(6):
-            a, away = s.any(0, 2 * math.pi), spread * radius * s.any(0.4, 1.0)
-            up = y + 0.9 * away * math.sin(a) + 0.3 * radius * (tone - 0.8)
-            colour = shade(leaf, tone * s.any(0.9, 1.1))
-            s.disc(away * math.cos(a), up, 0.45 * radius, 0.42 * radius, colour)
-
-
 def potted_plant(s: Sketch) -> None:
-    """A plant in a pot, 0.7 to 1.3 m high: arching, upright or round leaves."""
-    leaf, tall, lean = s.like(s.pick(LEAVES), 14), s.any(0.45, 0.9), s.pick((0.0, 0.6, 1.2))
-    s.limb((0, 0.3), (0, 0.4 + 0.5 * tall), (0.06, 0.04), shade(leaf, 0.6))
-    if lean == 0:
-        _foliage(s, 0.4 + 0.6 * tall, 0.5 * tall, leaf)
-    for _ in range(11 if lean else 0):
+    """A plant in a pot, 0.7 to 1.3 m high, with upright or arching leaves."""
+    leaf, tall, lean = s.like(s.pick(LEAVES), 14), s.any(0.45, 0.9), s.any(0.5, 1.3)
+    for _ in range(11):
         a, long, colour = s.any(-lean, lean), tall * s.any(0.7, 1.0), shade(leaf, s.any(0.65, 1.25))
-        tip = (long * math.sin(a), 0.4 + long * math.cos(a))
-        middle = (tip[0] * 0.5, 0.4 + (tip[1] - 0.4) * (0.5 + 0.2 * lean))
-        s.limb((0, 0.35), middle, (0.03, 0.11), colour)
-        s.limb(middle, tip, (0.11, 0.01), colour)
+        x, y = long * math.sin(a), long * math.cos(a)
+        s.limb((0, 0.35), (0.5 * x, 0.4 + (0.5 + 0.2 * lean) * y), (0.03, 0.11), colour)
+        s.limb((0.5 * x, 0.4 + (0.5 + 0.2 * lean) * y), (x, 0.4 + y), (0.11, 0.01), colour)
     pot = s.like(s.pick((*EARTHS, s.paint())))
     s.poly("-0.15 0, 0.15 0, 0.22 0.34, -0.22 0.34", pot)
     s.poly("-0.25 0.34, 0.25 0.34, 0.25 0.43, -0.25 0.43", shade(pot, 0.8))
 
 
-def tree(s: Sketch) -> None:
-    """A broad-leaved tree or a conifer, 3.5 to 7.5 m tall."""
-    height, leaf = s.any(3.5, 7.5), s.like(s.pick(LEAVES), 12)
-    s.limb((0, 0), (0, height * 0.6), (0.4, 0.2), s.like(EARTHS[1], 10))
-    if s.chance(0.75):
-        _foliage(s, height * 0.7, height * s.any(0.22, 0.34), leaf)
-        return
-    for low, reach, tone in ((0.12, 0.26, 0.6), (0.32, 0.2, 0.72), (0.52, 0.15, 0.84)):
-        tier = np.array(((-reach, low), (reach, low), (0, low + 0.36)))
-        s.poly(tier * (height, height), shade(leaf, tone))
-
-
-def bush(s: Sketch) -> None:
-    """A bush, 0.6 to 1.2 m tall."""
-    _foliage(s, 0.4, 0.5, s.like(s.pick(LEAVES), 12))
-    s.move(scale=s.any(0.6, 1.2))
+def tree(s: Sketch, bush: bool = False) -> None:
+    """A broad-leaved tree or a conifer, 3.5 to 7.5 m tall, or a bush of 0.6 to 1.2 m."""
+    leaf = s.like(s.pick(LEAVES), 12)
+    if not bush:
+        s.limb((0, 0), (0, 0.6), (0.06, 0.03), s.like(EARTHS[1], 10))
+    if bush or s.chance(0.75):
+        y, radius = (0.4, 0.5) if bush else (0.7, s.any(0.22, 0.34))
+        for k in range(18):
+            a, away, tone = (
+                s.any(0, 2 * math.pi),
+                s.any(0.3, 0.9 - 0.02 * k) * radius,
+                0.6 + 0.03 * k,
+            )
+            up = y + 0.9 * away * math.sin(a) + 0.3 * radius * (tone - 0.8)
+            s.disc(away * math.cos(a), up, 0.45 * radius, 0.42 * radius, shade(leaf, tone))
+    else:
+        for low, reach, tone in ((0.12, 0.26, 0.6), (0.32, 0.2, 0.72), (0.52, 0.15, 0.84)):
+            s.poly([(-reach, low), (reach, low), (0, low + 0.36)], shade(leaf, tone))
+    s.move(scale=s.any(0.6, 1.2) if bush else s.any(3.5, 7.5))
 
 
 def pole(s: Sketch, height: float = 0.0) -> None:
@@ -399,12 +372,11 @@ def pole(s: Sketch, height: float = 0.0) -> None:
     tall = height or s.any(4.5, 6.0)
     s.limb((0, 0), (0, tall), (0.14, 0.1), s.like(METAL, 16))
     if not height:
-        s.limb((0, tall), (1.1, tall + 0.15), (0.1, 0.08), METAL)
-        s.disc(1.1, tall + 0.08, 0.25, 0.14, LAMP)
+        s.disc(0.5, tall, 0.6, 0.14, LAMP)
 
 
 def building(s: Sketch) -> None:
-    """A house of a row, 7 to 12 m long, its front along ``x``: floors of windows, a shop."""
+    """A house of a row, 7 to 12 m long, its front along ``x``."""
     half, floors, storey = s.any(3.5, 6.0), s.pick((2, 3, 4, 5)), s.any(2.8, 3.5)
     wall, glass = s.like(s.pick((*EARTHS, s.paint())), 14), s.like(GLASS, 20)
     height, count, wide = floors * storey + 0.8, s.pick((4, 5, 6)), s.any(0.25, 0.6)
@@ -413,9 +385,7 @@ def building(s: Sketch) -> None:
     for floor in range(floors):
         low, high = floor * storey + 0.8, (floor + 0.75) * storey + 0.4
         s.side(rectangle(0.3 - half, half - 0.3, low, high), glass)
-        for across in ((0.15, 0.4), (0.6, 0.85)):
-            s.edge(1, glass, (low / height, high / height), across)
-            s.edge(3, glass, (1 - high / height, 1 - low / height), across)
+        s.edge(1, glass, (low / height, high / height), (0.3, 0.7))
     for k in range(1, count):  # the walls between the windows
         x, thick = -half + 2 * half * k / count, wide * half / count
         s.side(rectangle(x - thick, x + thick, 0, height - 0.4), wall, 0.02)
@@ -430,5 +400,6 @@ def crate(s: Sketch, half: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None
         s.side(rectangle(low, low + x - 0.09, 0.08, y - 0.08), shade(paint, 0.75))
 
 
-cat, dog = partial(animal, cat=True), partial(animal, cat=False)
-sitter, rider, holder = (partial(person, pose=pose) for pose in ("sit", "ride", "hold"))
+cabinet = partial(crate, half=(0.75, 0.5, 0.25))
+cat, dog, bush = partial(animal, cat=True), partial(animal, cat=False), partial(tree, bush=True)
+sitter, rider, holder = (partial(person, pose=pose) for pose in ("sit", "ride", "wave"))

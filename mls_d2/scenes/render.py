@@ -89,38 +89,26 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A rendered scene.
+    """A rendered scene."""
 
-    Args:
-        image: RGB ``(H, W, 3)`` uint8.
-        ids: ``(H, W)`` uint16, the index into ``kinds`` of what each pixel shows.
-        kinds: what each id is, a key of :data:`mls_d2.scenes.layouts.KINDS`.
-        extents: per id the box (x0, y0, x1, y1) in pixels that the object would fill without
-            occlusion and beyond the border; None for sky and ground.
-        full_masks: per id the mask ``(H, W)`` bool without occlusion; empty unless requested.
-    """
-
-    image: np.ndarray
-    ids: np.ndarray
-    kinds: tuple[str, ...]
+    image: np.ndarray  # RGB (H, W, 3) uint8
+    ids: np.ndarray  # (H, W) uint16, the index into ``kinds`` of what each pixel shows
+    kinds: tuple[str, ...]  # what each id is, a key of KINDS
+    # Per id the box (x0, y0, x1, y1) in pixels that the object would fill without occlusion and
+    # beyond the border; None for sky and ground.
     extents: tuple[Box | None, ...]
-    full_masks: tuple[np.ndarray, ...] = ()
+    full_masks: tuple[np.ndarray, ...] = ()  # per id (H, W) bool without occlusion, on request
 
 
 _Shape = tuple[np.ndarray, Colour | None]  # corners in fixed point, colour in the light
 
 
 def render(scene: Scene, *, full_masks: bool = False) -> Picture:
-    """Paint a scene from far to near.
-
-    Args:
-        scene: what to paint.
-        full_masks: whether to return the masks without occlusion.
-    """
+    """Paint a scene from far to near, with masks without occlusion if requested."""
     camera, rng = scene.camera, np.random.default_rng(scene.seed)
     image, ids = _background(scene, rng)
     kinds = ["sky", scene.ridge[0], *(strip.kind for strip in scene.strips)]
-    num_surfaces, extents = len(kinds), list[Box | None]([None] * len(kinds))
+    surfaces, extents = len(kinds), list[Box | None]([None] * len(kinds))
     masks = [ids[::_OVER, ::_OVER] == k for k in range(len(kinds))] if full_masks else []
     _cast_shadows(scene, image)
     for item in sorted(scene.items, key=lambda item: item.layer - item.place[2]):
@@ -135,10 +123,10 @@ def render(scene: Scene, *, full_masks: bool = False) -> Picture:
                 cv2.fillPoly(alone, [corners], 1, cv2.LINE_8, _SHIFT)
             masks.append(alone[::_OVER, ::_OVER] > 0)
         kinds.append(item.kind)
-        extents.append(_extent(shapes))
+        extents.append(_extent(shapes) if shapes else None)
     small = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     thin = ids[::_OVER, ::_OVER].copy()
-    developed = _develop(small, thin, num_surfaces, rng)
+    developed = _develop(small, thin, surfaces, rng)
     return Picture(developed, thin, tuple(kinds), tuple(extents), tuple(masks))
 
 
@@ -185,9 +173,7 @@ def _lit(colour: Colour, light: Light, level: float = 1.0, fade: float = 0.0) ->
     return red, green, blue
 
 
-def _extent(shapes: list[_Shape]) -> Box | None:
-    if not shapes:
-        return None
+def _extent(shapes: list[_Shape]) -> Box:
     points = (np.concatenate([corners for corners, _ in shapes]) / (1 << _SHIFT) + 0.5) / _OVER
     (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return x0, y0, x1, y1
@@ -195,21 +181,13 @@ def _extent(shapes: list[_Shape]) -> Box | None:
 
 @functools.cache
 def _tiles() -> np.ndarray:
-    """Return seamless textures ``(5, 128, 128)`` float32 of mean 0 and deviation 1.
-
-    Grain, blotches, horizontal stripes, vertical stripes, checks.
-    """
+    """Return seamless textures ``(5, 128, 128)``: grain, blotches, stripes of two kinds, checks."""
     noise = np.random.default_rng(97).standard_normal((_TILE, _TILE))
     soft = cv2.GaussianBlur(np.tile(noise, (3, 3)), (0, 0), 3.0)[_TILE : 2 * _TILE, _TILE:-_TILE]
     rows, columns = np.indices((_TILE, _TILE)) % 4 < 2
     tiles = np.stack((noise, soft, rows, columns, rows ^ columns)).astype(np.float32)
     tiles -= tiles.mean(axis=(1, 2), keepdims=True)
     return tiles / tiles.std(axis=(1, 2), keepdims=True)
-
-
-def _look_up(tile: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    mask = _TILE - 1
-    return _tiles()[tile, rows.astype(np.int32) & mask, columns.astype(np.int32) & mask]
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +214,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.
         low, gain, number = np.full(len(slope), camera.horizon + 0.5), np.ones(len(slope)), 1
         paint = _lit((128, 128, 134) if kind == "skyline" else (74, 98, 66), light, fade=0.45)
         _paint_sky(light, image[:first], rng)
-    _paint_ground(scene, image[first:], ids[first:], (rows[first:], slope), rng)
+    _paint_ground(scene, (image[first:], ids[first:], rows[first:], slope), rng)
     standing = (rows >= high) & (rows < low)
     image[standing] = np.outer(gain, paint).clip(0, 255).astype(np.uint8)[standing.nonzero()[1]]
     ids[standing] = number
@@ -256,15 +234,9 @@ def _paint_sky(light: Light, sky: np.ndarray, rng: np.random.Generator) -> None:
     sky[:] = cv2.convertScaleAbs(colours + (cloud - colours) * np.clip(cover, 0, 0.9)[..., None])
 
 
-def _paint_ground(
-    scene: Scene,
-    image: np.ndarray,
-    ids: np.ndarray,
-    rays: tuple[np.ndarray, np.ndarray],
-    rng: np.random.Generator,
-) -> None:
-    """Paint the strips in perspective, by where the canvas's rays meet the ground."""
-    camera, strips, (rows, slope) = scene.camera, scene.strips, rays
+def _paint_ground(scene: Scene, canvas: tuple[np.ndarray, ...], rng: np.random.Generator) -> None:
+    """Paint image and ids in perspective, by where the rays (rows, slopes) meet the ground."""
+    camera, strips, (image, ids, rows, slope) = scene.camera, scene.strips, canvas
     depth = camera.focal * camera.eye / np.maximum(rows - camera.horizon, np.float32(0.05))
     right, shift = slope * depth, rng.uniform(0, 99)
     cos, sin = np.float32(math.cos(scene.angle)), np.float32(math.sin(scene.angle))
@@ -274,9 +246,13 @@ def _paint_ground(
     for strip in strips[:-1]:
         zone += line > strip.high
     ids[:] = zone + np.uint8(2)
-    half = (slice(None, None, 2), slice(None, None, 2))
-    texture = _look_up(0, along[half] * 7 + shift, across[half] * 7)
-    texture += _look_up(1, along[half] * 1.7 + shift, across[half] * 1.7)
+    half, texture = (slice(None, None, 2), slice(None, None, 2)), 0.0
+    for tile, density in zip(_tiles(), (7.0, 1.7), strict=False):
+        u, v = (
+            (density * axis[half] + shift).astype(np.int32) & (_TILE - 1)
+            for axis in (along, across)
+        )
+        texture += tile[u, v]
     gain = 1 + np.array([strip.grain for strip in strips], np.float32)[zone[half]] * texture
     paint = np.array([_lit(strip.colour, scene.light) for strip in strips], np.float32)
     colours = paint[zone] * cv2.resize(gain, zone.shape[::-1])[..., None]
@@ -306,16 +282,15 @@ def _cast_shadows(scene: Scene, image: np.ndarray) -> None:
 
 
 def _develop(
-    image: np.ndarray, ids: np.ndarray, num_surfaces: int, rng: np.random.Generator
+    image: np.ndarray, ids: np.ndarray, surfaces: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Add the objects' textures, uneven light, and a camera's softness and grain."""
+    """Add textures of the objects after the surfaces, uneven light, softness and grain."""
     num_ids = int(ids.max()) + 1
     contrast = rng.uniform(0, 0.09, num_ids).astype(np.float32)
-    contrast[:num_surfaces] = 0.0
+    contrast[:surfaces] = 0.0
     tile = rng.choice(5, num_ids, p=(0.15, 0.45, 0.15, 0.15, 0.1))
     rows, columns = np.indices(ids.shape) + rng.integers(0, _TILE, 2)[:, None, None]
-    mask = _TILE - 1
-    gain = 1 + contrast[ids] * _tiles()[tile[ids], rows & mask, columns & mask]
+    gain = 1 + contrast[ids] * _tiles()[tile[ids], rows & (_TILE - 1), columns & (_TILE - 1)]
     x, y = (np.linspace(-1, 1, side, dtype=np.float32) for side in ids.shape[::-1])
     dx, dy, edge, bright = rng.uniform((-1, -1, -1, 0.88), (1, 1, 1, 1.12)).astype(np.float32)
     ramp = dx * x[None, :] + dy * y[:, None]
@@ -325,5 +300,5 @@ def _develop(
     blur, grain = rng.uniform((0.0, 0.5), (0.5, 3.0))
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (3, 3), blur)
-    noise = np.float32(grain) * _tiles()[0][(rows + 37) & mask, (columns + 91) & mask]
+    noise = np.float32(grain) * _tiles()[0][(rows + 37) & (_TILE - 1), (columns + 91) & (_TILE - 1)]
     return np.clip(image * gain[..., None] + noise[..., None], 0, 255).astype(np.uint8)

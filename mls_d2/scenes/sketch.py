@@ -1,7 +1,6 @@
 """A small vector language for objects: polygons, discs, bars and extruded outlines with jitter.
 
-Object frame, in metres: ``x`` forward, ``y`` up, ``z`` to the side that faces the viewer at heading
-0; the origin lies on the ground.
+Object frame, in metres: ``x`` forward, ``y`` up from the ground, ``z`` to the viewer at heading 0.
 """
 
 from __future__ import annotations
@@ -61,12 +60,9 @@ _CAP = np.array([(math.cos(a), math.sin(a)) for a in np.linspace(0.5, 1.5, 5) * 
 
 
 class Sketch:
-    """One object's parts, back to front, and the random choices that shape them.
+    """One object's parts, back to front, and the random choices (from ``rng``) that shape them.
 
     Outlines are corners (x, y), or a string ``"x y, x y, …"``.
-
-    Args:
-        rng: source of all variety.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -100,8 +96,7 @@ class Sketch:
         return 255 * red, 255 * green, 255 * blue
 
     def _add(self, flat: np.ndarray, z: float, colour: Colour | None, normal: float = 0.0) -> None:
-        points = np.empty((len(flat), 3))
-        points[:, :2], points[:, 2] = flat, z
+        points = np.column_stack((flat, np.full(len(flat), z)))
         self.parts.append(Part(points, colour, (0.0, 0.0, normal), self.group))
 
     def poly(self, outline: Outline, colour: Colour | None) -> None:
@@ -146,13 +141,9 @@ class Sketch:
     def edge(
         self, number: int, colour: Colour, along: Point = (0, 1), across: Point = (0, 1)
     ) -> None:
-        """Paint a rectangle on the face that an edge of the last solid sweeps out.
+        """Paint a rectangle on what the edge from corner ``number`` of the last solid sweeps out.
 
-        Args:
-            number: which edge; edge k starts at corner k.
-            colour: the paint.
-            along: where it starts and ends on the edge, 0 to 1.
-            across: where it starts and ends over the width, 0 to 1.
+        ``along`` the edge and ``across`` the width it goes from and to the given shares, 0 to 1.
         """
         profile, z0, z1 = self._solid
         (x0, y0), (x1, y1) = profile[number], profile[(number + 1) % len(profile)]

@@ -68,54 +68,54 @@ def person(s: Sketch, pose: str = "") -> None:
 
 def animal(s: Sketch, cat: bool) -> None:
     """A cat (round face, pricked ears, raised tail) or a dog (long legs and snout), sideways."""
-    pose = s.pick(("walk", "walk", "sit", "lie" if cat else "walk"))
-    fur, thick = s.like(s.pick(EARTHS), 10), s.any(0.24, 0.32)
-    patch = s.like(s.pick(EARTHS), 10) if s.chance(0.4) else fur
+    pose, fur, thick = (
+        s.pick(("walk", "sit", "lie" if cat else "walk")),
+        s.like(s.pick(EARTHS)),
+        0.28,
+    )
+    patch = s.like(s.pick(EARTHS)) if s.chance(0.4) else fur
     leg = 0.02 if pose == "lie" else s.any(0.2, 0.28) if cat else s.any(0.3, 0.45)
     swing, back = s.any(0, 0.35), leg + thick / 2
-    (x, y), rump = (0.28, back), (-0.3, back)
+    neck, rump = (0.28, back), (-0.3, back)
     if pose == "sit":
-        (x, y), rump = (0.1, back + 0.12), (-0.2, thick * 0.55)
+        neck, rump = (0.1, back + 0.12), (-0.2, 0.15)
     bend = (rump[0] - 0.24, rump[1] + s.any(0.0, 0.2))
     s.limb(rump, bend, (0.1, 0.07), fur)
     if cat:
         s.limb(bend, (bend[0] + s.any(-0.12, 0.1), bend[1] + 0.34), (0.08, 0.06), patch)
-    for start, turn, tone in (
-        (rump, -swing, 0.7), ((x, y), swing, 0.7), (rump, swing, 1.0), ((x, y), -swing, 1.0),
-    ):  # fmt: skip
-        foot = (start[0] + start[1] * math.sin(turn), 0.03)
-        s.limb(start, foot, (0.55 * thick, 0.08), shade(fur, tone))
-        s.disc(foot[0] + 0.03, 0.03, 0.06, 0.035, shade(patch, tone))
-    s.limb(rump, (x, y), (thick * 0.95, thick * 1.05), fur)
-    s.disc((rump[0] + x) / 2, (rump[1] + y) / 2 + 0.03, 0.16, thick * 0.35, patch)
-    (_cat_head if cat else _dog_head)(s, (x, y), thick, (fur, patch))
+    for tone, turn in ((0.7, swing), (1.0, -swing)):
+        for (x, y), sign in ((rump, -1), (neck, 1)):
+            foot = (x + sign * y * math.sin(turn), 0.03)
+            s.limb((x, y), foot, (0.55 * thick, 0.08), shade(fur, tone))
+            s.disc(foot[0] + 0.03, 0.03, 0.06, 0.035, shade(patch, tone))
+    s.limb(rump, neck, (thick * 0.95, thick * 1.05), fur)
+    s.disc((rump[0] + neck[0]) / 2, (rump[1] + neck[1]) / 2 + 0.03, 0.16, 0.1, patch)
+    (_cat_head if cat else _dog_head)(s, neck, fur, patch)
     s.move(scale=s.any(0.55, 0.75) if cat else s.any(0.65, 1.0), flip=s.chance(0.5))
 
 
-def _dog_head(s: Sketch, neck: Point, thick: float, furs: tuple[Colour, Colour]) -> None:
-    x, y = neck[0] + 0.22, neck[1] + s.any(0.2, 0.32)
-    s.limb(neck, (x, y), (thick * 0.8, 0.18), furs[0])
-    s.disc(x, y, 0.14, 0.13, furs[1])
-    s.limb((x + 0.06, y - 0.03), (x + s.any(0.18, 0.26), y - 0.06), (0.14, 0.1), furs[0])
+def _dog_head(s: Sketch, neck: Point, fur: Colour, patch: Colour) -> None:
+    x, y, ears = neck[0] + 0.22, neck[1] + s.any(0.2, 0.32), shade(patch, 0.65)
+    s.limb(neck, (x, y), (0.22, 0.18), fur)
+    s.disc(x, y, 0.14, 0.13, patch)
+    s.limb((x + 0.06, y - 0.03), (x + 0.22, y - 0.06), (0.14, 0.1), fur)
     s.disc(x + 0.28, y - 0.04, 0.035, 0.035, DARK)
     s.disc(x + 0.06, y + 0.04, 0.022, 0.022, DARK)
-    if s.chance(0.6):
-        s.limb((x - 0.08, y + 0.07), (x - 0.11, y - 0.12), (0.09, 0.12), shade(furs[1], 0.65))
-    else:
-        s.poly([(x - 0.12, y + 0.06), (x + 0.02, y + 0.1), (x - 0.07, y + 0.26)], furs[1])
+    tip = s.pick(((x - 0.12, y - 0.12), (x - 0.07, y + 0.24)))  # hanging or pricked
+    s.limb((x - 0.07, y + 0.07), tip, (0.11, 0.08), ears)
 
 
-def _cat_head(s: Sketch, neck: Point, thick: float, furs: tuple[Colour, Colour]) -> None:
+def _cat_head(s: Sketch, neck: Point, fur: Colour, patch: Colour) -> None:
     x, y, eyes = neck[0] + 0.16, neck[1] + 0.26, s.pick(((196, 200, 80), (120, 180, 120)))
-    s.limb(neck, (x, y), (thick * 0.9, 0.24), furs[0])
+    s.limb(neck, (x, y), (0.25, 0.24), fur)
     for side in (-1.0, 1.0):
         ear = [(x + 0.21 * side, y + 0.04), (x + 0.17 * side, y + 0.34), (x, y + 0.14)]
-        s.poly(ear, shade(furs[1], 0.8))
-    s.disc(x, y, 0.21, 0.18, furs[0])
+        s.poly(ear, shade(patch, 0.8))
+    s.disc(x, y, 0.21, 0.18, fur)
     for side in (-0.08, 0.08):
         s.disc(x + side, y + 0.03, 0.045, 0.045, eyes)
         s.disc(x + side, y + 0.03, 0.018, 0.04, DARK)
-    s.disc(x, y - 0.08, 0.08, 0.06, s.pick((furs[1], EARTHS[4])))
+    s.disc(x, y - 0.08, 0.08, 0.06, s.pick((patch, EARTHS[4])))
 
 
 def bicycle(s: Sketch) -> None:
@@ -162,32 +162,27 @@ def _lamps(s: Sketch, number: int, along: Point, colour: Colour) -> None:
         s.edge(number, colour, along, across)
 
 
-# Length, hood, belt and roof in metres; the cabin's foot and roof, back and front, per length.
-_CARS = (
-    (4.6, 0.84, 0.92, 1.45, (-0.34, 0.24), (-0.2, 0.08)),
-    (3.9, 0.9, 0.96, 1.5, (-0.47, 0.26), (-0.4, 0.08)),
-    (4.6, 0.86, 0.94, 1.5, (-0.48, 0.24), (-0.44, 0.08)),
-    (4.5, 1.08, 1.14, 1.85, (-0.48, 0.24), (-0.45, 0.14)),
-    (4.8, 1.0, 1.1, 1.95, (-0.49, 0.4), (-0.48, 0.24)),
-)
-
-
 def car(s: Sketch) -> None:
-    """A car of one of five bodies, 3.6 to 5.1 m long, from any side."""
-    length, hood, belt, roof, foot, top = s.pick(_CARS)
-    length, half, paint = length * s.any(0.93, 1.07), s.any(0.84, 0.95), s.paint()
-    nose, glass = length / 2, s.like(GLASS, 10)
-    (f0, f1), (t0, t1) = ((x * length, y * length) for x, y in (foot, top))
-    s.solid(rectangle(-0.92 * nose, 0.92 * nose, 0.06, 0.4), -0.9 * half, 0.9 * half, DARK)
-    body = [(0.1 - nose, 0.28), (nose - 0.08, 0.28), (nose, 0.52), (nose - 0.12, hood), (f1, belt)]
-    s.solid([*body, (0.06 - nose, belt), (-nose, 0.6)], -half, half, paint)
+    """A car between a coupe and a van, 3.8 to 5 m long, from any side."""
+    nose, half, roof, glass, paint = (
+        s.any(1.9, 2.5),
+        0.9,
+        s.any(1.35, 1.9),
+        s.like(GLASS),
+        s.paint(),
+    )
+    belt, f0, f1 = 0.62 * roof, -nose * s.any(0.66, 0.96), nose * s.any(0.4, 0.75)
+    t0, t1 = f0 + nose * s.any(0.06, 0.28), f1 - nose * s.any(0.28, 0.36)
+    s.solid(rectangle(-0.92 * nose, 0.92 * nose, 0.06, 0.4), -0.8, 0.8, DARK)
+    front = [(nose - 0.08, 0.28), (nose, 0.52), (nose - 0.12, 0.92 * belt), (f1, belt)]
+    s.solid([(0.1 - nose, 0.28), *front, (0.06 - nose, belt), (-nose, 0.6)], -half, half, paint)
     s.edge(2, DARK, (0.1, 0.6), (0.25, 0.75))
     s.edge(6, LAMP, (0.2, 0.7), (0.36, 0.64))
     _lamps(s, 2, (0.1, 0.75), LAMP)
     _lamps(s, 5, (0.2, 0.9), RED)
-    _wheels(s, (0.38 * nose - nose, nose - 0.38 * nose), s.any(0.31, 0.37))
-    s.solid([(f0, belt), (f1, belt), (t1, roof), (t0, roof)], -0.88 * half, 0.88 * half, paint)
-    low, high, pillar = belt + 0.08, roof - 0.08, s.any(f0 + 0.45 * (f1 - f0), f0 + 0.6 * (f1 - f0))
+    _wheels(s, (-0.62 * nose, 0.62 * nose), s.any(0.31, 0.37))
+    s.solid([(f0, belt), (f1, belt), (t1, roof), (t0, roof)], -0.8, 0.8, paint)
+    low, high, pillar = belt + 0.08, roof - 0.08, f0 + s.any(0.45, 0.6) * (f1 - f0)
     s.side([(f0 + 0.2, low), (f1 - 0.2, low), (t1 - 0.1, high), (t0 + 0.1, high)], glass)
     s.side(rectangle(pillar, pillar + 0.1, low, high), paint, 0.02)
     s.edge(1, shade(glass, 1.2), (0.1, 0.9), (0.06, 0.94))
@@ -391,10 +386,10 @@ def building(s: Sketch) -> None:
         s.side(rectangle(x - thick, x + thick, 0, height - 0.4), wall, 0.02)
 
 
-def crate(s: Sketch, half: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+def crate(s: Sketch, half: tuple[float, float, float] | None = None) -> None:
     """A crate or a cabinet without a label; by default 0.3 to 0.9 m, painted like anything else."""
     paint, default = s.pick((s.paint(), s.pick(EARTHS))), s.any(0.2, 0.45)
-    x, y, z = half if any(half) else (default, s.any(0.3, 0.9), default)
+    x, y, z = half or (default, s.any(0.3, 0.9), default)
     s.box((-x, x), (0, y), (-z, z), paint)
     for low in (0.06 - x, 0.03):
         s.side(rectangle(low, low + x - 0.09, 0.08, y - 0.08), shade(paint, 0.75))

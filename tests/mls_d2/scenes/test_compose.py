@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mls_d2.scenes.compose import CASTS, ROLES, compose, empty_scene
+from mls_d2.scenes.compose import LABELLED, SCENE_ODDS, compose, empty_scene
 from mls_d2.scenes.layouts import KINDS, visible_things
 from mls_d2.scenes.render import Camera, Item, Light, Picture, Scene, render
 from mls_d2.scenes.sketch import Part, Sketch, rectangle
@@ -89,7 +89,7 @@ def test_a_wall_that_reaches_behind_the_camera_is_cut_there():
     assert not mask[:, :34].any()
 
 
-@pytest.mark.parametrize("name", CASTS)
+@pytest.mark.parametrize("name", SCENE_ODDS)
 def test_every_pixel_shows_the_last_thing_painted_there(name: str):
     scene = compose(np.random.default_rng(1), (96, 64), name)
     picture = render(scene, full_masks=True)
@@ -97,19 +97,13 @@ def test_every_pixel_shows_the_last_thing_painted_there(name: str):
     for number, mask in enumerate(picture.full_masks):
         expected[mask] = number
     np.testing.assert_array_equal(picture.ids, expected)
-    depths = [item.place[2] - item.layer for item in sorted_items(scene, picture)]
-    assert depths == sorted(depths, reverse=True)
-
-
-def sorted_items(scene: Scene, picture: Picture) -> list[Item]:
-    items = sorted(scene.items, key=lambda item: item.layer - item.place[2])
+    items = sorted(scene.items, key=lambda item: item.layer - item.place[2])  # far to near
     assert picture.kinds[-len(items) :] == tuple(item.kind for item in items)
-    return items
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[Scene, Picture]]:
-    scenes = [compose(np.random.default_rng(seed), (128, 128)) for seed in range(300)]
+    scenes = [compose(np.random.default_rng(seed), (128, 128)) for seed in range(200)]
     return [(scene, render(scene)) for scene in scenes]
 
 
@@ -121,8 +115,8 @@ def test_scenes_show_several_objects_of_every_category(drawn: list[tuple[Scene, 
     counts = np.array([len(categories(picture)) for _, picture in drawn])
     assert 3.5 <= counts.mean() <= 5.5
     assert (counts >= 2).mean() > 0.97
-    assert {scene.name for scene, _ in drawn} == set(CASTS)
-    images = {name: 0 for name, _, _ in KINDS.values() if name}
+    assert {scene.name for scene, _ in drawn} == set(SCENE_ODDS)
+    images = {str(coco): 0 for coco, _, _ in KINDS.values() if coco}
     for _, picture in drawn:
         for name in set(categories(picture)):
             images[name] += 1
@@ -147,7 +141,7 @@ def test_categories_occur_together_as_in_one_place(drawn: list[tuple[Scene, Pict
 
 
 def test_objects_stand_on_their_ground(drawn: list[tuple[Scene, Picture]]):
-    grounds = {role.kind: role.grounds.split() for role in ROLES.values() if not role.mates}
+    grounds = {role.kind: role.grounds.split() for role in LABELLED if role.kind != "person"}
     grounds = {kind: grounds[kind] for kind in ("car", "bus", "truck", "boat", "chair")}
     found = 0
     for scene, _ in drawn:
@@ -158,7 +152,7 @@ def test_objects_stand_on_their_ground(drawn: list[tuple[Scene, Picture]]):
                 strip = next(strip for strip in scene.strips if across < strip.high)
                 assert strip.kind in grounds[item.kind]
                 found += 1
-    assert found > 100
+    assert found > 60
 
 
 def test_colours_alone_do_not_give_a_category_away(drawn: list[tuple[Scene, Picture]]):

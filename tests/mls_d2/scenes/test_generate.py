@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +68,10 @@ def test_the_marker_holds_all_parameters(small_root: Path, tmp_path: Path):
     assert read_marker(tmp_path / "missing") is None
 
 
-def test_a_complete_root_is_left_alone(small_root: Path, caplog: pytest.LogCaptureFixture):
+def test_a_complete_root_is_left_alone(small_root: Path):
     before = mtimes(small_root)
-    with caplog.at_level("INFO"):
-        generate(small_root, num_workers=1, **{**SMALL, "size": [40, 32]})
+    generate(small_root, num_workers=1, **{**SMALL, "size": [40, 32]})
     assert mtimes(small_root) == before
-    assert "coco/train2017, coco/val2017" in caplog.text
 
 
 def test_an_interrupted_root_is_resumed(
@@ -132,14 +129,13 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, refuses):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("{", "damaged-file"),
-        ("[]", "other-version"),
-        *((json.dumps({"format": number}), "other-version") for number in (1, 2, 3, 4, 99)),
-    ],
-)
+OTHERS = [
+    ("[]", "other-version"),
+    *((f'{{"format": {n}}}', "other-version") for n in (1, 3, 4, 99)),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), [("{", "damaged-file"), *OTHERS])
 def test_a_damaged_or_old_marker_is_refused(tmp_path: Path, refuses, text: str, code: str):
     (tmp_path / "scenes.json").write_text(text)
     for action in (

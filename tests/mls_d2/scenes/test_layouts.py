@@ -20,18 +20,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from mls_d2.scenes.layouts import (
-    CITYSCAPES_IDS,
-    COCO_CATEGORIES,
-    COCO_IDS,
-    KINDS,
-    MIN_AREA,
-    MIN_SIDE,
-    VOC_CLASSES,
-    id_images,
-    mask_polygons,
-    voc_objects,
-)
+from mls_d2.scenes import layouts
+from mls_d2.scenes.layouts import CITYSCAPES_IDS, COCO_IDS, KINDS, VOC_CLASSES
 from mls_d2.scenes.render import Picture
 
 Pictures = dict[str, list[Picture]]
@@ -52,9 +42,9 @@ def shoelace(polygon: list[float]) -> float:
 
 def test_label_spaces_are_those_of_detectron2_and_cityscapesscripts():
     expected = [(c["id"], c["name"]) for c in D2_CATEGORIES if c["isthing"]]
-    assert [(c["id"], c["name"]) for c in COCO_CATEGORIES] == expected
+    assert [(c["id"], c["name"]) for c in layouts.COCO_CATEGORIES] == expected
     groups: dict[str, list[int]] = {}
-    for category in COCO_CATEGORIES:
+    for category in layouts.COCO_CATEGORIES:
         groups.setdefault(category["supercategory"], []).append(category["id"])
     # Their ids in instances_val2017.json: each group is one range.
     assert {name: (min(ids), max(ids)) for name, ids in groups.items()} == {
@@ -74,12 +64,12 @@ def test_label_spaces_are_those_of_detectron2_and_cityscapesscripts():
 
 def test_the_polygon_of_a_pixel_and_of_nothing():
     mask = np.zeros((7, 9), bool)
-    assert mask_polygons(mask) == []
+    assert layouts.mask_polygons(mask) == []
     mask[5, 2] = True
-    (polygon,) = mask_polygons(mask)
+    (polygon,) = layouts.mask_polygons(mask)
     assert {tuple(c) for c in np.reshape(polygon, (-1, 2))} == {(2, 5), (3, 5), (3, 6), (2, 6)}
     mask[2:7, 2:8] = True
-    assert len(mask_polygons(mask)[0]) == 8  # straight edges have no corners within
+    assert len(layouts.mask_polygons(mask)[0]) == 8  # straight edges have no corners within
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
@@ -89,7 +79,7 @@ def test_polygons_of_noise_decode_to_the_mask(density: float):
     for _ in range(20):
         mask = rng.random((13, 17)) < density
         mask[0, 0] = True
-        polygons = mask_polygons(mask)
+        polygons = layouts.mask_polygons(mask)
         np.testing.assert_array_equal(decode(polygons, mask.shape), mask)
         assert abs(sum(map(shoelace, polygons))) == mask.sum()
 
@@ -103,7 +93,11 @@ def test_coco_annotations_are_exactly_what_shows(tiny_root: Path, pictures: Pict
             pixels = [(x, y) for y, x in zip(*np.nonzero(picture.ids == number), strict=True)]
             columns, rows = zip(*pixels, strict=True) if pixels else ((0,), (0,))
             box = (min(columns), min(rows), np.ptp(columns) + 1, np.ptp(rows) + 1)
-            if KINDS[kind][0] and len(pixels) >= MIN_AREA and min(box[2:]) >= MIN_SIDE:
+            if (
+                KINDS[kind][0]
+                and len(pixels) >= layouts.MIN_AREA
+                and min(box[2:]) >= layouts.MIN_SIDE
+            ):
                 expected[number] = (COCO_IDS[KINDS[kind][0]], box, len(pixels), 0)
         for item in coco.loadAnns(coco.getAnnIds(image_id)):
             mask = coco.annToMask(item).astype(bool)
@@ -154,29 +148,27 @@ def test_voc_boxes_and_flags(box, extent, truncated: bool, difficult: bool):
     ids, (x0, y0, x1, y1) = np.zeros((100, 100), np.uint16), box
     ids[y0:y1, x0:x1] = 1
     image = np.zeros((100, 100, 3), np.uint8)
-    (item,) = voc_objects(Picture(image, ids, ("sky", "car"), (None, extent)))
+    (item,) = layouts.voc_objects(Picture(image, ids, ("sky", "car"), (None, extent)))
     assert (item["truncated"], item["difficult"]) == (truncated, difficult)
     assert item["box"] == (x0 + 1, y0 + 1, x1, y1)  # 1-based, both ends inside
-    assert voc_objects(Picture(image, ids, ("sky", "truck"), (None, extent))) == []
+    assert layouts.voc_objects(Picture(image, ids, ("sky", "truck"), (None, extent))) == []
 
 
 def stems(root: Path, year: str, name: str) -> list[str]:
     return (root / year / "ImageSets" / "Main" / f"{name}.txt").read_text().split()
 
 
-def test_voc_image_sets(tiny_root: Path):
-    trainval, test = (stems(tiny_root, "VOC2007", name) for name in ("trainval", "test"))
+def test_voc_lists_agree_with_the_files(tiny_root: Path):
+    sets = {(y, n): stems(tiny_root, y, n) for y, n, _ in layouts._VOC_SETS}
     train, val = (stems(tiny_root, "VOC2007", name) for name in ("train", "val"))
-    assert sorted(train + val) == trainval
-    assert (len(train), len(val), len(test)) == (2, 2, 4)
-    assert not set(test) & set(trainval)
-    later = stems(tiny_root, "VOC2012", "trainval")
-    for year, names in (("VOC2007", trainval + test), ("VOC2012", later)):
+    assert sorted(train + val) == sets["VOC2007", "trainval"]
+    assert (len(train), len(val)) == (2, 2)
+    later = sets.pop(("VOC2012", "trainval"))
+    earlier = [stem for names in sets.values() for stem in names]
+    assert len(set(earlier)) == 8
+    for year, names in (("VOC2007", earlier), ("VOC2012", later)):
         for folder in ("JPEGImages", "Annotations"):
             assert sorted(p.stem for p in (tiny_root / year / folder).iterdir()) == sorted(names)
-
-
-def test_voc_class_lists_agree_with_the_annotations(tiny_root: Path):
     seen = set()
     for label in CLASS_NAMES:
         path = tiny_root / "VOC2007" / "ImageSets" / "Main" / f"{label}_trainval.txt"
@@ -209,29 +201,23 @@ def truth_files(root: Path, kind: str) -> list[Path]:
 
 
 def test_cityscapes_id_images(tiny_root: Path, pictures: Pictures):
-    counted = 0
+    kinds, counted = ("labelIds.png", "labelTrainIds.png", "instanceIds.png"), 0
     for index, picture in enumerate(pictures["cityscapes/train"]):
-        images = id_images(picture)
-        kinds = ("labelIds.png", "labelTrainIds.png", "instanceIds.png")
-        for kind, expected in zip(kinds, images, strict=True):
-            path = truth_files(tiny_root, kind)[index]
-            np.testing.assert_array_equal(read(path), expected)
-        shown = Path(str(path.parent).replace("gtFine", "leftImg8bit"))
-        name = path.name.replace("gtFine_instanceIds", "leftImg8bit")
-        np.testing.assert_array_equal(read(shown / name), picture.image)
-        of_object: dict[int, int] = {}
-        for number, label_id, train_id, instance in zip(
-            *(a.ravel().tolist() for a in (picture.ids, *images)), strict=True
-        ):
+        paths = [truth_files(tiny_root, kind)[index] for kind in kinds]
+        shown = (
+            str(paths[0]).replace("gtFine_labelIds", "leftImg8bit").replace("gtFine", "leftImg8bit")
+        )
+        np.testing.assert_array_equal(read(Path(shown)), picture.image)
+        pixels = np.stack([picture.ids, *map(read, paths)]).reshape(4, -1).T
+        of_object = {number: rest for number, *rest in pixels.tolist()}
+        counts: dict[int, int] = {}
+        for number in sorted(of_object):
             label, train, has_instances = CITYSCAPES_IDS[KINDS[picture.kinds[number]][2]]
-            assert (label_id, train_id) == (label, train)
-            assert instance // 1000 == (label if has_instances else 0)
-            assert of_object.setdefault(number, instance) == instance
-        instances = sorted(i for i in of_object.values() if i >= 1000)
-        for label in {i // 1000 for i in instances}:  # counted from 0, one per object
-            counts = [i % 1000 for i in instances if i // 1000 == label]
-            assert counts == list(range(len(counts)))
-        counted += len(instances)
+            instance = 1000 * label + counts.get(label, 0) if has_instances else label
+            counts[label] = counts.get(label, 0) + 1
+            counted += has_instances
+            assert of_object[number] == [label, train, instance]
+        assert len(np.unique(pixels, axis=0)) == len(of_object)
     assert counted > 5
 
 
@@ -258,13 +244,10 @@ def test_detectron2_loads_cityscapes(tiny_root: Path):
     assert sum(map(len, truth.values())) > 0
     for item in outlined:
         for category in range(8):
-            shown = [a for a in truth[item["file_name"]] if a["category_id"] == category]
+            boxes, wanted = (
+                sorted(tuple(a["bbox"]) for a in items if a["category_id"] == category)
+                for items in (item["annotations"], truth[item["file_name"]])
+            )
             # Of what is drawn, Detectron2 leaves out what is a single pixel wide or high.
-            found = [
-                a
-                for a in item["annotations"]
-                if a["category_id"] == category
-                and min(np.subtract(a["bbox"][2:], a["bbox"][:2])) > 1
-            ]
-            boxes, wanted = (sorted(tuple(a["bbox"]) for a in items) for items in (found, shown))
+            boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) > 1]
             np.testing.assert_allclose(boxes, wanted, atol=3)

@@ -79,3 +79,16 @@ def pooled(backbone: nn.Module, view: Tensor) -> Tensor:
 def feature_map(backbone: nn.Module, view: Tensor) -> Tensor:
     """Return the backbone's last output feature ``(N, d_g, S, S)``."""
     return list(backbone(view).values())[-1]
+
+
+@torch.no_grad()
+def zero_residuals(backbone: nn.Module) -> None:
+    """Set the last BatchNorm weight of every residual block to 0, so that blocks begin as identity.
+
+    Source: Goyal et al. (arXiv 1706.02677), section 5.1; Detectron2's ResNet does not do it.
+    """
+    for block in backbone.modules():
+        last = getattr(block, "conv3", getattr(block, "conv2", None))
+        norm = getattr(last, "norm", None)
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
+            norm.weight.zero_()

@@ -12,6 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.losses_dense import (  # noqa: F401 - part of this module's interface
+    grouping_loss,
+    pixel_contrast_loss,
+    pixel_propagation_loss,
+    region_similarity_loss,
+    set_similarity_loss,
+    slot_loss,
+)
+
 
 def similarities(query: Tensor, key: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inner products of queries with their own keys and with the dictionary's rows.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from mls_d2.config.options import option
@@ -39,7 +40,7 @@ _SIDE_AND_STRIDE = Rule(
 class FPNNeck(nn.Module):
     """The part of an FPN above C3: laterals of C5, C4 and C3, outputs on levels 4 and 3.
 
-    Its layers have Detectron2's names, without norm and activation.
+    Its layers have the names and initial values of Detectron2's, without norm and activation.
 
     Args:
         channels: of res3, res4 and res5.
@@ -53,6 +54,8 @@ class FPNNeck(nn.Module):
         self.fpn_lateral5 = nn.Conv2d(channels["res5"], dim, 1)
         self.fpn_output3 = nn.Conv2d(dim, dim, 3, padding=1)
         self.fpn_output4 = nn.Conv2d(dim, dim, 3, padding=1)
+        for layer in self.children():
+            c2_xavier_fill(layer)
 
     def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
         """Return P4 and P3."""
@@ -68,6 +71,7 @@ class C4Neck(nn.Module):
     def __init__(self, channels: dict[str, int], dim: int) -> None:
         super().__init__()
         self.region_conv = nn.Conv2d(channels["res4"], dim, 1)
+        c2_xavier_fill(self.region_conv)
 
     def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
         """Return the map of level 4."""

@@ -105,7 +105,9 @@ class ReSim(DictionaryMethod):
 
         group = "RESIM"
         neck: str = option("fpn", "'fpn' (levels 4 and 3) or 'c4' (level 4)", one_of(FEATURES))
-        dim: int = option(256, "channels of a level", at_least(1))
+        dim: int = option(
+            256, "channels of a level, MODEL.FPN.OUT_CHANNELS of the transfer", at_least(1)
+        )
         c4_windows: tuple[int, int] = option(
             (48, 32), "side and stride of level 4's windows, in pixels", _SIDE_AND_STRIDE
         )

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 from detectron2.modeling.backbone import FPN, Backbone
 from torch import nn
 
-from mls_d2.checkpoint.backbone_file import can_be_written
+from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
+from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.config.loading import load_cfg
 from pretrain.batch import Batch
 from pretrain.batchnorm import BatchShuffle
@@ -20,6 +22,7 @@ from pretrain.views import ViewGroup
 
 TAU, SIZE = 0.2, 64
 QUICK = "pretrain/configs/resim_quick.yaml"
+TRANSFER = "transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml"
 RECTANGLES = torch.tensor(
     [
         [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 60, 50]],
@@ -204,6 +207,26 @@ def test_the_quick_config_builds_it_and_exports_layers_of_the_fpn():
     four = ["MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']", "RESIM.NECK", "c4"]
     method = build_method(load_cfg(QUICK, ["MODEL.DEVICE", "cpu", *four]))
     assert method.export().keys() == method.encoder.backbone.state_dict().keys()
+
+
+@pytest.mark.parametrize(("norm", "parts"), [("", 10), ("BN", 5)])
+def test_the_fpn_of_a_detector_gets_its_layers(tmp_path, norm, parts):
+    exported = build_method(load_cfg(QUICK, ["MODEL.DEVICE", "cpu"])).export()
+    path = str(tmp_path / "backbone.pth")
+    write_backbone(path, exported, {})
+    cfg = load_cfg(TRANSFER, ["MODEL.DEVICE", "cpu", "MODEL.FPN.NORM", norm])
+    cfg.MODEL.RESNETS.NORM = "BN"
+    model = build_model(cfg)
+    report = load_initial_weights(model, path, cfg)
+    assert report.num_parts == parts
+    # A norm takes the place of the biases.
+    assert all(name.endswith(".bias") for name in report.ignored)
+    assert report.num_backbone + report.num_parts + len(report.ignored) == sum(
+        "num_batches_tracked" not in name for name in exported
+    )
+    torch.testing.assert_close(
+        model.backbone.fpn_output4.weight, exported["backbone.fpn_output4.weight"]
+    )
 
 
 @pytest.mark.parametrize(

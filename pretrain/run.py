@@ -103,6 +103,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     facts: dict[str, Any] = {
         "num_images": num_images,
         "max_iter": length.max_iter,
+        "synthetic": source.synthetic,
         "scaled": scaled,
         "inputs": {"DATASETS.TRAIN": source.digest()},
     }

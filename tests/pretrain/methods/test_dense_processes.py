@@ -1,19 +1,13 @@
 """Two processes with half a batch each take the gradient of one with the whole batch."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import Backbone
-from torch import nn
 
 from pretrain.batch import Batch
 from pretrain.methods import METHODS
+from tests.pretrain.methods.tiny import Pyramid
+from tests.pretrain.two_processes import run_in_two
 
-STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 MOCO = {"projector_hidden_dim": 5, "projector_out_dim": 4, "dictionary_size": 8}
 OPTIONS = {
     "pixpro": {"hidden_dim": 5, "out_dim": 4},
@@ -21,23 +15,6 @@ OPTIONS = {
     "resim": MOCO | {"c4_windows": (32, 16), "c3_windows": (24, 12), "dim": 5, "c3_images": 2},
     "setsim": MOCO,
 }
-
-
-class Pyramid(Backbone):
-    """Three maps of six channels, linear in the colours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleDict({name: nn.Conv2d(3, 6, 1) for name in STRIDES})
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            name: self.convs[name](nn.functional.avg_pool2d(images, stride))
-            for name, stride in STRIDES.items()
-        }
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {name: ShapeSpec(channels=6, stride=stride) for name, stride in STRIDES.items()}
 
 
 def batch(rank: int, world_size: int) -> Batch:
@@ -65,22 +42,13 @@ def step(name: str, rank: int = 0, world_size: int = 1) -> tuple[float, dict[str
     return loss.item(), {k: p.grad for k, p in made.named_parameters() if p.grad is not None}
 
 
-def one_of_two(rank: int, port: int, results) -> None:
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    results[rank] = {name: step(name, rank, 2) for name in OPTIONS}
-    dist.destroy_process_group()
+def all_steps(rank: int) -> dict:
+    return {name: step(name, rank, 2) for name in OPTIONS}
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(one_of_two, (port, results), nprocs=2)
-        found = dict(results)
+    found = run_in_two(all_steps)
     for name in OPTIONS:
         loss, gradients = step(name)
         (one, first), (other, second) = (found[rank][name] for rank in range(2))

@@ -79,7 +79,8 @@ VOC_CLASSES = (
 
 # Per label its id, its train id, and whether it has instances.
 CITYSCAPES_IDS: dict[str, tuple[int, int, bool]] = {
-    "static": (4, 255, False), "dynamic": (5, 255, False), "ground": (6, 255, False),
+    "unlabeled": (0, 255, False), "static": (4, 255, False), "dynamic": (5, 255, False),
+    "ground": (6, 255, False),
     "road": (7, 0, False), "sidewalk": (8, 1, False), "building": (11, 2, False),
     "pole": (17, 5, False), "traffic light": (19, 6, False), "vegetation": (21, 8, False),
     "terrain": (22, 9, False), "sky": (23, 10, False), "person": (24, 11, True),

@@ -351,6 +351,10 @@ def _libraries() -> dict[str, Any]:
         "detectron2-model": pair(
             "backbone.", "", "sem_seg_head.predictor.weight", at="model", names=detectron2
         ),
+        "mls_d2-teacher": pair(
+            "momentum_encoder.backbone.", "encoder.backbone.", "encoder.projector.0.weight",
+            "centre", at="model", names=detectron2,
+        ),
         "mls_d2": pair(
             "encoder.backbone.", "momentum_encoder.backbone.", "encoder.projector.0.weight",
             at="model", names=detectron2,

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
 from torch import nn
 
 from pretrain.batch import Batch, whole_images
@@ -35,12 +37,35 @@ class FlatBackbone(nn.Module):
         return {"res5": torch.einsum("nchw,dc->ndhw", images, self.weight)}
 
 
+class Pyramid(Backbone):
+    """Three maps of colours, at an eighth, a sixteenth and a thirty-second of the view."""
+
+    channels = {"res3": 3, "res4": 4, "res5": 6}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleDict({n: nn.Conv2d(3, c, 1) for n, c in self.channels.items()})
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: self.convs[name](nn.functional.avg_pool2d(images, stride))
+            for name, stride in zip(self.channels, (8, 16, 32), strict=True)
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=channels, stride=stride)
+            for (name, channels), stride in zip(self.channels.items(), (8, 16, 32), strict=True)
+        }
+
+
 def make_method(name: str, **changes: object) -> Method:
     """Return a tiny method in float64; ``changes`` replace options by name."""
     method = METHODS.get(name)
     fields = {item.name for item in dataclasses.fields(method.Options)}
     small = {key: value for key, value in SMALL.items() if key in fields}
-    return method(FlatBackbone(), 6, method.Options(**(small | changes))).double()
+    backbone = Pyramid() if name == "resim" else FlatBackbone()
+    return method(backbone, 6, method.Options(**(small | changes))).double()
 
 
 def make_batch(

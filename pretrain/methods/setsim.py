@@ -45,7 +45,7 @@ class SetSim(DenseCL):
         )
         nearest: bool = option(
             False,
-            "whether the most similar position joins the positives, where there are any",
+            "whether the most similar position joins the positives, if there are any",
             Rule(lambda value: isinstance(value, bool), "True or False"),
         )
 

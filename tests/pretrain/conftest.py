@@ -1,6 +1,10 @@
 """What the tests of whole pretraining runs share."""
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from mls_d2.config.loading import load_cfg
 
 
 @pytest.fixture
@@ -26,3 +30,28 @@ def tiny() -> dict[str, str]:
         "MLS.K": "3",
         "SEED": "1",
     }
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(9):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def config(images, tiny, tmp_path, request):
+    root = request.config.rootpath
+
+    def make(output: str = "run", **changes: str):
+        values = tiny | {"OUTPUT_DIR": str(tmp_path / output)}
+        values |= {"DATASETS.TRAIN": f"('{images}',)"}
+        values |= {key.replace("__", "."): value for key, value in changes.items()}
+        words = [word for pair in values.items() for word in pair]
+        return load_cfg(str(root / "pretrain/configs/mocov2_coco_400ep.yaml"), words)
+
+    return make

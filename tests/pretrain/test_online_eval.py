@@ -1,16 +1,20 @@
 """What the features tell apart is found, and measuring changes nothing."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from PIL import Image
 from torch import nn
 
+from mls_d2.checkpoint.backbone_file import read_backbone
 from pretrain.annotations import Annotations
-from pretrain.online_eval import (
-    OnlineEvaluation,
-    spaced,
-)
+from pretrain.online_eval import OnlineEvaluation, spaced
+from pretrain.run import pretrain
 
 
 class Colour(nn.Module):
@@ -57,3 +61,47 @@ def test_a_limit_takes_images_from_all_of_the_dataset(data):
     few = spaced(data, 3)
     assert [path[-5:] for path in few.paths] == ["0.png", "3.png", "6.png"]
     assert len(few.boxes) == len(few.categories) == 3
+
+
+@pytest.fixture
+def labelled(images):
+    """The images as a registered dataset: each with a cup or a cat in its middle."""
+    name = f"labelled {images}"
+    records = [
+        {
+            "file_name": str(path),
+            "annotations": [
+                {"bbox": [10, 10, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": index % 2}
+            ],
+        }
+        for index, path in enumerate(sorted(images.iterdir()))
+    ]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["cup", "cat"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_measuring_with_labels_changes_nothing_but_the_log(config, labelled):
+    long = {"PRETRAIN__EPOCHS": "4.0"}
+    plain = pretrain(config("plain", **long))
+    measured = {
+        "DATASETS__TRAIN": f"('{labelled}',)",
+        "PRETRAIN__LABEL_QUALITY": "True",
+        "PRETRAIN__ONLINE_EVAL__PERIOD": "1.5",
+        "PRETRAIN__ONLINE_EVAL__TRAIN": labelled,
+        "PRETRAIN__ONLINE_EVAL__TEST": labelled,
+    }
+    cfg = config("measured", **long, **measured)
+    before, after = (read_backbone(path).state_dict for path in (plain, pretrain(cfg)))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    with open(os.path.join(cfg.OUTPUT_DIR, "metrics.json")) as file:
+        rows = [json.loads(line) for line in file]
+    assert [row["iteration"] for row in rows if "knn_map" in row] == [2, 5, 7]
+    known = [row for row in rows if "label_precision" in row]
+    # The dictionary's 16 rows are known after four batches of four.
+    assert [row["iteration"] for row in known] == [4, 5, 6, 7]
+    for row in known:
+        assert 0 <= row["label_precision"] <= 1
+        assert 0.2 < row["label_chance"] < 0.8

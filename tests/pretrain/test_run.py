@@ -11,12 +11,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
-from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
-from mls_d2.config.loading import load_cfg
 from mls_d2.convert.convert import load_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.run.environment import command_line
@@ -51,31 +47,6 @@ DINO = LOCAL | {
     "DINO__NUM_PROTOTYPES": "8",
     "DINO__HIDDEN_DIM": "16",
 }
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(9):
-        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
-@pytest.fixture
-def config(images, tiny, tmp_path, request):
-    root = request.config.rootpath
-
-    def make(output: str = "run", **changes: str):
-        values = tiny | {"OUTPUT_DIR": str(tmp_path / output)}
-        values |= {"DATASETS.TRAIN": f"('{images}',)"}
-        values |= {key.replace("__", "."): value for key, value in changes.items()}
-        words = [word for pair in values.items() for word in pair]
-        return load_cfg(str(root / "pretrain/configs/mocov2_coco_400ep.yaml"), words)
-
-    return make
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:
@@ -306,48 +277,6 @@ def test_both_encoders_are_compiled_if_that_is_asked_for(config, monkeypatch):
     pretrain(config("compiled", PRETRAIN__COMPILE="True"))
     assert [type(module).__name__ for module in compiled] == ["ResNet", "ResNet"]
     assert compiled[0] is not compiled[1]
-
-
-@pytest.fixture
-def labelled(images):
-    """The images as a registered dataset: each with a cup or a cat in its middle."""
-    name = f"labelled {images}"
-    records = [
-        {
-            "file_name": str(path),
-            "annotations": [
-                {"bbox": [10, 10, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": index % 2}
-            ],
-        }
-        for index, path in enumerate(sorted(images.iterdir()))
-    ]
-    DatasetCatalog.register(name, lambda: records)
-    MetadataCatalog.get(name).set(thing_classes=["cup", "cat"])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
-
-
-def test_measuring_with_labels_changes_nothing_but_the_log(config, labelled):
-    long = {"PRETRAIN__EPOCHS": "4.0"}
-    plain = pretrain(config("plain", **long))
-    measured = {
-        "DATASETS__TRAIN": f"('{labelled}',)",
-        "PRETRAIN__LABEL_QUALITY": "True",
-        "PRETRAIN__ONLINE_EVAL__PERIOD": "1.5",
-        "PRETRAIN__ONLINE_EVAL__TRAIN": labelled,
-        "PRETRAIN__ONLINE_EVAL__TEST": labelled,
-    }
-    cfg = config("measured", **long, **measured)
-    assert_equal_weights(plain, pretrain(cfg))
-    rows = rows_of(cfg)
-    assert [row["iteration"] for row in rows if "knn_map" in row] == [2, 5, 7]
-    known = [row for row in rows if "label_precision" in row]
-    # The dictionary's 16 rows are known after four batches of four.
-    assert [row["iteration"] for row in known] == [4, 5, 6, 7]
-    for row in known:
-        assert 0 <= row["label_precision"] <= 1
-        assert 0.2 < row["label_chance"] < 0.8
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, monkeypatch):

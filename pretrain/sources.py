@@ -195,7 +195,8 @@ def read_shards_file(folder: str) -> ShardsIndex:
 def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(f"{line}\n".encode())
+        # Bytes of file names that are no UTF-8 come back as they are on disk.
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -104,7 +104,7 @@ def mark_if_changed(cfg: CfgNode, published: CfgNode, phase: str) -> None:
 def _leaves(config: str) -> dict[str, str]:
     try:
         tree = yaml.load(config, Loader=_Loader)  # noqa: S506 - _Loader is a safe loader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"its config is not readable YAML: {reason}", code="bad-config") from error
     if not isinstance(tree, dict):

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import YAML_FAULTS
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -35,7 +36,7 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             )
         try:
             loaded = CfgNode(_Utf8Config.load_yaml_with_base(config_file))
-        except _YAML_FAULTS as error:
+        except (*YAML_FAULTS, OSError) as error:
             raise UserError(
                 f"'{config_file}' is not a readable YAML config: {type(error).__name__} {error}",
                 code="bad-config",
@@ -57,20 +58,6 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         pair = [key, _as_float_if_needed(value, value_at(cfg, key))]
         _merge(f"command line: {key} {value}", functools.partial(cfg.merge_from_list, pair))
     return cfg
-
-
-# PyYAML raises plain errors of Python for scalars such as 2020-13-45 or !!int x.
-_YAML_FAULTS = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class _Utf8Config(CfgNode):

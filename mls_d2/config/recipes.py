@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from mls_d2.config.changes import affects_results, flatten
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import YAML_FAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def mark_if_changed(cfg: CfgNode, published: CfgNode, phase: str) -> None:
 def _leaves(config: str) -> dict[str, str]:
     try:
         tree = yaml.load(config, Loader=_Loader)  # noqa: S506 - _Loader is a safe loader
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+    except YAML_FAULTS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"its config is not readable YAML: {reason}", code="bad-config") from error
     if not isinstance(tree, dict):

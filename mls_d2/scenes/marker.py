@@ -76,15 +76,17 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); delete {root} and make the scenes again"
+            f"{path} cannot be read ({error}); delete {root} and make the scenes again",
+            code="damaged-file",
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT or not content.keys() >= _KEYS:
         raise UserError(
             f"{path} is not a marker of format {FORMAT} (its format is {found!r}); "
-            f"delete {root} and make the scenes again"
+            f"delete {root} and make the scenes again",
+            code="damaged-file",
         )
     return content
 

@@ -1,4 +1,4 @@
-"""Seeded damage to results, shards and configs: read as any other parser does, or one line."""
+"""Seeded damage to results, shards, configs and runs: read as they are, or refused in one line."""
 
 import contextlib
 import copy
@@ -14,11 +14,15 @@ import yaml
 from PIL import Image
 
 from mls_d2.config.changes import flatten
+from mls_d2.config.defaults import get_cfg
 from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import transfer_recipe
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import trim_metrics
 from mls_d2.data.images import BrokenImageError
+from mls_d2.report.curves import read_curves
 from mls_d2.results.schema import Dataset, Device, InitialWeights, Result, read_result, write_result
+from mls_d2.run.folder import RunState, run_state
 from pretrain.packing import Packing, pack
 from pretrain.sources import FileSource, ShardSource
 from tests.mls_d2.data.mutations import damaged, mutated
@@ -123,7 +127,35 @@ def check_config(folder, seed):
             np.testing.assert_equal(cfg[key], value, key)
 
 
-CHECKS = {"results": check_results, "shards": check_shards, "configs": check_config}
+def check_run(folder, seed):
+    """Resume a run of which the config, the record or the log is damaged."""
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED = str(folder), 3
+    rng = random.Random(seed)
+    config, record = cfg.dump().encode(), {"inputs": {"a": "b"}, "earlier": []}
+    if rng.random() < 0.5:
+        lines = config.split(b"\n")
+        place = rng.randrange(len(lines))
+        lines[place] = lines[place].partition(b":")[0] + b": " + rng.choice(VALUES)
+        config = damaged(config, rng) if rng.random() < 0.3 else b"\n".join(lines)
+    rows = mutated([{"iteration": number, "loss": 1.0} for number in range(5)], seed)
+    (folder / "model_final.pth").touch()
+    (folder / "config.yaml").write_bytes(config)
+    (folder / "environment.json").write_bytes(mutated(record, seed))
+    (folder / "metrics.json").write_bytes(rows.strip(b"[]").replace(b"}, {", b"}\n{"))
+    read_curves(folder / "metrics.json")
+    trim_metrics(str(folder / "metrics.json"), 3)
+    kept = (folder / "metrics.json").read_text().splitlines()
+    assert all(json.loads(row)["iteration"] < 3 for row in kept)
+    assert run_state(cfg, "backbone.pth", resume=True, inputs={"a": "b"}) == RunState.RESUME
+
+
+CHECKS = {
+    "results": check_results,
+    "shards": check_shards,
+    "configs": check_config,
+    "runs": check_run,
+}
 
 
 def count(check, folder, seeds):

@@ -45,6 +45,8 @@ def mutated(content, seed):
     rng = random.Random(seed)
     for _ in range(rng.randint(1, 3)):
         spots = list(_spots(content))
+        if not spots:
+            break
         parent, key = rng.choice(spots)
         action = rng.random()
         if action < 0.25:

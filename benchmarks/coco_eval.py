@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long COCO's evaluation takes: faster-coco-eval, which this project uses, and pycocotools.
+"""The time of COCO's evaluation: faster-coco-eval, which this project uses, and pycocotools.
 
-Both get the same drawn ground truth and detections, of COCO val2017's size by default, and must
-come to the same numbers. Loading the detections counts; loading the ground truth does not.
+Both get the same random ground truth and detections, of COCO val2017's size by default, and must
+give the same numbers. Loading the detections counts; loading the ground truth does not.
 
 Example:
     python benchmarks/coco_eval.py --images 5000 --detections 20
@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -22,6 +21,7 @@ import pycocotools.mask as mask_util
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools.coco import COCO as OfficialCOCO
 from pycocotools.cocoeval import COCOeval
+from timing import parse
 
 from mls_d2.core.errors import UserError, run_tool
 
@@ -42,7 +42,7 @@ def draw(images: int, detections: int, seed: int = 0) -> tuple[dict[str, Any], l
             x, y, w, h = box.tolist()
             corners = [x, y, x + w, y, x + w, y + h, x, y + h]
             item = {"id": len(truth) + 1, "image_id": image, "category_id": int(label)}
-            shape = {"bbox": [x, y, w, h], "area": w * h, "segmentation": [corners]}
+            shape: dict[str, Any] = {"bbox": [x, y, w, h], "area": w * h, "segmentation": [corners]}
             truth.append({**item, **shape, "iscrowd": 0})
         guesses, kinds = _boxes(rng, detections), rng.integers(1, CATEGORIES + 1, detections)
         near = min(count, detections // 3)
@@ -52,15 +52,8 @@ def draw(images: int, detections: int, seed: int = 0) -> tuple[dict[str, Any], l
         scores = rng.random(detections)
         for box, kind, score, mask in zip(guesses, kinds, scores, masks, strict=True):
             rle = {"size": mask["size"], "counts": mask["counts"].decode()}
-            found.append(
-                {
-                    "image_id": image,
-                    "category_id": int(kind),
-                    "score": float(score),
-                    "bbox": box.tolist(),
-                    "segmentation": rle,
-                }
-            )
+            scored = {"image_id": image, "category_id": int(kind), "score": float(score)}
+            found.append({**scored, "bbox": box.tolist(), "segmentation": rle})
     listed = [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)]
     categories = [{"id": i, "name": str(i)} for i in range(1, CATEGORIES + 1)]
     return {"images": listed, "annotations": truth, "categories": categories, "info": {}}, found
@@ -95,15 +88,10 @@ def evaluate(kind: str, truth: dict[str, Any], found: list[dict], task: str) -> 
 
 
 def main() -> None:
-    """Run both once for boxes and once for masks, and print seconds and ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=20, help="an image (default 20)")
-    args = parser.parse_args()
+    """Run both for boxes and for masks, and print seconds and ratios."""
+    args = parse(__doc__, images=5000, detections=20)
     if args.images < 1 or args.detections < 1:
-        raise UserError("--images and --detections must be at least 1")
+        raise UserError("--images and --detections must be at least 1", code="bad-value")
     truth, found = draw(args.images, args.detections)
     objects = len(truth["annotations"])
     print(f"{args.images} images, {objects} objects, {len(found)} detections, one run of each")
@@ -114,7 +102,7 @@ def main() -> None:
         )
         gap = float(np.abs(stats[0] - stats[1]).max())
         if gap > 1e-6:
-            raise UserError(f"{task}: the two tools differ by {gap:.2e}")
+            raise UserError(f"{task}: the two tools differ by {gap:.2e}", code="not-equal")
         print(
             f"  {task}: pycocotools {seconds[0]:.1f} s, faster-coco-eval {seconds[1]:.1f} s: "
             f"{seconds[0] / seconds[1]:.1f} times as fast; AP {100 * stats[0][0]:.2f} from both"

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Time and memory of converting a ResNet-50, verified: the tool's own work, in its own process.
+"""Time and memory of converting a ResNet-50, verified, each time in a fresh process.
 
 The file is a MoCo checkpoint of the real sizes with random values: two encoders, so about twice a
-ResNet-50, and a queue; ``--bare`` makes one of a single encoder. Memory is the highest resident set
-of the process less what it had after its imports.
+ResNet-50, and a queue; ``--bare`` makes one of a single encoder. Memory is the largest resident set
+of the process minus what it had after its imports.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -18,6 +17,7 @@ import time
 from multiprocessing.connection import Connection
 
 import torch
+from timing import parse
 from torchvision.models import resnet50
 
 from mls_d2.convert.convert import load_backbone, write_converted
@@ -33,31 +33,22 @@ def make_file(path: str, *, bare: bool) -> None:
     torch.save({"state_dict": state}, path)
 
 
-def resident() -> int:
-    """Return the resident set of this process in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
 def convert(src: str, dst: str, threads: int, answer: Connection) -> None:
     """Convert once; send wall and processor seconds and the bytes above those after the imports."""
     torch.set_num_threads(threads)
-    before, start, used = resident(), time.perf_counter(), time.process_time()
-    backbone = load_backbone(src)
-    write_converted(dst, backbone)
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize()
+    start, used = time.perf_counter(), time.process_time()
+    write_converted(dst, load_backbone(src))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     answer.send((seconds, used, peak - before))
 
 
-def main() -> int:
-    """Convert several times, each in a fresh process, and print the best and the median."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, help="conversions (default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
-    parser.add_argument("--bare", action="store_true", help="a single encoder")
-    args = parser.parse_args()
-    # Processes are made from nothing, so that they do not inherit this one's memory.
+def main() -> None:
+    """Convert several times and print the best and the median."""
+    args = parse(__doc__, repeat=5, threads=2, bare=False)
+    # Spawned processes do not inherit this one's memory.
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         src, dst = os.path.join(folder, "moco.pth.tar"), os.path.join(folder, "out.pth")
@@ -68,19 +59,14 @@ def main() -> int:
             ours, theirs = context.Pipe()
             process = context.Process(target=convert, args=(src, dst, args.threads, theirs))
             process.start()
-            # Of the child alone, so that its end is seen here.
-            theirs.close()
+            theirs.close()  # So that the child's end raises EOFError here.
             found.append(ours.recv())
             process.join()
     times, used, memory = zip(*found, strict=True)
-    most = max(memory)
     print(f"file: {size / 1e6:.0f} MB, {args.threads} threads, {args.repeat} runs")
-    print(
-        f"time: best {min(times):.2f} s, median {statistics.median(times):.2f} s; "
-        f"of a processor: best {min(used):.2f} s"
-    )
-    print(f"memory above that after the imports: {most / 1e6:.0f} MB, {most / size:.2f} x the file")
-    return 0
+    print(f"time: best {min(times):.2f} s, median {statistics.median(times):.2f} s")
+    print(f"processor time: best {min(used):.2f} s")
+    print(f"memory: {max(memory) / 1e6:.0f} MB, {max(memory) / size:.2f} times the file")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""MoCo-v2 here against the plain loop of lightly's documentation: same backbone, batch and device.
+"""MoCo-v2 here and the plain loop of lightly's documentation: same backbone, batch and device.
 
-Both loops take turns, step by step: once from normalised views on, once from JPEGs on, loaded in
-this process with their own transforms. Needs lightly.
+Both loops take turns, step by step: first from normalised views, then from JPEGs, which each loads
+in this process with its own transforms. Needs lightly.
 
 Example:
     python benchmarks/lightly_step.py datasets/coco/train2017 SOLVER.IMS_PER_BATCH 8
@@ -10,30 +10,28 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from PIL import Image
+from timing import parse, take_turns
 from torch import Tensor, nn
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import UserError, run_tool
 from mls_d2.data.images import list_images
 from mls_d2.run.environment import resolve_device
+from pretrain.batch import whole_images
 from pretrain.data import build_loader
 from pretrain.encoder import pooled
 from pretrain.methods import build_method
 from pretrain.optim import build_optimizer
 from pretrain.sources import FileSource
-from pretrain.trainer import augment_from_config
+from pretrain.views import augment_from_config
 
 Views = tuple[Tensor, Tensor]
 
@@ -51,11 +49,12 @@ class Here:
 
     def load(self) -> Views:
         """Return two normalised views of the next images."""
-        return self.augment(next(self.batches).views, next(self.iteration))
+        first, second = self.augment(next(self.batches).groups, next(self.iteration))
+        return first, second
 
     def step(self, views: Views) -> None:
         """Take one step."""
-        output = self.method(*views, epoch=0.0)
+        output = self.method(whole_images(views))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(output.losses.values())).sum().backward()
         self.optimizer.step()
@@ -112,14 +111,9 @@ class Lightly:
 
 def main() -> None:
     """Time both loops in turn; print medians and ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    args = parse(
+        __doc__, "folder", opts=True, config_file="pretrain/configs/mocov2_coco_400ep.yaml", steps=8
     )
-    parser.add_argument("folder", help="of JPEGs")
-    parser.add_argument("--config-file", default="pretrain/configs/mocov2_coco_400ep.yaml")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps of each (default 8)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_intermixed_args()
     single = ["SEED", "0", "DATALOADER.NUM_WORKERS", "0", "PRETRAIN.METHOD", "mocov2"]
     cfg = load_cfg(args.config_file, [*single, *args.opts])
     resolve_device(cfg)
@@ -130,46 +124,22 @@ def main() -> None:
             "here": Here(cfg, paths),
         }
     except ImportError as error:
-        raise UserError(f"this benchmark needs lightly: {error}") from None
+        raise UserError(f"this benchmark needs lightly: {error}", code="missing-package") from None
     views = {name: loop.load() for name, loop in loops.items()}
     side, batch = cfg.PRETRAIN.AUGMENT.CROP_SIZE, cfg.SOLVER.IMS_PER_BATCH
     where = f"{cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads"
     print(f"{args.config_file}: batch {batch}, views of {side}², {where}")
-    compare(
-        "a step, from normalised views on",
-        {name: partial(loop.step, views[name]) for name, loop in loops.items()},
-        args.steps,
-    )
-    compare(
-        "loading and a step, from JPEGs on",
-        {name: partial(load_and_step, loop) for name, loop in loops.items()},
-        args.steps,
-    )
+    print("a step, from normalised views")
+    steps = {name: partial(loop.step, views[name]) for name, loop in loops.items()}
+    take_turns(steps, rounds=args.steps).show("lightly", "here")
+    print("loading and a step, from JPEGs")
+    whole = {name: partial(load_and_step, loop) for name, loop in loops.items()}
+    take_turns(whole, rounds=args.steps).show("lightly", "here")
 
 
 def load_and_step(loop: Here | Lightly) -> None:
-    """Take one step from JPEGs on."""
+    """Take one step from JPEGs."""
     loop.step(loop.load())
-
-
-def compare(title: str, steps: dict[str, Callable[[], None]], count: int) -> None:
-    """Run steps in turn after one of each; print medians and the median of the pairs' ratios."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for timed in range(count + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            if timed:
-                seconds[name].append(time.perf_counter() - start)
-    print(title)
-    for name, times in seconds.items():
-        print(f"  {name:8s} {1000 * statistics.median(times):8.1f} ms (median of {count})")
-    base, other = seconds.values()
-    ratios = sorted(first / second for first, second in zip(base, other, strict=True))
-    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-    print(f"  {statistics.median(ratios):.2f} times as fast (quartiles {low:.2f}, {high:.2f})")
 
 
 if __name__ == "__main__":

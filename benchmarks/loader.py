@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Images a second that one core loads, two views each: this project, torchvision and others.
+"""Images per second that one core loads, two views each: this project, torchvision and others.
 
-All rows take turns over the same JPEGs, so that a machine that slows down slows all of them. Time
-is the process's own on the CPU. Rows of lightly and kornia are left out where they are missing.
+All rows take turns over the same JPEGs. Time is that of this process on the CPU. Rows of lightly
+and kornia are left out if they are not installed.
 
 Example:
     python benchmarks/loader.py datasets/coco/train2017
@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import statistics
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from timing import parse, take_turns
 from torchvision import transforms
 
 from mls_d2.config.defaults import get_cfg
@@ -28,8 +28,7 @@ from mls_d2.core.errors import run_tool
 from mls_d2.data.images import list_images, open_image
 from pretrain.packing import Packing, pack
 from pretrain.sources import FileSource, ImageSource, ShardSource
-from pretrain.trainer import augment_from_config
-from pretrain.views import TwoCrops
+from pretrain.views import Crops, ViewGroup, augment_from_config
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 SCALE = (0.2, 1.0)
@@ -38,16 +37,8 @@ Load = Callable[[], object]
 
 
 def main() -> None:
-    """Time all rows in turn and print images a second and ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", help="of JPEGs")
-    parser.add_argument("--size", type=int, default=224, help="pixels of a view (default 224)")
-    parser.add_argument("--images", type=int, default=64, help="images a round (default 64)")
-    parser.add_argument("--rounds", type=int, default=7, help="default 7")
-    parser.add_argument("--short-side", type=int, default=256, help="of the shards (default 256)")
-    args = parser.parse_args()
+    """Time all rows in turn and print images per second and ratios."""
+    args = parse(__doc__, "folder", size=224, images=64, rounds=7, short_side=256)
     torch.set_num_threads(1)
     files = FileSource(list_images(args.folder)[: args.images])
     data = [files.read(position) for position in range(len(files.paths))]
@@ -66,13 +57,13 @@ def main() -> None:
             "whole path, to normalised floats", whole, "Pillow, torchvision", len(data), args.rounds
         )
     photometric = make_photometric_rows(args.size)
-    show("photometric part alone, views a second", photometric, "torchvision, one by one", 64, 3)
+    show("photometric part alone, views per second", photometric, "torchvision, one by one", 64, 3)
 
 
 def make_rows(
     data: list[bytes], shards: ImageSource, size: int, short_side: int
 ) -> tuple[dict[str, Load], dict[str, Load]]:
-    """Return what decodes and crops all images, and what takes them the whole way."""
+    """Return functions that decode and crop all images, and that also augment them."""
     shared = [transforms.RandomResizedCrop(size, scale=SCALE), transforms.RandomHorizontalFlip()]
     crop = transforms.Compose(shared)
     mocov2 = transforms.Compose([*shared, *torchvision_photometric(), *to_floats()])
@@ -99,7 +90,7 @@ def make_rows(
 
 
 def make_photometric_rows(size: int) -> dict[str, Load]:
-    """Return what augments 64 views: one by one, in a batch here, in a batch with kornia."""
+    """Return functions that augment 64 views: one by one, or in a batch here or with kornia."""
     views = torch.randint(0, 256, (2, 32, size, size, 3), dtype=torch.uint8)
     floats = views.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
     single = transforms.Compose(torchvision_photometric())
@@ -125,22 +116,24 @@ def make_photometric_rows(size: int) -> dict[str, Load]:
 
 def ours(data: Sequence[bytes], size: int, *, reduced: bool = False) -> torch.Tensor:
     """Return the views ``(2, N, S, S, 3)`` uint8 of encoded images."""
-    crops, rng = TwoCrops(size, SCALE, 0.5, reduced=reduced), np.random.default_rng(0)
-    return torch.from_numpy(np.stack([crops(open_image(item), rng)[0] for item in data], axis=1))
+    crops = Crops([ViewGroup(2, size, SCALE)], 0.5, reduced=reduced)
+    rng = np.random.default_rng(0)
+    views = [crops(open_image(item), rng)[0][0] for item in data]
+    return torch.from_numpy(np.stack(views, axis=1))
 
 
 def photometric(views: torch.Tensor) -> object:
     """Augment views as the trainer does, on the CPU."""
     cfg = get_cfg()
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.SEED = MEAN, STD, 0
-    return augment_from_config(cfg, torch.device("cpu"))(views, 0)
+    return augment_from_config(cfg, torch.device("cpu"))([views], 0)
 
 
 class Blur:
     """The Gaussian blur of MoCo-v2."""
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """Blur with a deviation drawn anew."""
+        """Blur with a random deviation."""
         return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
@@ -176,20 +169,11 @@ def read_all(source: ImageSource) -> list[bytes]:
 
 
 def show(title: str, rows: dict[str, Load], base: str, items: int, rounds: int) -> None:
-    """Time rows in turn; print items a second and the ratio to a base row, as medians."""
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for row in rows.values():
-        row()
-    for _ in range(rounds):
-        for name, row in rows.items():
-            start = time.process_time()
-            row()
-            seconds[name].append(time.process_time() - start)
+    """Time rows in turn; print items per second and the ratio to a base row, as medians."""
+    times = take_turns(rows, rounds=rounds, clock=time.process_time)
     print(title)
-    for name, times in seconds.items():
-        rate = items / statistics.median(times)
-        pairs = zip(seconds[base], times, strict=True)
-        ratio = statistics.median(first / other for first, other in pairs)
+    for name in rows:
+        rate, ratio = items / times.median(name), times.ratio(base, name)[1]
         print(f"  {name:28s} {rate:8.0f} /s   {ratio:6.2f} × {base}")
 
 

@@ -1,73 +1,72 @@
 #!/usr/bin/env python3
-"""What a pretraining step of MLS costs over one of MoCo-v2: both in turn, in one run."""
+"""The cost of a pretraining step of methods relative to MoCo-v2: all in turn, in one run.
+
+Each method has the views, heads and optimizer of its quick config, and the batch of MoCo-v2's.
+
+Example:
+    python benchmarks/pretrain_step.py --methods mls densecl byol
+"""
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
 import torch
+from timing import parse, take_turns
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
 from mls_d2.run.environment import resolve_device
-from pretrain.methods import build_method
+from pretrain.batch import whole_images
+from pretrain.methods import METHODS, build_method
 from pretrain.optim import build_optimizer
-from pretrain.trainer import augment_from_config
+from pretrain.views import augment_from_config
 
-BASE, OTHER = "mocov2", "mls"
+BASE = "mocov2"
 
 
 class Stepper:
     """Takes whole steps of one method on the same uint8 views."""
 
-    def __init__(self, config_file: str, method: str, opts: list[str]) -> None:
-        cfg = load_cfg(config_file, [*opts, "PRETRAIN.METHOD", method])
+    def __init__(self, name: str, opts: list[str]) -> None:
+        cfg = load_cfg(f"pretrain/configs/{name}_quick.yaml", opts)
         resolve_device(cfg)
         self.device = torch.device(cfg.MODEL.DEVICE)
         torch.manual_seed(0)
         self.method = build_method(cfg).to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(cfg, self.method)
         self.augment = augment_from_config(cfg, self.device)
-        side = cfg.PRETRAIN.AUGMENT.CROP_SIZE
-        shape = (2, cfg.SOLVER.IMS_PER_BATCH, side, side, 3)
-        self.views = torch.randint(0, 256, shape, dtype=torch.uint8)
+        self.groups = [
+            torch.randint(
+                0, 256, (group.count, cfg.SOLVER.IMS_PER_BATCH, group.size, group.size, 3)
+            ).byte()
+            for group in METHODS.get(name).crops(cfg).groups
+        ]
         self.iteration = 0
 
-    def step(self) -> float:
-        """Take one step and return its seconds; augmentation included, loading not."""
-        start = time.perf_counter()
-        output = self.method(*self.augment(self.views, self.iteration), epoch=1e9)
+    def step(self) -> None:
+        """Take one step, with augmentation and without loading."""
+        self.method.before_step(self.iteration)
+        views = self.augment(self.groups, self.iteration)
+        output = self.method(whole_images(views, epoch=1e9, progress=0.5))
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(output.losses.values())).sum().backward()
+        torch.stack(list(output.weighted().values())).sum().backward()
+        self.method.before_optimizer_step()
         self.optimizer.step()
+        self.method.after_optimizer_step()
         self.method.enqueue(output.keys)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         self.iteration += 1
-        return time.perf_counter() - start
 
 
-def main() -> int:
-    """Time pairs of steps and print medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", default="pretrain/configs/mls_quick.yaml")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of each (default 40)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before (default 5)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
-    base, other = (Stepper(args.config_file, name, args.opts) for name in (BASE, OTHER))
-    pairs = [(base.step(), other.step()) for _ in range(args.warmup + args.steps)][args.warmup :]
-    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    ratios = sorted(b / a for a, b in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-    print(f"{args.config_file} on {base.device}, {torch.get_num_threads()} threads")
-    for name, seconds in zip((BASE, OTHER), medians, strict=True):
-        print(f"  {name:8s} {seconds * 1000:8.1f} ms a step (median of {len(pairs)})")
-    ratio = statistics.median(ratios)
-    print(f"  {OTHER} / {BASE} = {ratio:.3f} (median of pairs; quartiles {low:.3f}, {high:.3f})")
-    return 0
+def main() -> None:
+    """Time rounds of steps and print medians and their ratios."""
+    args = parse(__doc__, opts=True, methods=["mls"], steps=40, warmup=5)
+    batch = load_cfg(f"pretrain/configs/{BASE}_quick.yaml", args.opts).SOLVER.IMS_PER_BATCH
+    opts = [*args.opts, "SOLVER.IMS_PER_BATCH", str(batch)]
+    steppers = {name: Stepper(name, opts) for name in (BASE, *args.methods)}
+    work = {name: stepper.step for name, stepper in steppers.items()}
+    times = take_turns(work, rounds=args.steps, warmup=args.warmup)
+    print(f"batch {batch} on {steppers[BASE].device}, {torch.get_num_threads()} threads, per step")
+    for name in args.methods:
+        times.show(name, BASE)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
 #!/usr/bin/env python3
-"""How long a report of many results takes: the whole call that tools/report.py makes.
+"""The time of a report of many results: the whole call that tools/report.py makes.
 
-The results are made up, with the size of real ones: a whole config, all of COCO's metrics by
-category, a hundred lines of metrics.json and a picture for each run. Imports are not in the time,
-the first use of everything is.
+The results are random, with the size of real ones: a whole config, all of COCO's metrics by
+category, a hundred lines of metrics.json and a picture for each run. Imports do not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from timing import parse
 
 from mls_d2.config.defaults import get_cfg
 from mls_d2.core.errors import run_tool
@@ -38,7 +36,7 @@ METHODS = 10
 
 
 def make_results(root: Path, count: int) -> None:
-    """Write ``count`` runs below ``root``: ten methods with five seeds a task."""
+    """Write ``count`` runs below ``root``: ten methods with five seeds per task."""
     rng = random.Random(0)  # noqa: S311 - not for secrets
     noise = np.random.default_rng(0).integers(0, 256, (128, 256, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / PICTURE_FILE)
@@ -48,7 +46,7 @@ def make_results(root: Path, count: int) -> None:
     for number in range(count):
         cell, seed = divmod(number, SEEDS)
         task, method = divmod(cell, METHODS)
-        result = _result(f"task{task}", method, seed, rng, config=config, versions=versions)
+        result = _result(f"task{task}", method, seed, rng, config, versions)
         folder = root / f"task{task}" / f"{result.method}-{seed}"
         write_result(folder / RESULTS_FILE, result)
         (folder / PICTURE_FILE).write_bytes(picture)
@@ -61,13 +59,7 @@ def make_results(root: Path, count: int) -> None:
 
 
 def _result(
-    task: str,
-    method: int,
-    seed: int,
-    rng: random.Random,
-    *,
-    config: str,
-    versions: Mapping[str, object],
+    task: str, method: int, seed: int, rng: random.Random, config: str, versions: dict
 ) -> Result:
     name = f"method{method}" if method else "random"
     ap = 10 + method + rng.random()
@@ -94,7 +86,7 @@ def _result(
         ),
         device=Device(kind="cuda", name="a GPU", count=8),
         config=config,
-        versions=dict(versions),
+        versions=versions,
         wall_time_s=3600 * rng.random(),
         peak_memory_mb=9000.0,
         images_per_s=60 + rng.random(),
@@ -103,11 +95,9 @@ def _result(
     )
 
 
-def main() -> int:
+def main() -> None:
     """Make results, write the report and print how long it took."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=int, default=500, help="how many (default 500)")
-    args = parser.parse_args()
+    args = parse(__doc__, results=500)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_results(root, args.results)
@@ -119,7 +109,6 @@ def main() -> int:
         f"{len(report.runs)} results, {len(report.sections)} tables: {wall:.2f} s, of which "
         f"{cpu:.2f} s on the CPU; {written:.0f} MiB written"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What the runner itself costs a cell: the tools are stubs that write one file and end.
+"""The cost of the runner itself per cell: the tools are stubs that write one file.
 
-The times are of the whole of ``run_suite``: planning, records, links, summary and the start of
-the stubs. A second run finds everything finished.
+The times are of the whole ``run_suite``: planning, records, links, summary and the start of the
+stubs. A second run finds everything finished.
 
 Example:
     python benchmarks/runner_overhead.py --cells 100
@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from timing import parse
 
 from mls_d2.core.errors import run_tool
 from mls_d2.runner.cells import Tools
@@ -34,14 +35,9 @@ if name:
 
 
 def main() -> None:
-    """Time a first and a second run and print seconds a cell."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cells", type=int, default=100, help="about so many (default 100)")
-    parser.add_argument("--jobs", type=int, default=1, help="at a time (default 1)")
-    args = parser.parse_args()
-    files = ("backbone.pth", "", "results.json", "", "")
+    """Time a first and a second run and print seconds per cell."""
+    args = parse(__doc__, cells=100, jobs=1)
+    files = ("backbone.pth", "", "results.json", "")
     tools = Tools(*((sys.executable, "-S", "-c", STUB, name) for name in files))
     seeds = list(range(max(1, (args.cells - 2) // 3)))
     content = {"methods": ["random", "mocov2", "mls"], "tasks": ["coco"], "seeds": seeds}
@@ -50,7 +46,7 @@ def main() -> None:
         os.environ["DETECTRON2_DATASETS"] = folder
         options = Options(Path(folder) / "out", jobs=args.jobs)
         cells = 2 + 3 * len(seeds)
-        print(f"{cells} cells, {args.jobs} at a time; seconds a cell")
+        print(f"{cells} cells, {args.jobs} at a time; seconds per cell")
         for name in ("first run", "all finished"):
             print(f"  {name:14s}{seconds_of(suite, options, tools) / cells:8.3f}")
 

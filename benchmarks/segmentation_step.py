@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What PSANet's training step costs over PSPNet's: both in turn, in one run; and their memory.
+"""The cost of a training step of PSANet relative to PSPNet, in turn in one run; and their memory.
 
-With --memory the heads run on the features of one test image without gradients, and what PyTorch
-allocates and frees meanwhile is summed up: the peak that each needs beyond weights and features.
+With --memory H W the heads of R_50_40k run without gradients on the features of one test image of
+that size, and the peak of PyTorch's allocations beyond weights and features is printed.
 
 Example:
     python benchmarks/segmentation_step.py
@@ -11,14 +11,12 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import statistics
-import time
 from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
+from timing import parse, take_turns
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
@@ -50,16 +48,12 @@ class Stepper:
             for _ in range(cfg.SOLVER.IMS_PER_BATCH)
         ]
 
-    def step(self) -> float:
-        """Take one step and return its seconds."""
-        start = time.perf_counter()
+    def step(self) -> None:
+        """Take one step."""
         losses = self.model(self.batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
 
 
 @torch.no_grad()
@@ -79,43 +73,19 @@ def print_memory(recipe: str, image: tuple[int, int], opts: list[str]) -> None:
         print(f"  {name:8s} {max(itertools.accumulate(sizes)) / 2**20:8.0f} MiB")
 
 
-def print_steps(recipe: str, steps: int, warmup: int, opts: list[str]) -> None:
-    """Time pairs of steps and print medians and their ratio."""
-    base, other = (Stepper(f"{name}_{recipe}", opts) for name in (BASE, OTHER))
-    pairs = [(base.step(), other.step()) for _ in range(warmup + steps)][warmup:]
-    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    ratios = sorted(b / a for a, b in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-    print(f"{recipe} on {base.device}, {torch.get_num_threads()} threads")
-    for name, seconds in zip((BASE, OTHER), medians, strict=True):
-        print(f"  {name:8s} {seconds * 1000:8.1f} ms a step (median of {len(pairs)})")
-    ratio = statistics.median(ratios)
-    print(f"  {OTHER} / {BASE} = {ratio:.3f} (median of pairs; quartiles {low:.3f}, {high:.3f})")
-
-
-def main() -> int:
-    """Print times, or memory where it is asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="R_50_quick", help="of the configs (default quick)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of each (default 20)")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before (default 3)")
-    parser.add_argument(
-        "--memory",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="measure the memory of R_50_40k's heads on an image of this size instead",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
+def main() -> None:
+    """Print times, or memory with ``--memory``."""
+    args = parse(__doc__, opts=True, recipe="R_50_quick", steps=20, warmup=3, memory=[0])
     register_all()
-    if args.memory:
+    if len(args.memory) == 2:
         print_memory("R_50_40k", tuple(args.memory), args.opts)
-    else:
-        print_steps(args.recipe, args.steps, args.warmup, args.opts)
-    return 0
+        return
+    steppers = {name: Stepper(f"{name}_{args.recipe}", args.opts) for name in (BASE, OTHER)}
+    work = {name: stepper.step for name, stepper in steppers.items()}
+    times = take_turns(work, rounds=args.steps, warmup=args.warmup)
+    device = steppers[BASE].device
+    print(f"{args.recipe} on {device}, {torch.get_num_threads()} threads, per step")
+    times.show(OTHER, BASE)
 
 
 if __name__ == "__main__":

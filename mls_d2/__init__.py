@@ -1,8 +1,13 @@
 """mls_d2: a Detectron2 extension from unlabelled scene images to a measured detector."""
 
+import os
 import warnings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Detectron2 scripts a few functions when it is imported, of which recent torch complains.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", module="torch.jit")
+
+# Threads that spin while they wait make a step ten times slower on a busy machine.
+# OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

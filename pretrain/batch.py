@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +33,22 @@ class Batch:
     epoch: float = 0.0
     progress: float = 0.0
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+def whole_images(views: Sequence[Tensor], *, epoch: float = 0.0, progress: float = 0.0) -> Batch:
+    """Return a batch whose views ``(N, 3, H, W)`` are whole images: for tests and benchmarks."""
+    count, device = len(views[0]), views[0].device
+    sizes = torch.tensor([view.shape[2:] for view in views], device=device)
+    boxes = torch.cat([torch.zeros_like(sizes), sizes.flip(1)], dim=1).float()
+    return Batch(
+        views=list(views),
+        rectangles=boxes.unsqueeze(1).expand(-1, count, -1),
+        flips=torch.zeros(len(views), count, dtype=torch.bool, device=device),
+        image_sizes=sizes[:1].expand(count, -1),
+        index=torch.arange(count, device=device),
+        epoch=epoch,
+        progress=progress,
+    )
 
 
 @dataclass

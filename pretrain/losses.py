@@ -12,9 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.losses_clustering import dino_loss as dino_loss
-from pretrain.losses_clustering import sinkhorn as sinkhorn
-from pretrain.losses_clustering import swapped_prediction_loss as swapped_prediction_loss
+from pretrain.losses_clustering import dino_loss, sinkhorn, swapped_prediction_loss  # noqa: F401
+from pretrain.losses_dense import (  # noqa: F401 - part of this module's interface
+    grouping_loss,
+    pixel_contrast_loss,
+    pixel_propagation_loss,
+    region_similarity_loss,
+    set_similarity_loss,
+    slot_loss,
+)
 
 
 def similarities(query: Tensor, key: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:

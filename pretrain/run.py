@@ -13,7 +13,6 @@ from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
-from torch import Tensor
 
 from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
 from mls_d2.checkpoint.reading import read_object
@@ -104,6 +103,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     facts: dict[str, Any] = {
         "num_images": num_images,
         "max_iter": length.max_iter,
+        "synthetic": source.synthetic,
         "scaled": scaled,
         "inputs": {"DATASETS.TRAIN": source.digest()},
     }
@@ -123,13 +123,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         trainer.train(start, length.max_iter)
     trainer.images.summarise()
     if comm.is_main_process():
-        export_backbone(
-            trainer.method.export(),
-            cfg,
-            target,
-            length,
-            synthetic=source.synthetic,
-        )
+        info = backbone_info(cfg, length, synthetic=source.synthetic)
+        write_backbone(target, trainer.method.export(), info)
         logger.info("wrote %s", target)
     comm.synchronize()
     interrupt.raise_if_agreed()
@@ -162,11 +157,9 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
     return Length(per_epoch, max(1, round(cfg.PRETRAIN.EPOCHS * per_epoch)))
 
 
-def export_backbone(
-    tensors: dict[str, Tensor], cfg: CfgNode, path: str, length: Length, *, synthetic: bool
-) -> None:
-    """Write what a method exports in the format that Detectron2 loads, with what belongs to it."""
-    info = {
+def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str, Any]:
+    """Return the metadata of a backbone file, which checkpoints have too."""
+    return {
         "method": cfg.PRETRAIN.METHOD,
         "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
@@ -180,7 +173,6 @@ def export_backbone(
         "input_format": cfg.INPUT.FORMAT,
         "seed": cfg.SEED,
     }
-    write_backbone(path, tensors, info)
 
 
 def _memory_relief(cfg: CfgNode) -> str:
@@ -200,26 +192,21 @@ def _build_trainer(
     rank, world_size = comm.get_rank(), comm.get_world_size()
     method = _build_method(cfg, device)
     optimizer = build_optimizer(cfg, method)
-    warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
-    schedule = LRMultiplier(
-        optimizer, WarmupThen(CosineParamScheduler(1, 0), warmup), length.max_iter
-    )
     amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
-    throughput, means = Throughput(cfg.SOLVER.IMS_PER_BATCH), ScalarMeans()
+    means = ScalarMeans()
+    state: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": _schedule(cfg, optimizer, length),
+        "throughput": Throughput(cfg.SOLVER.IMS_PER_BATCH),
+    }
     checkpointer = AtomicCheckpointer(
         method,
         cfg.OUTPUT_DIR,
-        metadata={
-            "kind": "pretraining checkpoint",
-            "method": cfg.PRETRAIN.METHOD,
-            "layout": LAYOUT,
-        },
-        optimizer=optimizer,
-        scheduler=schedule,
+        metadata=_checkpoint_metadata(cfg, length, synthetic=source.synthetic),
         grad_scaler=scaler,
-        throughput=throughput,
         means=means,
+        **state,
     )
     _refuse_old_layout(checkpointer)
     start = (checkpointer.resume() or {}).get("iteration", -1) + 1
@@ -245,9 +232,6 @@ def _build_trainer(
             SeedSteps(cfg.SEED),
             *shared_hooks(
                 cfg,
-                optimizer=optimizer,
-                scheduler=schedule,
-                throughput=throughput,
                 interrupt=interrupt,
                 checkpointer=checkpointer,
                 guard=trainer.guard,
@@ -256,14 +240,28 @@ def _build_trainer(
                 keep_checkpoints=cfg.PRETRAIN.KEEP_CHECKPOINTS,
                 permanent_period=round(cfg.PRETRAIN.PERMANENT_PERIOD * length.iters_per_epoch),
                 show=_SHOWN,
-                before_saving=[
-                    *build_online_eval(cfg, method.encoder.backbone, length.iters_per_epoch),
-                    *_monitors(cfg, method, length),
-                ],
+                before_saving=_measurements(cfg, method, length),
+                **state,
             ),
         ]
     )
     return trainer, start
+
+
+def _schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer, length: Length) -> LRMultiplier:
+    """Return a cosine to 0 after a linear warm-up."""
+    warmup = cfg.PRETRAIN.WARMUP_EPOCHS / cfg.PRETRAIN.EPOCHS
+    multiplier = WarmupThen(CosineParamScheduler(1, 0), warmup)
+    return LRMultiplier(optimizer, multiplier, length.max_iter)
+
+
+def _checkpoint_metadata(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str, Any]:
+    return {
+        "kind": "pretraining checkpoint",
+        "method": cfg.PRETRAIN.METHOD,
+        "layout": LAYOUT,
+        "pretrain": backbone_info(cfg, length, synthetic=synthetic),
+    }
 
 
 def _refuse_old_layout(checkpointer: AtomicCheckpointer) -> None:
@@ -320,15 +318,15 @@ def _build_method(cfg: CfgNode, device: torch.device) -> Method:
     return method.to(device).to(memory_format=torch.channels_last)
 
 
-def _monitors(cfg: CfgNode, method: Method, length: Length) -> list[HookBase]:
-    """Return the monitors of the main process; nothing in the others."""
+def _measurements(cfg: CfgNode, method: Method, length: Length) -> list[HookBase]:
+    """Return the evaluation during training, and the monitors of the main process."""
+    evaluation = build_online_eval(cfg, method.encoder.backbone, length.iters_per_epoch)
     if not comm.is_main_process():
-        return []
-    return [
-        Monitors(
-            candidates=method.candidates(cfg.SOLVER.IMS_PER_BATCH),
-            log_period=cfg.PRETRAIN.LOG_PERIOD,
-            max_iter=length.max_iter,
-            metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_FILE),
-        )
-    ]
+        return [*evaluation]
+    monitors = Monitors(
+        candidates=method.candidates(cfg.SOLVER.IMS_PER_BATCH),
+        log_period=cfg.PRETRAIN.LOG_PERIOD,
+        max_iter=length.max_iter,
+        metrics_file=os.path.join(cfg.OUTPUT_DIR, METRICS_FILE),
+    )
+    return [*evaluation, monitors]

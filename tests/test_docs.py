@@ -38,6 +38,7 @@ def test_the_tables_of_checkpoints_are_those_of_the_code():
 
 
 def test_links_lead_somewhere():
-    for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    for page in sorted(pages):
         for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -34,7 +34,7 @@ examples:
 
 KEY VALUE pairs change the config of every task; with --only pretrain that of every pretraining.
 Finished cells are not run again, interrupted ones resume, changed ones run.
-Exit codes: 0 all finished, 2 a mistake of the command, 3 a cell failed, 75 and 130 interrupted.
+Exit codes: 0 all finished, 2 an error in the command, 3 a cell failed, 75 and 130 interrupted.
 docs/benchmark.md describes suite files and all options.
 """
 
@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, metavar="N", help="of pretraining, and of fine-tuning without --seeds")
     add("--preset", help="quick (default) or paper, if there is no suite")
     add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods in preset paper")
-    add("--name", help="of the folder below --out (default: the suite's, or the preset)")
+    add("--name", help="folder below --out (default: the name of the suite, or the preset)")
     add(
         "--checkpoint",
         action="append",
@@ -107,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
-    """Return what the command line asks for."""
+    """Return the suite of the command line."""
     path = None
     if args.words and (args.words[0].endswith((".yaml", ".yml")) or Path(args.words[0]).is_file()):
         path, *args.words = args.words
     content = read_suite(Path(path)) if path else {"name": args.preset or "quick"}
     selected = selection(args)
     if selected and path:
-        # Part of a suite is not that suite, whose report stays as it is.
+        # A selection of a suite does not replace its report.
         content["name"] = "custom"
     given = {"preset": args.preset, "name": args.name, "num_gpus": args.num_gpus}
     content |= selected | {key: value for key, value in given.items() if value is not None}
@@ -144,7 +144,7 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
         methods.append(RANDOM)
     elif args.backbone:
         path = Path(args.backbone)
-        # A name that tells backbone.pth of one run from that of another.
+        # Every run has a backbone.pth: use the name of its folder.
         stem = path.stem if path.stem != "backbone" else path.absolute().parent.name
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "backbone"
         methods.append({"name": name, "backbone": args.backbone})

@@ -10,8 +10,8 @@ Examples:
     python tools/convert.py flipped.pth --set INPUT.FORMAT BGR
     python tools/convert.py soco.pth --method soco --dataset coco_2017_train --epochs 400
 
-What the file is from is recognised by the structure of its names; nothing in it is run.
-docs/checkpoints.md lists what is known.
+The source of the file is recognised by the structure of its names; nothing in it is run.
+docs/checkpoints.md lists the known sources.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ import argparse
 import json
 import math
 import os
-import re
-import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import yaml
 
-from mls_d2.checkpoint.backbone_file import sha256
-from mls_d2.convert import Backbone, load_backbone
-from mls_d2.convert.convert import INPUT_KEYS, TARGETS, check_target, write_converted
-from mls_d2.convert.download import fetch, is_url
+from mls_d2.convert import load_backbone
+from mls_d2.convert.convert import INPUT_KEYS, TARGETS, check_dst, write_converted
+from mls_d2.convert.detector_parts import PARTS
+from mls_d2.convert.download import expected_digest, fetch, is_url
 from mls_d2.convert.inspection import inspect_file
-from mls_d2.convert.parts import PARTS
 from mls_d2.convert.sources import published_table, sources_table
 from mls_d2.core.errors import UserError, run_tool
 from mls_d2.core.files import check_writable
@@ -46,242 +44,113 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "src", metavar="SRC", nargs="?", help="checkpoint, URL, or a folder of them"
-    )
-    parser.add_argument(
-        "dst", metavar="DST", nargs="?", help="file to write, or folder (default: SRC_d2.pth)"
-    )
-    parser.add_argument("--source", default="auto", metavar="NAME", help="what it is from")
-    parser.add_argument("--encoder", metavar="PREFIX", help="encoder to take, whatever is usual")
-    parser.add_argument("--method", metavar="NAME", help="what results and reports call it")
-    parser.add_argument(
-        "--dataset", nargs="+", metavar="NAME", help="what it was pretrained on, for reports"
-    )
-    parser.add_argument(
-        "--epochs", type=float, metavar="N", help="how long it was pretrained, for reports"
-    )
-    parser.add_argument("--to", choices=TARGETS, default="detectron2", help="names to write")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[], help="what to take beside the backbone"
-    )
-    parser.add_argument(
-        "--set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        help=f"what you know of its training and the file does not say: {', '.join(INPUT_KEYS)}",
-    )
-    parser.add_argument("--inspect", action="store_true", help="only explain what is in it")
-    parser.add_argument("--list-sources", action="store_true", help="print the table of sources")
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
-    parser.add_argument("--force", action="store_true", help="overwrite DST")
-    parser.add_argument("--no-verify", action="store_true", help="do not compare the networks")
-    parser.add_argument(
-        "--sha256",
-        metavar="HEX",
-        help="refuse a file with another digest; a file of `sha256sum` for many",
-    )
-    parser.add_argument("--cache-dir", metavar="DIR", help="where downloads are kept")
-    parser.add_argument(
-        "--stub-unknown-objects",
-        action="store_true",
+    add = parser.add_argument
+    add("src", metavar="SRC", nargs="?", help="checkpoint, URL, or a folder of checkpoints")
+    add("dst", metavar="DST", nargs="?", help="file to write, or folder (default: SRC_d2.pth)")
+    add("--source", default="auto", metavar="NAME", help="where it comes from: --list-sources")
+    add("--encoder", metavar="PREFIX", help="encoder to take instead of the usual one")
+    add("--method", metavar="NAME", help="its name in results and reports")
+    add("--dataset", nargs="+", metavar="NAME", help="pretraining data, for reports")
+    add("--epochs", type=float, metavar="N", help="epochs of pretraining, for reports")
+    add("--to", choices=TARGETS, default="detectron2", help="names to write")
+    add("--parts", nargs="+", choices=PARTS, default=[], help="what to take beside the backbone")
+    add(
+        "--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+        help=f"what the file does not say of its training: {', '.join(INPUT_KEYS)}",
+    )  # fmt: skip
+    add("--inspect", action="store_true", help="only describe what is in it")
+    add("--list-sources", action="store_true", help="print the table of sources")
+    add("--json", action="store_true", help="print JSON")
+    add("--force", action="store_true", help="overwrite DST")
+    add("--no-verify", action="store_true", help="do not compare the networks")
+    add("--sha256", metavar="HEX", help="digest of SRC, or a file of `sha256sum` for many files")
+    add("--cache-dir", metavar="DIR", help="folder for downloads")
+    add(
+        "--stub-unknown-objects", action="store_true",
         help="put inert objects in place of those that torch refuses to load",
-    )
+    )  # fmt: skip
     return parser.parse_args()
 
 
-def default_dst(src: str, to: str) -> str:
-    """Return the name to write to: beside SRC, or in this folder for a download."""
+def default_dst(src: str, suffix: str) -> str:
+    """Return the name to write: beside SRC, or in this folder for a download."""
     path = urlparse(src).path if is_url(src) else src
     stem = Path(path.removesuffix(".tar")).stem or "backbone"
-    folder = "" if is_url(src) else os.path.dirname(src)
-    return os.path.join(folder, f"{stem}_{'d2' if to == 'detectron2' else to}.pth")
+    return os.path.join("" if is_url(src) else os.path.dirname(src), f"{stem}_{suffix}.pth")
 
 
-def check_dst(dst: str, args: argparse.Namespace) -> None:
-    """Refuse, before any work, what could not be written at its end."""
-    check_target(dst, args.to)
-    if os.path.isdir(dst):
-        raise UserError(
-            f"'{dst}' is a folder; name the file to write, such as '{dst}/backbone.pth'"
-        )
-    if os.path.exists(dst) and not args.force:
-        raise UserError(f"'{dst}' exists; take another name, or --force to overwrite it")
-    try:
-        with tempfile.TemporaryFile(dir=os.path.dirname(dst) or "."):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to '{dst}': {error.strerror}; choose another folder"
-        ) from None
-
-
-def expected_digest(src: str, given: str | None) -> str | None:
-    """Return the digest for ``src`` in ``--sha256``: the value itself, or by name in a list."""
-    if given is None or re.fullmatch(r"[0-9a-fA-F]{64}", given):
-        return given
-    if not os.path.isfile(given):
-        raise UserError(
-            f"--sha256 is '{given}', expected 64 hex digits, or a file that `sha256sum` wrote"
-        )
-    name = os.path.basename(urlparse(src).path if is_url(src) else src)
-    for line in Path(given).read_text(encoding="utf-8").splitlines():
-        digest, _, file = line.partition(" ")
-        if os.path.basename(file.strip().lstrip("*")) == name:
-            return digest
-    raise UserError(f"'{given}' has no line for '{name}'")
-
-
-def local_file(src: str, args: argparse.Namespace) -> str:
-    """Return SRC as a local file with the expected digest."""
-    expected = expected_digest(src, args.sha256)
-    path = fetch(src, sha256=expected, cache_dir=args.cache_dir)
-    if expected is not None:
-        sha256(path)  # Says so where there is no such file.
-    return path
-
-
-def convert(src: str, dst: str, args: argparse.Namespace) -> Backbone:
-    """Convert one file; nothing is written where Detectron2 reads it as it is."""
-    check_dst(dst, args)
-    backbone = load_backbone(
-        local_file(src, args),
-        source=args.source,
-        encoder=args.encoder,
-        check=not args.no_verify,
-        stubs=args.stub_unknown_objects,
-        parts=tuple(args.parts),
-        trained_on={key: parse_value(key, value) for key, value in args.set},
-    )
-    backbone.info.update(said_of_pretraining(args))
-    if not is_ready(src, dst, backbone, args):
-        write_converted(dst, backbone, to=args.to)
-    return backbone
-
-
-def said_of_pretraining(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the user says of the pretraining, named as pretraining names it in its files."""
+def process(src: str, dst: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Convert or inspect one file and return what there is to print."""
+    if not args.inspect:
+        check_dst(dst, args.to, force=args.force)
+    path = fetch(src, sha256=expected_digest(src, args.sha256), cache_dir=args.cache_dir)
+    how = {"source": args.source, "encoder": args.encoder, "stubs": args.stub_unknown_objects}
+    if args.inspect:
+        return {"src": src} | inspect_file(path, **how)
+    known, parts = dict(args.set), tuple(args.parts)
+    backbone = load_backbone(path, **how, check=not args.no_verify, parts=parts, trained_on=known)
     given = {"method": args.method, "dataset": args.dataset, "epochs": args.epochs}
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    backbone.info.update(given)
+    same = args.to == "detectron2" and src.endswith(".pkl") == dst.endswith(".pkl") and not given
+    ready = backbone.in_detectron2_format and same
+    if not ready:
+        write_converted(dst, backbone, to=args.to)
+    counts = {"tensors": len(backbone.state_dict), "tensors_of_parts": len(backbone.parts)}
+    told = {"src": src, "dst": None if ready else dst, "already_detectron2": ready} | counts
+    return told | backbone.info | {"left": backbone.left, "config": backbone.config}
 
 
-def parse_value(key: str, text: str) -> Any:
-    """Read a value as a config's is read: ``True``, ``BGR``, ``[0, 0, 0]``."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{key} is '{text}', which is no value of a config") from None
-
-
-def is_ready(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> bool:
-    """Whether the conversion would only copy SRC."""
-    same = src.endswith(".pkl") == dst.endswith(".pkl") and not said_of_pretraining(args)
-    return args.to == "detectron2" and backbone.in_detectron2_format and same
-
-
-def tell(src: str, dst: str, backbone: Backbone, args: argparse.Namespace) -> None:
-    """Print what was taken, what was left and why, and the config that must travel with it."""
-    info = backbone.info
-    ready = is_ready(src, dst, backbone, args)
-    if args.json:
-        told = {"src": src, "dst": None if ready else dst, "already_detectron2": ready} | info
-        told |= {"left": backbone.left, "config": backbone.config}
-        print(json.dumps(told, indent=2))
-        return
-    print(f"{src}: {info['source_title']} ({info['source']})")
-    where = f" in {info['container']}" if info["container"] else ""
-    print(f"  taken: {len(backbone.state_dict)} tensors of '{info['encoder']}'{where}")
-    if backbone.parts:
-        print(f"  taken: {len(backbone.parts)} tensors of {' and '.join(args.parts)}")
-    if info["note"]:
-        print(f"  note: {info['note']}")
-    for why, names in backbone.left.items():
+def print_conversion(told: dict[str, Any]) -> None:
+    """Print what was taken, what was left out and why, and the config that the file needs."""
+    print(f"{told['src']}: {told['source_title']} ({told['source']})")
+    where = f" in {told['container']}" if told["container"] else ""
+    print(f"  taken: {told['tensors']} tensors of '{told['encoder']}'{where}")
+    if told["tensors_of_parts"]:
+        print(f"  taken: {told['tensors_of_parts']} tensors of FPN and box head")
+    if told["note"]:
+        print(f"  note: {told['note']}")
+    for why, names in told["left"].items():
         more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
         print(f"  left: {why}: {', '.join(names[:_SHOWN])}{more}")
-    if info["other_encoders"]:
-        print("  other encoders, for --encoder: " + ", ".join(map(repr, info["other_encoders"])))
-    if info["verified"] is not None:
-        print(f"  verified: every stage agrees with the original to {info['verified']:.1e}")
-    print("  it needs this config:")
-    print("".join(f"    {line}\n" for line in backbone.config_yaml().splitlines()), end="")
-    if ready:
-        print(f"nothing to convert: '{src}' is in Detectron2's format already; use it as it is")
-    else:
-        print(f"wrote {dst}")
+    if told["other_encoders"]:
+        print("  other encoders, for --encoder: " + ", ".join(map(repr, told["other_encoders"])))
+    if told["verified"] is not None:
+        print(f"  verified: every stage agrees with the original to {told['verified']:.1e}")
+    config = yaml.safe_dump(told["config"], sort_keys=False, default_flow_style=None)
+    print("  it needs this config:\n" + textwrap.indent(config, "    "), end="")
+    as_it_is = f"nothing to convert: '{told['src']}' is in Detectron2's format; use it as it is"
+    print(as_it_is if told["already_detectron2"] else f"wrote {told['dst']}")
 
 
-def inspect(src: str, args: argparse.Namespace) -> None:
-    """Print what is in a file."""
-    found = inspect_file(
-        local_file(src, args),
-        source=args.source,
-        encoder=args.encoder,
-        stubs=args.stub_unknown_objects,
-    )
-    if args.json:
-        print(json.dumps({"src": src, **found}, indent=2))
-        return
-    print(f"{src}: {found['bytes']} bytes, sha256 {found['sha256']}")
-    print("  entries: " + ", ".join(f"{name} ({kind})" for name, kind in found["entries"].items()))
-    for where, names in found["tensors"].items():
-        more = ", …" if names["count"] > len(names["first"]) else ""
-        print(f"  tensors in {where}: {names['count']} ({', '.join(names['first'])}{more})")
-    for label, text in found["encoders"].items():
-        print(f"  encoder '{label}': {text}")
-    if "refused" in found:
-        print(f"  would be refused: {found['refused']}")
-    else:
-        print(
-            f"  would be taken: '{found['taken']}', as of {found['source_title']}"
-            f" ({found['source']})"
-        )
-
-
-def convert_folder(args: argparse.Namespace) -> int:
-    """Convert every file of a folder and print a table; files that are refused do not stop it."""
-    files = sorted(path for path in Path(args.src).iterdir() if path.is_file())
+def process_folder(args: argparse.Namespace) -> int:
+    """Convert or inspect each file of a folder; files that are refused do not stop it."""
     if args.dst is None and not args.inspect:
-        raise UserError("give a folder DST for what is converted")
+        raise UserError("give a folder DST for the converted files", code="missing-file")
     if args.dst is not None:
         check_writable(args.dst)
     rows: list[dict[str, Any]] = []
-    written: set[str] = set()
-    for path in files:
-        row: dict[str, Any] = {"src": str(path)}
+    for path in sorted(path for path in Path(args.src).iterdir() if path.is_file()):
+        dst = os.path.join(args.dst or "", f"{Path(path.name.removesuffix('.tar')).stem}.pth")
         try:
-            if args.inspect:
-                found = inspect_file(local_file(str(path), args), stubs=args.stub_unknown_objects)
-                row |= {"refused": found["refused"]} if "refused" in found else found
-            else:
-                row |= _convert_in_folder(path, written, args)
+            if dst in [row.get("dst") for row in rows]:
+                problem = f"'{dst}' is of another file here; rename one of them"
+                raise UserError(problem, code="bad-value")
+            rows.append(process(str(path), dst, args))
         except UserError as error:
-            row["refused"] = str(error)
-        rows.append(row)
+            rows.append({"src": str(path), "refused": str(error)})
         if not args.json:
-            print(_line(path.name, row), flush=True)
+            print(line_of(path.name, rows[-1]), flush=True)
     failed = sum("refused" in row for row in rows)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        what = "recognised" if args.inspect else "converted"
-        print(f"{len(files) - failed} of {len(files)} {what}")
+    what = "recognised" if args.inspect else "converted"
+    print(
+        json.dumps(rows, indent=2) if args.json else f"{len(rows) - failed} of {len(rows)} {what}"
+    )
     return 2 if failed else 0
 
 
-def _convert_in_folder(path: Path, written: set[str], args: argparse.Namespace) -> dict[str, Any]:
-    stem = Path(path.name.removesuffix(".tar")).stem
-    dst = str(Path(args.dst) / f"{stem}.pth")
-    if dst in written:
-        raise UserError(f"'{dst}' is of another file here; rename one of them")
-    backbone = convert(str(path), dst, args)
-    written.add(dst)
-    ready = is_ready(str(path), dst, backbone, args)
-    return {"dst": None if ready else dst, "already_detectron2": ready, **backbone.info}
-
-
-def _line(name: str, row: dict[str, Any]) -> str:
+def line_of(name: str, row: dict[str, Any]) -> str:
+    """Return a line of the table of a folder's files."""
     if "refused" in row:
         return f"{name:40s} refused: {row['refused'].splitlines()[0]}"
     depth = f"ResNet-{row['architecture']['depth']}" if "architecture" in row else row["taken"]
@@ -290,24 +159,29 @@ def _line(name: str, row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Convert or explain what the command line names."""
+    """Convert or describe what the command line names."""
     args = parse_args()
     if args.list_sources:
         print(sources_table() + "\n" + published_table(), end="")
         return 0
     if args.src is None:
-        raise UserError("say what to convert: tools/convert.py SRC [DST]; --help lists the options")
+        message = "give what to convert: tools/convert.py SRC [DST]; --help lists the options"
+        raise UserError(message, code="missing-file")
     if args.epochs is not None and not 0 < args.epochs < math.inf:
-        raise UserError(f"--epochs must be a number above 0, got {args.epochs:g}")
+        message = f"--epochs must be a number above 0, got {args.epochs:g}"
+        raise UserError(message, code="bad-value")
     if args.inspect and args.dst is not None:
-        raise UserError("--inspect writes nothing; leave DST away")
+        raise UserError("--inspect writes nothing; leave out DST", code="bad-value")
     if os.path.isdir(args.src):
-        return convert_folder(args)
-    if args.inspect:
-        inspect(args.src, args)
-        return 0
-    dst = args.dst or default_dst(args.src, args.to)
-    tell(args.src, dst, convert(args.src, dst, args), args)
+        return process_folder(args)
+    suffix = "d2" if args.to == "detectron2" else args.to
+    told = process(args.src, args.dst or default_dst(args.src, suffix), args)
+    if args.json:
+        print(json.dumps(told, indent=2))
+    elif args.inspect:
+        print(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100), end="")
+    else:
+        print_conversion(told)
     return 0
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Pack images into tar shards for pretraining, or index tar shards that come from elsewhere.
 
-Shards spare a large dataset the listing of its files, and packed at a reduced size they decode
-several times as fast. An interrupted packing is resumed.
+A large dataset in shards needs no listing of its files, and at a reduced size it decodes several
+times as fast. An interrupted packing is resumed.
 
 Examples:
     python tools/pack_shards.py coco_2017_unlabeled coco_2017_train --out shards --short-side 320
@@ -18,7 +18,7 @@ import os
 import sys
 from pathlib import Path
 
-# Python puts this script's folder first, where tools/pretrain.py hides the package of that name.
+# Python puts this script's folder first, where tools/pretrain.py hides the package pretrain.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mls_d2.core.errors import UserError, run_tool  # noqa: E402 - after the path above
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--index", metavar="FOLDER", help="only index the tar files in FOLDER")
     for name, text in (
         ("per_shard", "images per shard"),
-        ("short_side", "reduce the shorter side to so many pixels; 0 keeps files as they are"),
+        ("short_side", "reduce the shorter side to this many pixels; 0 keeps the files"),
         ("quality", "of JPEGs that are encoded again, 1 to 100"),
         ("seed", "of the order"),
     ):
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         help_text = f"{text} (default {value})"
         parser.add_argument(flag, type=int, default=value, metavar="N", help=help_text)
     cores = os.cpu_count() or 1
-    help_text = "processes; 0 is this one (default: one a core)"
+    help_text = "processes; 0 is this one (default: one per core)"
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help=help_text)
     return parser.parse_args()
 
@@ -57,7 +57,7 @@ def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if bool(args.index) == bool(args.out) or bool(args.out) != bool(args.data):
-        raise UserError("give either datasets and --out, or --index FOLDER")
+        raise UserError("give either datasets and --out, or --index FOLDER", code="bad-option")
     register_all()
     if args.index:
         count = index_shards(args.index)

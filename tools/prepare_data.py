@@ -37,7 +37,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check each dataset and print the result; return 2 if something is wrong."""
+    """Check each dataset and print the result; return 2 if one is not ready."""
     args = parse_args(arguments)
     for name in args.datasets:
         if name not in SOURCES:

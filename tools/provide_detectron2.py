@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Provide Detectron2 0.6 where it is not installed yet.
+"""Install Detectron2 0.6 if there is none yet.
 
 Detectron2 has no release on the package index. ``pb1-detectron2`` 0.6 there is the official v0.6
-source under another distribution name and without the C++ sources. This tool fetches that sdist,
-verifies its checksum, applies CHANGES (each says what it replaces and why; one that no longer
-applies stops the tool), and packs the result as a pure-Python wheel named ``detectron2``, version
-0.6, which pip then installs.
+source under another name, without the C++ sources. This tool fetches that sdist, verifies its
+checksum, applies CHANGES (one that no longer applies stops the tool), and packs the result as a
+pure-Python wheel named ``detectron2``, version 0.6, which pip then installs.
 
-A ``detectron2`` that is already installed is kept as it is, whatever its origin. The one exception
-is a wheel that an older version of this tool has made, which is replaced.
+An installed ``detectron2`` is kept, whatever its origin, except for a wheel made by an older
+version of this tool, which is replaced.
 
-Only the standard library and pip are used: this runs before anything else of the project can.
+Only the standard library and pip are used, because this runs before the project is installed.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ WHEEL_NAME = "detectron2-0.6-py3-none-any.whl"
 DIST_INFO = "detectron2-0.6.dist-info"
 GENERATOR = "mls_d2-provide-detectron2"
 
-# Where the sdist keeps what belongs into the wheel; all else (its tools, setup.py) stays out.
+# Folders of the sdist and their place in the wheel; everything else is left out.
 PACKAGE_DIRS = {
+    "LICENSE": "LICENSE",
     "detectron2/": "detectron2/",
     "projects/PointRend/point_rend/": "detectron2/projects/point_rend/",
     "projects/DeepLab/deeplab/": "detectron2/projects/deeplab/",
     "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
 }
 
-# Upstream's requirements, less `future`, `pydot` (caffe2 only), `dataclasses` (Python 3.6) and
-# `black==21.4b2` (only LazyConfig.to_py formats its output with it), and with torch, torchvision,
-# numpy and setuptools, which v0.6 imports but leaves to the user. torch >= 2.3 has every name that
-# CHANGES introduce.
+# Upstream's without `future`, `pydot` (caffe2 only), `dataclasses` (Python 3.6) and `black==21.4b2`
+# (only LazyConfig.to_py uses it); with torch, torchvision, numpy and setuptools, which v0.6 imports
+# without requiring them. torch >= 2.3 has every name that CHANGES introduce.
 REQUIREMENTS = """
     torch>=2.3 torchvision>=0.18 numpy setuptools Pillow>=7.1 matplotlib pycocotools>=2.0.2
     termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle tqdm>4.29.0 tensorboard fvcore<0.1.6,>=0.1.5
@@ -72,61 +71,50 @@ adapted to current Python and PyTorch. Repacked from the sdist pb1-detectron2 0.
 
 @dataclass(frozen=True)
 class Change:
-    """``old`` becomes ``new`` in the files of ``where``, which say how often each must hold it."""
+    """A replacement of text in files."""
 
     why: str
     old: str
     new: str
-    where: Mapping[str, int]
+    where: Mapping[str, int]  # by file of the package, how often it must have ``old``
 
 
 PILLOW = "Image.LINEAR, another name of BILINEAR, is gone from Pillow >= 10"
 NUMPY_ALIAS = "the aliases of Python's types are gone from NumPy >= 1.24"
-NUMPY_COPY = "copy=False means 'never copy' in NumPy 2 and fails where a copy is needed"
+NUMPY_COPY = "copy=False means 'never copy' in NumPy 2 and fails if a copy is needed"
 PKG_RESOURCES = "pkg_resources is gone from setuptools >= 82"
 MESHGRID = "torch warns that meshgrid will need an explicit indexing; 'ij' is what it does today"
 AMP = "torch.cuda.amp warns that it is deprecated in favour of torch.amp"
-TRAIN_LOOP = "detectron2/engine/train_loop.py"
+TRAIN_LOOP = "engine/train_loop.py"
 
 CHANGES = (
+    Change(PILLOW, "Image.LINEAR", "Image.BILINEAR", {"data/transforms/transform.py": 1}),
     Change(
-        PILLOW, "Image.LINEAR", "Image.BILINEAR", {"detectron2/data/transforms/transform.py": 1}
-    ),
-    Change(
-        NUMPY_ALIAS,
-        "np.bool)",
-        "bool)",
+        NUMPY_ALIAS, "np.bool)", "bool)",
         {
-            "detectron2/evaluation/pascal_voc_evaluation.py": 2,
-            "detectron2/structures/masks.py": 3,
-            "detectron2/utils/video_visualizer.py": 1,
-            "detectron2/utils/visualizer.py": 3,
+            "evaluation/pascal_voc_evaluation.py": 2, "structures/masks.py": 3,
+            "utils/video_visualizer.py": 1, "utils/visualizer.py": 3,
         },
     ),
-    Change(NUMPY_ALIAS, "dtype=np.int", "dtype=int", {"detectron2/data/build.py": 2}),
-    Change(NUMPY_ALIAS, "np.int)", "int)", {"detectron2/evaluation/sem_seg_evaluation.py": 2}),
-    Change(NUMPY_ALIAS, "np.float)", "float)", {"detectron2/evaluation/sem_seg_evaluation.py": 5}),
-    Change(NUMPY_ALIAS, "np.str)", "str)", {"detectron2/data/datasets/pascal_voc.py": 1}),
+    Change(NUMPY_ALIAS, "dtype=np.int", "dtype=int", {"data/build.py": 2}),
+    Change(NUMPY_ALIAS, "np.int)", "int)", {"evaluation/sem_seg_evaluation.py": 2}),
+    Change(NUMPY_ALIAS, "np.float)", "float)", {"evaluation/sem_seg_evaluation.py": 5}),
+    Change(NUMPY_ALIAS, "np.str)", "str)", {"data/datasets/pascal_voc.py": 1}),
+    Change(NUMPY_COPY, "np.array(mask, copy=False)", "np.asarray(mask)", {"layers/mask_ops.py": 1}),
     Change(
-        NUMPY_COPY,
-        "np.array(mask, copy=False)",
-        "np.asarray(mask)",
-        {"detectron2/layers/mask_ops.py": 1},
-    ),
-    Change(
-        "random.sample refuses sets since Python 3.11; a tuple is what it made of them before",
+        "random.sample refuses sets since Python 3.11; before, it made tuples of them",
         "self._rng.sample(self._fallback_candidates, k=1)[0]",
         "self._rng.sample(tuple(self._fallback_candidates), k=1)[0]",
-        {"detectron2/data/common.py": 1},
+        {"data/common.py": 1},
     ),
-    Change(PKG_RESOURCES, "import pkg_resources\n", "", {"detectron2/model_zoo/model_zoo.py": 1}),
+    Change(PKG_RESOURCES, "import pkg_resources\n", "", {"model_zoo/model_zoo.py": 1}),
     Change(
         PKG_RESOURCES,
         """pkg_resources.resource_filename(
         "detectron2.model_zoo", os.path.join("configs", config_path)
     )""",
         'os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", config_path)',
-        {"detectron2/model_zoo/model_zoo.py": 1},
+        {"model_zoo/model_zoo.py": 1},
     ),
     Change(
         "since torch 2.0 the schedulers' base class is LRScheduler; _LRScheduler is a subclass for "
@@ -134,24 +122,19 @@ CHANGES = (
         "torch.optim.lr_scheduler._LRScheduler",
         "torch.optim.lr_scheduler.LRScheduler",
         {
-            "detectron2/engine/hooks.py": 2,
-            "detectron2/projects/deeplab/build_solver.py": 1,
-            "detectron2/projects/deeplab/lr_scheduler.py": 1,
-            "detectron2/solver/build.py": 1,
-            "detectron2/solver/lr_scheduler.py": 4,
+            "engine/hooks.py": 2, "solver/build.py": 1, "solver/lr_scheduler.py": 4,
+            "projects/deeplab/build_solver.py": 1, "projects/deeplab/lr_scheduler.py": 1,
         },
     ),
     Change(AMP, "from torch.cuda.amp import ", "from torch.amp import ", {TRAIN_LOOP: 2}),
     Change(AMP, "grad_scaler = GradScaler()", 'grad_scaler = GradScaler("cuda")', {TRAIN_LOOP: 1}),
     Change(AMP, "with autocast():", 'with autocast("cuda"):', {TRAIN_LOOP: 1}),
     Change(
-        MESHGRID,
-        "torch.meshgrid(shifts_y, shifts_x)",
-        'torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
-        {"detectron2/modeling/anchor_generator.py": 1},
+        MESHGRID, "torch.meshgrid(shifts_y, shifts_x)",
+        'torch.meshgrid(shifts_y, shifts_x, indexing="ij")', {"modeling/anchor_generator.py": 1},
     ),
     Change(
-        "without the C++ part, what does not need it must import and what does must say so",
+        "without the C++ part, other code must import, and what needs it must raise a clear error",
         "from detectron2 import _C\n",
         """\
 try:
@@ -160,9 +143,8 @@ except ImportError:
     from detectron2.utils.missing_extension import _C
 """,
         {
-            "detectron2/layers/deform_conv.py": 1,
-            "detectron2/layers/roi_align_rotated.py": 1,
-            "detectron2/layers/rotated_boxes.py": 1,
+            "layers/deform_conv.py": 1, "layers/roi_align_rotated.py": 1,
+            "layers/rotated_boxes.py": 1,
         },
     ),
     Change(
@@ -174,7 +156,7 @@ try:
 except ImportError:
     COCOeval_opt = COCOeval
 """,
-        {"detectron2/evaluation/coco_evaluation.py": 1},
+        {"evaluation/coco_evaluation.py": 1},
     ),
     Change(
         "caffe2 is no longer published; detectron2.utils.analysis needs the rest of the package",
@@ -187,13 +169,13 @@ except ImportError:
 else:
     from .api import *
 """,
-        {"detectron2/export/__init__.py": 1},
+        {"export/__init__.py": 1},
     ),
-)
+)  # fmt: skip
 
 ADDED_FILES = {
-    "detectron2/utils/missing_extension.py": '''\
-"""Stands in for ``detectron2._C`` where Detectron2 was installed without its C++ part."""
+    "utils/missing_extension.py": '''\
+"""Replaces ``detectron2._C`` if Detectron2 was installed without its C++ part."""
 
 
 class _MissingExtension:
@@ -210,18 +192,18 @@ _C = _MissingExtension()
 
 
 class ProvideError(Exception):
-    """A reason to stop, in words meant for the user."""
+    """An error that is shown to the user without a traceback."""
 
 
-def say(message: str) -> None:
+def report(message: str) -> None:
     """Print one line of progress."""
-    sys.stdout.write(f"detectron2: {message}\n")
-    sys.stdout.flush()
+    print(f"detectron2: {message}", flush=True)
 
 
 def digest() -> str:
-    """Return a short digest of what this tool makes: the sdist, the changes and the metadata."""
-    made_from = repr((SDIST_SHA256, PACKAGE_DIRS, CHANGES, ADDED_FILES, METADATA))
+    """Return a short digest of the wheel that this tool makes."""
+    changes = [(change.old, change.new, change.where) for change in CHANGES]
+    made_from = repr((SDIST_SHA256, PACKAGE_DIRS, changes, ADDED_FILES, METADATA))
     return hashlib.sha256(made_from.encode()).hexdigest()[:16]
 
 
@@ -236,33 +218,18 @@ def verify_checksum(sdist: Path, expected: str = SDIST_SHA256) -> None:
 
 
 def read_sdist(sdist: Path) -> dict[str, bytes]:
-    """Return ``{path in the wheel: content}`` of the packages, and the licence as ``LICENSE``.
-
-    Nothing is unpacked to disk, so no path in the archive can lead outside a folder.
-    """
+    """Return the packages' files by their path in the wheel, and ``LICENSE``; in memory only."""
     files: dict[str, bytes] = {}
     with tarfile.open(sdist) as archive:
         for member in archive:
-            if not member.isfile():
-                continue
             path = member.name.partition("/")[2]
-            target = path if path == "LICENSE" else wheel_path(path)
-            content = archive.extractfile(member) if target else None
-            if target and content:
-                files[target] = content.read()
+            for source, target in PACKAGE_DIRS.items():
+                if member.isfile() and path.startswith(source):
+                    content = archive.extractfile(member)
+                    files[target + path.removeprefix(source)] = content.read() if content else b""
     if "LICENSE" not in files or "detectron2/__init__.py" not in files:
-        raise ProvideError(
-            f"{sdist.name} is no Detectron2 sdist: no LICENSE or no detectron2 package."
-        )
+        raise ProvideError(f"{sdist.name} is not a Detectron2 sdist: no LICENSE or no package.")
     return files
-
-
-def wheel_path(path: str) -> str | None:
-    """Return where a file of the sdist goes in the wheel, or None where it stays out."""
-    for source, target in PACKAGE_DIRS.items():
-        if path.startswith(source):
-            return target + path[len(source) :]
-    return None
 
 
 def apply_changes(
@@ -273,11 +240,12 @@ def apply_changes(
     """Apply ``changes`` and ``added`` files (default: ADDED_FILES) to ``files`` in place.
 
     Raises:
-        ProvideError: a file is not there, or the text to replace occurs another number of times
-            than stated, or a file to add exists already.
+        ProvideError: a file is missing or exists already, or does not have the text to replace as
+            often as stated.
     """
     for change in changes:
-        for path, expected in change.where.items():
+        for name, expected in change.where.items():
+            path = f"detectron2/{name}"
             if path not in files:
                 raise ProvideError(f"{path}: to be changed, but not in the sdist ({change.why}).")
             text = files[path].decode()
@@ -288,7 +256,8 @@ def apply_changes(
                     f"found it {found} time(s) ({change.why})."
                 )
             files[path] = text.replace(change.old, change.new).encode()
-    for path, text in (ADDED_FILES if added is None else added).items():
+    for name, text in (ADDED_FILES if added is None else added).items():
+        path = f"detectron2/{name}"
         if path in files:
             raise ProvideError(f"{path}: to be added, but in the sdist already.")
         files[path] = text.encode()
@@ -297,14 +266,11 @@ def apply_changes(
 def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
     """Write ``files`` (of :func:`read_sdist`) as a wheel into ``folder``, reproducibly."""
     contents = {path: data for path, data in files.items() if path != "LICENSE"}
-    wheel = (
-        f"Wheel-Version: 1.0\nGenerator: {GENERATOR} {digest()}\n"
-        "Root-Is-Purelib: true\nTag: py3-none-any\n"
-    )
+    wheel = f"Wheel-Version: 1.0\nGenerator: {GENERATOR} {digest()}\n"
     contents |= {
         f"{DIST_INFO}/LICENSE": files["LICENSE"],
         f"{DIST_INFO}/METADATA": METADATA.encode(),
-        f"{DIST_INFO}/WHEEL": wheel.encode(),
+        f"{DIST_INFO}/WHEEL": f"{wheel}Root-Is-Purelib: true\nTag: py3-none-any\n".encode(),
         f"{DIST_INFO}/top_level.txt": b"detectron2\n",
     }
     record = io.StringIO()
@@ -327,12 +293,12 @@ def build_wheel(sdist: Path, folder: Path) -> Path:
     verify_checksum(sdist)
     files = read_sdist(sdist)
     apply_changes(files)
-    say(f"verified {sdist.name} and applied {len(CHANGES)} changes")
+    report(f"verified {sdist.name} and applied {len(CHANGES)} changes")
     return write_wheel(files, folder)
 
 
 def run_pip(*arguments: str) -> None:
-    """Run this interpreter's pip; its own output is shown only when it fails."""
+    """Run this interpreter's pip; its output is shown only if it fails."""
     command = [sys.executable, "-m", "pip", "--no-input", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -353,10 +319,7 @@ def download_sdist(folder: Path) -> Path:
 
 
 def find_installed() -> str | None:
-    """Describe the Detectron2 that this interpreter imports, or None where there is none to keep.
-
-    A wheel made by an older version of this tool is not to be kept.
-    """
+    """Describe the Detectron2 that this interpreter imports; None if there is none to keep."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None:
         return None
@@ -376,21 +339,21 @@ def check_import() -> None:
     if done.returncode:
         raise ProvideError(
             f"the installed Detectron2 does not import:\n{done.stderr.rstrip()}\n"
-            "Mend it, or remove it with `pip uninstall` and run this again to get a working one."
+            "Repair it, or remove it with `pip uninstall` and run this again to get a working one."
         )
 
 
 def provide(sdist: Path | None, constraint: Path | None) -> None:
-    """Install Detectron2 unless there is one."""
+    """Install Detectron2 unless it is installed."""
     installed = find_installed()
     if installed:
-        say(f"keeping {installed}")
+        report(f"keeping {installed}")
         check_import()
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if sdist is None:
-            say(f"fetching {SDIST_REQUIREMENT} from the package index")
+            report(f"fetching {SDIST_REQUIREMENT} from the package index")
             sdist = download_sdist(folder)
         wheel = build_wheel(sdist, folder)
         options = ["-c", str(constraint)] if constraint else []
@@ -398,7 +361,7 @@ def provide(sdist: Path | None, constraint: Path | None) -> None:
         run_pip("uninstall", "-q", "-y", "detectron2")
         run_pip("install", "-q", *options, str(wheel))
     check_import()
-    say(f"installed {wheel.name}")
+    report(f"installed {wheel.name}")
 
 
 def main() -> None:
@@ -408,18 +371,16 @@ def main() -> None:
     )
     parser.add_argument("--sdist", type=Path, help="use this file instead of the package index")
     parser.add_argument("-c", "--constraint", type=Path, help="pip constraints for requirements")
-    parser.add_argument(
-        "--build-only", type=Path, metavar="FOLDER", help="only write the wheel there"
-    )
+    parser.add_argument("--build-only", type=Path, metavar="FOLDER", help="only write the wheel")
     args = parser.parse_args()
     try:
-        if args.build_only:
-            with tempfile.TemporaryDirectory() as name:
-                args.build_only.mkdir(parents=True, exist_ok=True)
-                sdist = args.sdist or download_sdist(Path(name))
-                say(f"wrote {build_wheel(sdist, args.build_only)}")
-        else:
+        if not args.build_only:
             provide(args.sdist, args.constraint)
+            return
+        with tempfile.TemporaryDirectory() as name:
+            args.build_only.mkdir(parents=True, exist_ok=True)
+            sdist = args.sdist or download_sdist(Path(name))
+            report(f"wrote {build_wheel(sdist, args.build_only)}")
     except (ProvideError, OSError, tarfile.TarError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

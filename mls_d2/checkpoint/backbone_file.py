@@ -1,7 +1,7 @@
-"""The backbone file, the one thing that pretraining hands to the transfer.
+"""The backbone file, which pretraining writes and transfer loads.
 
 ``{"model": {unprefixed float32 tensors}, "__author__": …, "matching_heuristics": True, "pretrain":
-{plain metadata}}``; Detectron2 reads it as it is, into every model with that ResNet.
+{plain metadata}}``; Detectron2 loads it into every model with that ResNet.
 """
 
 from __future__ import annotations
@@ -28,17 +28,11 @@ _KEY = re.compile(r"((stem|res[2-5])|backbone\.fpn_(lateral|output)[2-5]|roi_hea
 
 @dataclasses.dataclass(frozen=True)
 class BackboneFile:
-    """What a weights file holds.
+    """The content of a weights file."""
 
-    Attributes:
-        state_dict: tensors on the CPU by name, as stored.
-        info: the metadata under ``"pretrain"``; empty where the file has none.
-        other_keys: top-level entries beside the tensors, for example ``"trainer"``.
-    """
-
-    state_dict: dict[str, Tensor]
-    info: dict[str, Any]
-    other_keys: tuple[str, ...] = ()
+    state_dict: dict[str, Tensor]  # on the CPU, by name as stored
+    info: dict[str, Any]  # the pretraining metadata, see pretraining_info
+    other_keys: tuple[str, ...] = ()  # entries beside the tensors, for example "trainer"
 
 
 def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -46,19 +40,21 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
 
     Args:
         path: ``.pkl`` stores NumPy arrays in a pickle, any other suffix (``.pth``) torch tensors.
-        state_dict: of Detectron2's ResNet, with its own unprefixed names (``stem.conv1.weight``,
-            …), and possibly of an FPN and a box head, with full ones (``backbone.fpn_lateral3.…``,
-            ``roi_heads.box_head.…``). Stored as float32; ``num_batches_tracked`` is left out.
-        info: plain metadata (str, int, float, bool, None, lists and dicts of them): method,
-            dataset, epochs, iterations, config, versions, pixel_mean, pixel_std, input_format,
-            seed, synthetic.
+        state_dict: of Detectron2's ResNet, without a prefix (``stem.conv1.weight``, …), and of an
+            FPN or a box head with full names (``backbone.fpn_lateral3.…``,
+            ``roi_heads.box_head.…``). Stored as float32, without ``num_batches_tracked``.
+        info: plain metadata: method, dataset, epochs, iterations, config, versions, pixel_mean,
+            pixel_std, input_format, seed, synthetic.
 
     Raises:
-        ValueError: a name is not one of Detectron2's ResNet, a value is not finite, or ``info`` is
-            not plain.
+        ValueError: another name, a value that is not finite, or metadata that is not plain.
         UserError: the folder is full or unwritable.
     """
-    tensors = {name: _stored(name, value) for name, value in state_dict.items() if _kept(name)}
+    tensors = {
+        name: _stored(name, value)
+        for name, value in state_dict.items()
+        if not name.endswith("num_batches_tracked")
+    }
     if not tensors:
         raise ValueError("no tensors to write")
     _check_plain(info, "info")
@@ -78,40 +74,54 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
 
 
 def read_backbone(path: str) -> BackboneFile:
-    """Read a weights file without running code from it.
-
-    Args:
-        path: a file of :func:`write_backbone`, or any torch file or NumPy ``.pkl`` that holds
-            tensors by name, at its top or under ``"model"``.
+    """Read a weights file, with tensors by name at its top or under ``"model"``; no code is run.
 
     Raises:
-        UserError: no such file, truncated, not a checkpoint (a web page, a Git LFS pointer), holds
-            objects other than tensors and plain values, or holds no tensors.
+        UserError: it cannot be read, see :func:`read_object`, or does not hold tensors by name.
     """
     content = read_object(path)
-    if not isinstance(content, dict):
-        raise UserError(f"'{path}' holds a {type(content).__name__}, expected tensors by name")
-    model = content.get("model", content)
+    model = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(model, dict):
+        place = "" if model is content else " under 'model'"
         raise UserError(
-            f"'{path}' holds a {type(model).__name__} under 'model', expected tensors by name"
+            f"'{path}' holds a {type(model).__name__}{place}, expected tensors by name",
+            code="not-a-checkpoint",
         )
     tensors = {str(name): as_tensor(value) for name, value in model.items()}
-    wrong = [name for name, value in tensors.items() if value is None]
-    if wrong or not tensors:
+    if not tensors or None in tensors.values():
         found = ", ".join(map(str, list(model)[:5])) or "nothing"
         raise UserError(
             f"'{path}' does not hold tensors by name (found {found}); "
-            "convert it with tools/convert.py"
+            "convert it with tools/convert.py",
+            code="not-a-checkpoint",
         )
-    # A checkpoint of a transfer run remembers its backbone in its own metadata.
-    holder = content if "pretrain" in content else content.get("metadata")
-    info = holder.get("pretrain") if isinstance(holder, dict) else None
     return BackboneFile(
         state_dict={name: value for name, value in tensors.items() if value is not None},
-        info=info if isinstance(info, dict) else {},
+        info=pretraining_info(content),
         other_keys=tuple(map(str, content)) if model is not content else (),
     )
+
+
+def pretraining_info(content: Any) -> dict[str, Any]:
+    """Return the pretraining metadata of a file's content; empty if it has none.
+
+    A backbone file has it under ``"pretrain"``; checkpoints of pretraining and transfer runs under
+    ``"metadata"``, from where the epochs of an unfinished pretraining run are corrected.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    metadata = content.get("metadata")
+    holder = metadata if "pretrain" not in content and isinstance(metadata, dict) else content
+    info = holder.get("pretrain")
+    info = dict(info) if isinstance(info, dict) else {}
+    if str(holder.get("kind")).startswith("pretraining"):
+        if isinstance(holder.get("method"), str):
+            info = {"method": holder["method"]} | info
+        done, planned = content.get("iteration"), info.get("iterations")
+        if isinstance(done, int) and isinstance(planned, int) and done + 1 < planned:
+            info["epochs"] = info.get("epochs", 0) * (done + 1) / planned
+            info["iterations"] = done + 1
+    return info
 
 
 def sha256(path: str) -> str:
@@ -124,15 +134,31 @@ def sha256(path: str) -> str:
     return sha256_of(path)
 
 
-def check_finite(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse NaN and infinity.
+def check_values(state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not dense arrays of finite floating-point numbers.
 
     Raises:
-        UserError: names the tensors.
+        UserError: names the tensors and their kind.
     """
-    bad = [name for name, value in state_dict.items() if not torch.isfinite(value).all()]
+    kinds = {name: _odd_kind(value) for name, value in state_dict.items()}
+    odd = {name: kind for name, kind in kinds.items() if kind}
+    if odd:
+        shown = ", ".join(f"{name} is {kind}" for name, kind in list(odd.items())[:5])
+        raise UserError(
+            f"weights must be dense floating-point tensors, but {shown}; save the model with its "
+            "values as floating-point numbers",
+            code="bad-tensor",
+        )
+    bad = [name for name, value in state_dict.items() if not torch.isfinite(value.float()).all()]
     if bad:
-        raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values")
+        raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values", code="bad-tensor")
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; those without plain values equal only themselves."""
+    if _odd_kind(one, integers=True) or _odd_kind(other, integers=True):
+        return one is other
+    return torch.equal(one, other)
 
 
 def can_be_written(name: str) -> bool:
@@ -149,8 +175,26 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def _kept(name: str) -> bool:
-    return not name.endswith("num_batches_tracked")
+def as_tensor(value: Any) -> Tensor | None:
+    """Return a tensor for a tensor or a plain array of numbers of at most four axes, else None."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc" and value.ndim <= 4:
+        native = value.astype(value.dtype.newbyteorder("="), copy=not value.flags.writeable)
+        with contextlib.suppress(TypeError):  # Of a width that torch lacks, such as float128.
+            return torch.from_numpy(native)
+    return None
+
+
+def _odd_kind(value: Tensor, *, integers: bool = False) -> str:
+    """Return what keeps a tensor from being a weight; "" for a dense floating-point one."""
+    if value.is_meta:
+        return "on the meta device, without values"
+    if value.is_quantized:
+        return f"quantized ({value.dtype})"
+    if value.layout != torch.strided:
+        return f"sparse ({value.layout})"
+    return "" if integers or value.is_floating_point() else f"of type {value.dtype}"
 
 
 def _stored(name: str, value: Tensor) -> Tensor:
@@ -177,14 +221,3 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(item, f"{where}[{index}]")
     elif type(value) not in (str, int, float, bool, type(None)):
         raise ValueError(f"{where} is a {type(value).__name__}, expected a plain value")
-
-
-def as_tensor(value: Any) -> Tensor | None:
-    """Return a tensor for a tensor or a plain array of numbers of at most four axes, else None."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim <= 4:
-        native = value.astype(value.dtype.newbyteorder("="), copy=not value.flags.writeable)
-        with contextlib.suppress(TypeError):  # Of a width that torch lacks, such as float128.
-            return torch.from_numpy(native)
-    return None

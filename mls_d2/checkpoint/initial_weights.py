@@ -1,7 +1,7 @@
-"""Initial weights of a model, loaded by Detectron2 and then compared tensor by tensor.
+"""Initial weights of a Detectron2 model, matched by its rule and compared tensor by tensor.
 
-Detectron2 only logs a tensor that it did not find or that has another shape, and trains on from
-random values. Here every tensor of the backbone has to arrive.
+Detectron2 only logs a tensor that is missing or has another shape, and trains from random values.
+Here every tensor of the backbone has to be loaded.
 """
 
 from __future__ import annotations
@@ -10,30 +10,34 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import yaml
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mls_d2.checkpoint.backbone_file import BackboneFile, read_backbone, sha256
+from mls_d2.checkpoint.backbone_file import (
+    BackboneFile,
+    check_values,
+    read_backbone,
+    same_values,
+    sha256,
+)
 from mls_d2.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 _SHOWN = 10
-# Where Detectron2's models keep the parts of a ResNet. The norm that C4 recipes add after res5 is
-# named roi_heads.res5.norm and is no part of it.
+# Names of a ResNet's tensors in Detectron2's models. The norm that C4 recipes add after res5,
+# roi_heads.res5.norm, does not belong to it.
 _BACKBONE = re.compile(
     r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.)((?:stem|res[2-5])\.(?!norm\.).+)"
 )
-# Parts that a file may hold beside it; they carry the names that Detectron2's models give them.
+# What a file may hold beside it, under the full names of Detectron2's models.
 _PART = re.compile(r"(?:backbone\.fpn_|roi_heads\.box_head\.).+")
 _STAGE = re.compile(r"(?:^|\.)((?:stem|res[2-5]))\.")
 _BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
@@ -41,25 +45,15 @@ _BLOCK = re.compile(r"(?:^|\.)(res[2-5])\.(\d+)\.")
 
 @dataclasses.dataclass(frozen=True)
 class WeightsReport:
-    """What initial weights a model got.
+    """The initial weights that a model was given."""
 
-    Attributes:
-        file: as the user gave it; ``"random"`` for random initialisation.
-        sha256: of the file; empty for random initialisation.
-        info: the file's pretraining metadata; empty where there is none.
-        num_backbone: tensors of the backbone, all of them loaded (0 for random initialisation).
-        num_random: tensors of the model that keep their random or constant initialisation.
-        ignored: names in the file that have no place in the model.
-        num_parts: tensors of an FPN and a box head that the file holds and the model got.
-    """
-
-    file: str
-    sha256: str
-    info: dict[str, Any]
-    num_backbone: int
-    num_random: int
-    ignored: tuple[str, ...]
-    num_parts: int = 0
+    file: str  # as the user gave it; "random" for random initialisation
+    sha256: str  # of the file; "" for random initialisation
+    info: dict[str, Any]  # the file's pretraining metadata; empty if it has none
+    num_backbone: int  # tensors of the backbone, all of them loaded; 0 for random initialisation
+    num_random: int  # tensors of the model that keep their random or constant initialisation
+    ignored: tuple[str, ...]  # names in the file that the model does not have
+    num_parts: int = 0  # loaded tensors of an FPN and a box head
 
     @property
     def method(self) -> str:
@@ -77,16 +71,12 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
         model: with a ResNet as ``backbone`` (C4), or ``backbone.bottom_up`` (FPN), possibly wrapped
             for data parallelism.
         weights: a backbone file, or ``"random"`` to keep the random initialisation.
-        cfg: of the model; its pixel mean, pixel std, colour order and stride placement must be
-            those of pretraining, where the file tells; ``MODEL.ALLOW_INPUT_MISMATCH`` makes a
-            warning of that.
-
-    Returns:
-        What was loaded, ignored and left as it was.
+        cfg: of the model; its input (pixel mean and std, colour order, stride placement) must be
+            that of pretraining, as far as the file has it, or ``MODEL.ALLOW_INPUT_MISMATCH`` set.
 
     Raises:
-        UserError: no weights given, no such file, unreadable, of another width, depth or kind, or
-            trained on another input format.
+        UserError: no weights given, no such file, unreadable, of another width, depth or kind,
+            not finite, or trained on another input.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
@@ -94,7 +84,8 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
     if not weights:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
-            "random weights"
+            "random weights",
+            code="missing-file",
         )
     if weights == RANDOM:
         logger.info("random initialisation: no weights loaded, as asked for")
@@ -104,8 +95,8 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
     backbone = _match(weights, file, model)
     parts = _match_parts(weights, file, model)
     matches = backbone | parts
-    _load(model, {name: file.state_dict[name] for name in matches.values()})
-    _verify(weights, file, model, matches)
+    check_values({key: file.state_dict[key] for key in matches.values()})
+    _load(model, {name: file.state_dict[key] for name, key in matches.items()})
     report = WeightsReport(
         file=weights,
         sha256=sha256(weights),
@@ -133,28 +124,31 @@ def _persistent(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _match(weights: str, file: BackboneFile, model: nn.Module) -> dict[str, str]:
-    """Return the file's name for each backbone tensor, or refuse."""
+    """Return the file's name for each backbone tensor, or refuse the file."""
     expected = backbone_tensors(model)
     if not expected:
-        raise UserError("the model of this config has no ResNet backbone to load weights into")
-    matches = {name: _find_key(name, short, file.state_dict) for name, short in expected.items()}
-    if not any(matches.values()):
-        raise UserError(_explain_foreign(weights, file))
-    state = model.state_dict()
-    missing = [name for name, key in matches.items() if key is None]
-    found = {name: key for name, key in matches.items() if key is not None}
-    wrong = [name for name, key in found.items() if state[name].shape != file.state_dict[key].shape]
-    surplus = _surplus_blocks(file.state_dict, found)
-    if missing or wrong or surplus:
-        lines = [f"{name}: not in the file" for name in missing]
-        lines += [
-            f"{name}: file {tuple(file.state_dict[found[name]].shape)}, "
-            f"model {tuple(state[name].shape)}"
-            for name in wrong
-        ]
-        lines += [f"{key}: in the file, but the model has no such block" for key in surplus]
         raise UserError(
-            _explain_misfit(weights, lines, depth=bool(missing or surplus), width=wrong)
+            "the model of this config has no ResNet backbone to load weights into",
+            code="wrong-weights",
+        )
+    keys = {name: _find_key(name, short, file.state_dict) for name, short in expected.items()}
+    found = {name: key for name, key in keys.items() if key is not None}
+    if not found:
+        raise UserError(_explain_foreign(weights, file), code="wrong-weights")
+    state = model.state_dict()
+    wrong = shape_differences({n: file.state_dict[key] for n, key in found.items()}, state)
+    lacking = [f"{name}: not in the file" for name, key in keys.items() if key is None]
+    surplus = _surplus_blocks(file.state_dict, found)
+    lines = [*lacking, *wrong.values()]
+    lines += [f"{key}: in the file, but the model has no such block" for key in surplus]
+    if lines:
+        kinds = ["depth"] * bool(lacking or surplus) + ["width"] * bool(wrong)
+        stages = sorted({match[1] for name in wrong if (match := _STAGE.search(name))})
+        where = f" (width in {', '.join(stages)})" if stages else ""
+        raise UserError(
+            f"'{weights}' is not the backbone of this config: {' and '.join(kinds)} differ{where}. "
+            f"Set MODEL.RESNETS as in pretraining or use another file.{listed(lines)}",
+            code="wrong-weights",
         )
     return found
 
@@ -163,16 +157,13 @@ def _match_parts(weights: str, file: BackboneFile, model: nn.Module) -> dict[str
     """Return the FPN's and box head's tensors that the file has for the model, by its names."""
     state = model.state_dict()
     found = [name for name in file.state_dict if _PART.fullmatch(name) and name in state]
-    wrong = [name for name in found if state[name].shape != file.state_dict[name].shape]
+    wrong = shape_differences({name: file.state_dict[name] for name in found}, state)
     if wrong:
-        lines = [
-            f"{name}: file {tuple(file.state_dict[name].shape)}, model {tuple(state[name].shape)}"
-            for name in wrong[:_SHOWN]
-        ]
         raise UserError(
             f"'{weights}' holds an FPN or a box head of other sizes than this config's; set "
             "MODEL.FPN and MODEL.ROI_BOX_HEAD as tools/convert.py printed them, or convert without "
-            "--parts\n  " + "\n  ".join(lines)
+            f"--parts{listed([*wrong.values()])}",
+            code="wrong-weights",
         )
     return {name: name for name in found}
 
@@ -180,9 +171,16 @@ def _match_parts(weights: str, file: BackboneFile, model: nn.Module) -> dict[str
 def _find_key(name: str, short: str, keys: Mapping[str, Tensor]) -> str | None:
     # Detectron2's rule, the longest key that is the name or follows one of its dots; but Detectron2
     # would also take torchvision's conv1.weight for the stem, so the stage has to be part of it.
-    parts = name.split(".")
-    suffixes = (".".join(parts[start:]) for start in range(len(parts)))
-    return next((item for item in suffixes if item in keys and item.endswith(short)), None)
+    steps = name.split(".")
+    suffixes = (".".join(steps[start:]) for start in range(len(steps)))
+    found = [item for item in suffixes if item in keys and item.endswith(short)]
+    if any(not same_values(keys[found[0]], keys[item]) for item in found[1:]):
+        raise UserError(
+            f"the file holds different copies of one tensor: {' and '.join(found)}; remove one, or "
+            "choose with tools/convert.py --encoder",
+            code="two-copies",
+        )
+    return found[0] if found else None
 
 
 def _surplus_blocks(state: Mapping[str, Tensor], found: Mapping[str, str]) -> list[str]:
@@ -202,56 +200,46 @@ def _surplus_blocks(state: Mapping[str, Tensor], found: Mapping[str, str]) -> li
 def _explain_foreign(weights: str, file: BackboneFile) -> str:
     sibling = os.path.join(os.path.dirname(weights), "backbone.pth")
     if {"trainer", "optimizer"} & set(file.other_keys):
-        there = f"'{sibling}'" if os.path.isfile(sibling) else "the backbone.pth that it ends with"
+        there = f"'{sibling}'" if os.path.isfile(sibling) else "the backbone.pth written at its end"
         return f"'{weights}' is a checkpoint of a pretraining run, not a backbone file; use {there}"
     names = ", ".join(list(file.state_dict)[:3])
     return (
-        f"'{weights}' holds no tensor with a name of Detectron2's ResNet (it has {names}, …, "
-        "expected stem.conv1.weight, res2.0.conv1.weight, …); convert it with tools/convert.py"
+        f"'{weights}' has no name of Detectron2's ResNet (it has {names}, …, expected "
+        "stem.conv1.weight, res2.0.conv1.weight, …); convert it with tools/convert.py"
     )
 
 
-def _explain_misfit(weights: str, lines: list[str], *, depth: bool, width: list[str]) -> str:
-    stages = sorted({match[1] for name in width if (match := _STAGE.search(name))})
-    kinds = ["depth"] * depth + ["width"] * bool(width)
-    where = f" (width in {', '.join(stages)})" if stages else ""
-    shown = "\n  ".join(lines[:_SHOWN])
-    more = f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return (
-        f"'{weights}' is not the backbone of this config: {' and '.join(kinds)} differ{where}. "
-        f"Set MODEL.RESNETS as in pretraining or use another file.\n  {shown}{more}"
-    )
+def shape_differences(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], than: str = "model"
+) -> dict[str, str]:
+    """Return, by name, a line on each tensor that has another shape than expected."""
+    return {
+        name: f"{name}: file {tuple(value.shape)}, {than} {tuple(expected[name].shape)}"
+        for name, value in given.items()
+        if name in expected and value.shape != expected[name].shape
+    }
 
 
-class _Preloaded(DetectionCheckpointer):
-    """Detectron2's matching and loading, on tensors that were read safely before."""
-
-    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(model, save_to_disk=False)
-        self._tensors = tensors
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        return {"model": dict(self._tensors), "matching_heuristics": True}
+def listed(lines: list[str]) -> str:
+    """Return the first lines, indented, and how many more there are."""
+    more = [f"… and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    with _quiet("fvcore.common.checkpoint", "detectron2.checkpoint.c2_model_loading"):
-        # The path only has to exist; _load_file does not open it.
-        _Preloaded(model, tensors).load(os.path.abspath(__file__))
-
-
-def _verify(weights: str, file: BackboneFile, model: nn.Module, matches: Mapping[str, str]) -> None:
+    """Load tensors by the model's names, and prove that each has its value there."""
+    model.load_state_dict(dict(tensors), strict=False)
     state = model.state_dict()
     different = [
         name
-        for name, key in matches.items()
-        if not torch.equal(state[name].cpu(), file.state_dict[key].to(state[name].dtype))
+        for name, value in tensors.items()
+        if not torch.equal(state[name].cpu(), value.to(state[name].dtype))
     ]
     if different:
-        shown = ", ".join(different[:_SHOWN])
         raise UserError(
-            f"Detectron2 did not take {len(different)} of {len(matches)} backbone tensors of "
-            f"'{weights}' ({shown}); please report this with the versions in environment.json"
+            f"the model did not take {len(different)} of {len(tensors)} tensors; please report "
+            f"this with the versions in environment.json{listed(different)}",
+            code="not-loaded",
         )
 
 
@@ -275,8 +263,11 @@ def _check_input_format(weights: str, info: Mapping[str, Any], cfg: CfgNode) -> 
     message = f"'{weights}' was trained on another input than this config gives it:\n  "
     message += "\n  ".join(lines)
     if not cfg.MODEL.ALLOW_INPUT_MISMATCH:
-        raise UserError(f"{message}\nIf that is meant, say MODEL.ALLOW_INPUT_MISMATCH True")
-    logger.warning("%s\n  trained nevertheless: MODEL.ALLOW_INPUT_MISMATCH is True", message)
+        raise UserError(
+            f"{message}\nIf this is intended, set MODEL.ALLOW_INPUT_MISMATCH True",
+            code="input-mismatch",
+        )
+    logger.warning("%s\n  training anyway: MODEL.ALLOW_INPUT_MISMATCH is True", message)
 
 
 def _trained_stride(info: Mapping[str, Any]) -> bool | None:
@@ -290,7 +281,7 @@ def _trained_stride(info: Mapping[str, Any]) -> bool | None:
 
 def _same(before: Any, now: Any) -> bool:
     if isinstance(before, list | tuple) and isinstance(now, list | tuple):
-        # Lists differ by rounding where a mean was written as 123.675 or as 0.485 * 255.
+        # Lists differ by rounding if a mean was written as 123.675 or as 0.485 * 255.
         return len(before) == len(now) and all(
             abs(a - b) < 1e-3 for a, b in zip(before, now, strict=True)
         )
@@ -310,17 +301,3 @@ def _log(report: WeightsReport) -> None:
     if report.ignored:
         shown = ", ".join(report.ignored[:_SHOWN])
         logger.warning("%d tensors of the file are not used: %s", len(report.ignored), shown)
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Silence logs that list each missing head tensor; the report says it in one line."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [item.level for item in loggers]
-    for item in loggers:
-        item.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for item, level in zip(loggers, levels, strict=True):
-            item.setLevel(level)

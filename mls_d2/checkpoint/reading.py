@@ -7,16 +7,16 @@ import contextlib
 import os
 import pickle
 import re
+import tarfile
 import types
 import zipfile
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from mls_d2.checkpoint.numpy_pickle import load_numpy_pickle
-from mls_d2.checkpoint.stub_pickle import StubUnpickler
+from mls_d2.checkpoint.unpickling import StubUnpickler, unpickle
 from mls_d2.core.errors import UserError, nearest
 
 LARGEST_BYTES = 16 << 30
@@ -25,29 +25,41 @@ LARGEST_MEMBER = 4 << 30
 _LARGEST_RATIO = 4
 _NUMPY = b"\x93NUMPY"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_WEB_PAGE = "is a web page, not a checkpoint; download the file behind the link"
+_ARCHIVE = "is a {} ({}); unpack it and use the checkpoint inside"
+# How a file begins, in lower case, and what it is then.
 _NOT_A_CHECKPOINT = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!doctype": "is a web page, not a checkpoint; download the file behind the link",
-    b"<html": "is a web page, not a checkpoint; download the file behind the link",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
     b"<?xml": "is an XML document, not a checkpoint; download the file behind the link",
+    b"{": "is a JSON document, not a checkpoint",
+    b"\x1f\x8b": _ARCHIVE.format("compressed file", "gzip"),
+    b"bzh": _ARCHIVE.format("compressed file", "bzip2"),
+    b"\xfd7zxz": _ARCHIVE.format("compressed file", "xz"),
+    b"\x28\xb5\x2f\xfd": _ARCHIVE.format("compressed file", "zstd"),
+    b"7z\xbc\xaf": _ARCHIVE.format("compressed file", "7-Zip"),
+    b"rar!": _ARCHIVE.format("compressed file", "RAR"),
+    b"\x89hdf": "is an HDF5 file (Keras), which is not read; save the tensors with torch.save",
 }
+_JOIN = "load all shards, merge their dicts, and save them as one file with torch.save"
 
 
 def read_object(path: str, *, stubs: bool = False) -> Any:
     """Read what a checkpoint holds: tensors and plain values, in dicts and lists.
 
-    Torch files (new and old), safetensors, pickles of NumPy arrays, .npy and .npz are told apart by
+    Torch files (new and old), safetensors, pickles of NumPy arrays, .npy and .npz are recognised by
     their content, whatever their name.
 
     Args:
         path: of the file.
-        stubs: read what torch refuses with inert objects in place of every class that the file
-            names. Nothing is imported either way.
+        stubs: put inert objects in place of every class that torch refuses. Nothing is imported
+            either way.
 
     Raises:
-        UserError: no such file, larger than 16 GB (or unpacking to that, or to much more than
-            itself), truncated, no checkpoint (a web page, a Git LFS pointer, TorchScript), or holds
-            objects other than tensors and plain values.
+        UserError: no such file, too large (also unpacked), truncated, not a whole checkpoint (a web
+            page, an archive of other files, TorchScript, a shard), or it holds other objects than
+            tensors and plain values.
     """
     head = _read_head(path)
     try:
@@ -60,56 +72,74 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
             return _load_npy(path, stubs=stubs)
         elif not head.startswith(_LEGACY_TORCH) and head.startswith(b"\x80"):
             with open(path, "rb") as file:
-                return _unpickle(file, stubs=stubs)
+                return unpickle(file, stubs=stubs)
         return _load_torch(path, stubs=stubs)
     except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+        raise UserError(f"'{path}': {error}", code=error.code) from None
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
-            raise UserError(
-                f"'{path}' holds a {named[1]}, which is not read because it could run code; "
-                "save only tensors and plain values, or convert it with "
-                "tools/convert.py --stub-unknown-objects"
-            ) from None
+            raise _unsafe(path, named[1]) from None
         raise _damaged(path, error) from None
     except Exception as error:
-        # What a damaged pickle makes its reader raise is anything; none of it is for a user.
+        # A damaged pickle can make its reader raise anything.
         raise _damaged(path, error) from None
 
 
 def check_exists(path: str) -> None:
-    """Raise :class:`UserError` where ``path`` is no file; it names the nearest there is."""
+    """Raise :class:`UserError` if ``path`` is not a file; it names the nearest file there is."""
     if os.path.isdir(path):
         raise UserError(
-            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'"
+            f"'{path}' is a folder, expected a weights file such as '{path}/backbone.pth'",
+            code="missing-file",
         )
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
-            raise UserError(f"no weights file '{path}' (there is no folder '{folder}' either)")
-        names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
-        hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file is there"
-        raise UserError(f"no weights file '{path}'; {hint}")
+            hint = f"there is no folder '{folder}' either"
+        else:
+            names = [name for name in os.listdir(folder) if name.endswith((".pth", ".pkl"))]
+            hint = nearest(os.path.basename(path), names) if names else "no .pth or .pkl file there"
+        raise UserError(f"no weights file '{path}'; {hint}", code="missing-file")
+
+
+def refuse_what_is_no_checkpoint(path: str) -> bytes:
+    """Refuse a file that its first bytes or its name show not to be a whole checkpoint.
+
+    Returns:
+        The first bytes.
+
+    Raises:
+        UserError: empty, a web page, a Git LFS pointer, an archive, or a part of a checkpoint.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise UserError(f"'{path}' is empty; download or write it again", code="damaged-file")
+    start = head.lstrip().lower()
+    if start.startswith(b"{") and (b'"weight_map"' in head or path.endswith(".index.json")):
+        raise _no_checkpoint(f"'{path}' is the index of a sharded checkpoint; {_JOIN}")
+    shard = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path)
+    if shard and int(shard[2]) > 1:
+        part = f"shard {int(shard[1])} of {int(shard[2])}"
+        raise _no_checkpoint(f"'{path}' is {part} of a checkpoint; {_JOIN}")
+    for magic, problem in _NOT_A_CHECKPOINT.items():
+        if start.startswith(magic) and not _is_safetensors(head):
+            raise _no_checkpoint(f"'{path}' {problem}")
+    return head
 
 
 def _read_head(path: str) -> bytes:
     check_exists(path)
     if os.path.getsize(path) > LARGEST_BYTES:
         raise UserError(
-            f"'{path}' has {os.path.getsize(path) >> 30} GB, more than any ResNet needs"
+            f"'{path}' has {os.path.getsize(path) >> 30} GB, more than any ResNet needs",
+            code="too-large",
         )
     try:
-        with open(path, "rb") as file:
-            head = file.read(256)
+        return refuse_what_is_no_checkpoint(path)
     except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
-    if not head:
-        raise UserError(f"'{path}' is empty; download or write it again")
-    for magic, problem in _NOT_A_CHECKPOINT.items():
-        if head.lstrip().lower().startswith(magic):
-            raise UserError(f"'{path}' {problem}")
-    return head
+        raise UserError(f"cannot read '{path}': {error.strerror}", code="missing-file") from None
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -117,54 +147,50 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _check_zip(path: str) -> bool:
-    """Refuse what is not to be unpacked, and return whether it is NumPy's zip of arrays."""
+    """Refuse what must not be unpacked, and return whether it is NumPy's zip of arrays."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     names = [item.filename for item in members]
-    if any(os.path.basename(name) == "constants.pkl" for name in names):
+    last = {os.path.basename(name) for name in names}
+    if "constants.pkl" in last:
+        raise _no_checkpoint("is a TorchScript archive, a program; save the state_dict instead")
+    arrays = bool(names) and all(name.endswith(".npy") for name in names)
+    if "data.pkl" not in last and not arrays:
+        raise _no_checkpoint(_ARCHIVE.format("zip archive", ", ".join(names[:3]) or "nothing"))
+    size = os.path.getsize(path)
+    total = sum(item.file_size for item in members)
+    largest = max(item.file_size for item in members)
+    if total > min(LARGEST_BYTES, _LARGEST_RATIO * size) or largest > LARGEST_MEMBER:
         raise UserError(
-            "is a TorchScript archive, which holds a program; save the state_dict instead"
+            f"unpacks from {size} bytes to {total}, its largest member to {largest}: more than any "
+            "ResNet needs, or compressed, which torch's files are not",
+            code="too-large",
         )
-    total, largest = sum(item.file_size for item in members), 0
-    if members:
-        largest = max(item.file_size for item in members)
-    if total > LARGEST_BYTES or largest > LARGEST_MEMBER:
-        raise UserError(
-            f"unpacks to {total >> 20} MB, its largest member to {largest >> 20} MB: more than any "
-            "ResNet needs"
-        )
-    if total > _LARGEST_RATIO * os.path.getsize(path):
-        raise UserError(
-            f"unpacks from {os.path.getsize(path)} bytes to {total}; torch does not compress, so "
-            "this is no checkpoint"
-        )
-    return bool(names) and all(name.endswith(".npy") for name in names)
+    return arrays
 
 
 def _load_npy(path: str, *, stubs: bool) -> Any:
     """Read an array; one of objects is a pickle after the header, and read as one."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in read:
-            raise UserError(f"is a .npy file of version {version}, expected 1.0 or 2.0")
-        dtype = read[version](file)[2]
-        if not dtype.hasobject:
+        if version not in ((1, 0), (2, 0)):
+            problem = f"is a .npy file of version {version}, expected 1.0 or 2.0"
+            raise UserError(problem, code="damaged-file")
+        numpy = np.lib.format
+        read = numpy.read_array_header_1_0 if version[0] == 1 else numpy.read_array_header_2_0
+        if not read(file)[2].hasobject:
             return np.load(path, allow_pickle=False)
-        content = _unpickle(file, stubs=stubs)
+        content = unpickle(file, stubs=stubs)
     # np.save puts a dict into an array without axes.
     single = isinstance(content, np.ndarray) and content.dtype == object and not content.ndim
     return content.item() if single else content
 
 
-def _unpickle(file: IO[bytes], *, stubs: bool) -> Any:
-    return StubUnpickler(file, encoding="latin1").load() if stubs else load_numpy_pickle(file)
-
-
 def _load_torch(path: str, *, stubs: bool) -> Any:
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+        raise _no_checkpoint(_ARCHIVE.format("tar archive", ", ".join(names[:3])))
     if stubs:
         module = types.SimpleNamespace(
             Unpickler=StubUnpickler,
@@ -180,9 +206,23 @@ def _load_torch(path: str, *, stubs: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _no_checkpoint(problem: str) -> UserError:
+    return UserError(problem, code="not-a-checkpoint")
+
+
+def _unsafe(path: str, name: str) -> UserError:
+    return UserError(
+        f"'{path}' holds a {name}, which is not read because it could run code; save only tensors "
+        "and plain values (of a module: torch.save(model.state_dict(), …), run where its class can "
+        "be imported), or convert it with tools/convert.py --stub-unknown-objects",
+        code="unsafe-file",
+    )
+
+
 def _damaged(path: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()
     detail = f" ({reason[0][:120]})" if reason else ""
     return UserError(
-        f"'{path}' is truncated, damaged or no checkpoint{detail}; download or write it again"
+        f"'{path}' is truncated, damaged or not a checkpoint{detail}; download or write it again",
+        code="damaged-file",
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from detectron2.config import CfgNode
 
 from mls_d2.config.changes import affects_results, flatten
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import YAML_FAULTS
+
+if TYPE_CHECKING:  # Reports are made without Detectron2.
+    from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

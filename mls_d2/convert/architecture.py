@@ -1,19 +1,19 @@
-"""What network tensors belong to, from their shapes, and proof that a rewriting is right."""
+"""The network that tensors belong to, from their shapes, and a test that renaming is right."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torchvision.models import resnet
 
+from mls_d2.checkpoint.initial_weights import listed, shape_differences
 from mls_d2.convert.layouts import detectron2_name
 from mls_d2.core.errors import UserError
 
@@ -25,7 +25,6 @@ _DEPTHS = {
     (3, 8, 36, 3, True): 152,
 }
 _TOLERANCE = 1e-5
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Architecture:
     stride_in_1x1: bool = False
 
 
-def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False) -> Architecture:
-    """Return what network tensors with torchvision's names are from.
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """Return the network of tensors with torchvision's names; the stride cannot be seen in them.
 
     Raises:
         UserError: another stem (CIFAR's 3×3, other input channels), no BatchNorm, statistics of a
@@ -53,11 +52,12 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
         _convolution(state, name)
         for name in ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", last_name)
     )
-    if tuple(stem.shape[2:]) != (7, 7):
-        kernel = "×".join(map(str, stem.shape[2:]))
-        raise UserError(f"its first convolution is {kernel} (as for CIFAR), and Detectron2's 7×7")
-    if stem.shape[1] != 3:
-        raise UserError(f"its first convolution takes {stem.shape[1]} channels, expected RGB's 3")
+    if tuple(stem.shape[1:]) != (3, 7, 7):
+        channels, *kernel = stem.shape[1:]
+        raise _other(
+            f"its first convolution is {'×'.join(map(str, kernel))} of {channels} channels; "
+            "Detectron2's is 7×7 of RGB's 3 (CIFAR's networks have 3×3)"
+        )
     _check_norms(state)
     counts = [
         len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")})
@@ -67,65 +67,51 @@ def architecture_of(state: Mapping[str, Tensor], *, stride_in_1x1: bool = False)
     if depth is None:
         kind = "bottlenecks" if bottleneck else "basic blocks"
         known = ", ".join(map(str, sorted(_DEPTHS.values())))
-        raise UserError(f"its stages have {counts} {kind}; Detectron2 has ResNet {known}")
+        raise _other(f"its stages have {counts} {kind}; Detectron2 has ResNet {known}")
     groups, rest = divmod(first.shape[0], second.shape[1]) if second.shape[1] else (0, 0)
     if not groups or rest or last.shape[0] % groups:
         shapes = ", ".join(str(tuple(item.shape)) for item in (first, second, last))
-        raise UserError(f"the shapes of its first block fit no ResNet: {shapes}")
-    return Architecture(
-        depth, stem.shape[0], last.shape[0], groups, first.shape[0] // groups, stride_in_1x1
-    )
+        raise _other(f"the shapes of its first block fit no ResNet: {shapes}")
+    width = first.shape[0] // groups
+    return Architecture(depth, stem.shape[0], last.shape[0], groups, width)
+
+
+def _other(problem: str) -> UserError:
+    return UserError(problem, code="other-network")
 
 
 def _convolution(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state or state[name].ndim != 4:
         found = f"is {tuple(state[name].shape)}" if name in state else "is missing"
-        raise UserError(f"it is no whole ResNet: {name} {found}, expected a convolution's 4 axes")
+        raise _other(f"it is not a whole ResNet: {name} {found}, expected a convolution's 4 axes")
     return state[name]
 
 
 def _check_norms(state: Mapping[str, Tensor]) -> None:
     if "bn1.running_mean" not in state:
-        raise UserError("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
+        raise _other("it has no BatchNorm statistics (GroupNorm, or a file without buffers)")
     weight, mean = state.get("bn1.weight"), state["bn1.running_mean"]
     if weight is not None and mean.numel() > weight.numel() > 0:
-        parts = mean.numel() / weight.numel()
-        raise UserError(
-            f"its BatchNorm statistics are those of {parts:g} splits of the batch (SplitBatchNorm "
+        splits = mean.numel() / weight.numel()
+        raise _other(
+            f"its BatchNorm statistics are those of {splits:g} splits of the batch (SplitBatchNorm "
             f"of lightly: {mean.numel()} values for {weight.numel()} channels); average them first"
         )
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leaves out random initialisation, which on the meta device costs seconds for nothing."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            # torch.nn.init passes it by name.
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def build_backbone(architecture: Architecture) -> nn.Module:
     """Build Detectron2's ResNet with BatchNorm and all of its stages as outputs.
 
-    It is on torch's "meta" device: shapes without values, which take neither time nor memory.
+    It is on torch's "meta" device: shapes without values.
     """
     cfg = get_cfg()
     node = cfg.MODEL.RESNETS
-    node.DEPTH = architecture.depth
-    node.STEM_OUT_CHANNELS = architecture.stem_out_channels
-    node.RES2_OUT_CHANNELS = architecture.res2_out_channels
-    node.NUM_GROUPS = architecture.num_groups
-    node.WIDTH_PER_GROUP = architecture.width_per_group
-    node.STRIDE_IN_1X1 = architecture.stride_in_1x1
+    for name, value in asdict(architecture).items():
+        setattr(node, name.upper(), value)
     node.NORM = "BN"
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         return build_resnet_backbone(cfg, ShapeSpec(channels=3))
 
 
@@ -137,7 +123,7 @@ def build_torchvision(architecture: Architecture) -> resnet.ResNet:
     wide = architecture.width_per_group * 64 // planes if bottleneck else 64
     counts = next(key[:4] for key, depth in _DEPTHS.items() if depth == architecture.depth)
     net = resnet.ResNet(block, [1, 1, 1, 1], groups=architecture.num_groups, width_per_group=wide)
-    # Its constructor knows one stem and one width of stages only.
+    # Its constructor has one stem and one width of stages only.
     net.inplanes = architecture.stem_out_channels
     net.conv1 = nn.Conv2d(3, net.inplanes, 7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(net.inplanes)
@@ -150,31 +136,24 @@ def build_torchvision(architecture: Architecture) -> resnet.ResNet:
     return net
 
 
+@functools.cache
+def _tensors_of(architecture: Architecture) -> dict[str, Tensor]:
+    return build_backbone(architecture).state_dict()
+
+
 def check_coverage(state: Mapping[str, Tensor], architecture: Architecture) -> None:
     """Refuse tensors, with Detectron2's names, that are not exactly those of the network.
 
     Raises:
-        UserError: names what is missing, too much, of another shape or not finite.
+        UserError: names what is missing, surplus or of another shape.
     """
-    expected = {
-        name: value.shape
-        for name, value in build_backbone(architecture).state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    lines = [f"{name} is missing" for name in expected if name not in state]
-    lines += [f"{name} does not belong to it" for name in state if name not in expected]
-    lines += [
-        f"{name} is {tuple(value.shape)}, expected {tuple(expected[name])}"
-        for name, value in state.items()
-        if name in expected and value.shape != expected[name]
-    ]
-    lines += [f"{n} holds NaN or infinity" for n, v in state.items() if not v.isfinite().all()]
+    expected = _tensors_of(architecture)
+    names = [name for name in expected if not name.endswith("num_batches_tracked")]
+    lines = [f"{name}: not in the file" for name in names if name not in state]
+    lines += [f"{name}: not in the network" for name in state if name not in expected]
+    lines += shape_differences(state, expected, than="network").values()
     if lines:
-        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        raise UserError(
-            f"the encoder is not a whole ResNet-{architecture.depth}: "
-            f"{'; '.join(lines[:_SHOWN])}{more}"
-        )
+        raise _other(f"the encoder is not a whole ResNet-{architecture.depth}{listed(lines)}")
 
 
 @torch.no_grad()
@@ -183,7 +162,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
 
     Args:
         original: tensors with torchvision's names.
-        architecture: what they belong to.
+        architecture: of their network.
 
     Returns:
         The largest difference, relative to the largest value of its stage.
@@ -191,10 +170,10 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     Raises:
         UserError: it is above 1e-5.
     """
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         theirs = build_torchvision(architecture).eval()
     ours = build_backbone(architecture).eval()
-    # The very tensors, not copies; what neither has, num_batches_tracked, is not needed.
+    # The same tensors, not copies; num_batches_tracked, which neither has, is not needed.
     theirs.load_state_dict(dict(original), strict=False, assign=True)
     named = {detectron2_name(name): value for name, value in original.items()}
     ours.load_state_dict(named, strict=False, assign=True)
@@ -209,6 +188,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     if not worst <= _TOLERANCE:
         raise UserError(
             f"the converted network differs from the original by {worst:.1e} of its outputs; "
-            "please report this"
+            "please report this",
+            code="not-verified",
         )
     return worst

@@ -1,10 +1,12 @@
-"""From any ResNet checkpoint to the backbone file that Detectron2 loads, and back."""
+"""Conversion of any ResNet checkpoint to the backbone file of Detectron2, and back."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -12,17 +14,23 @@ import torch
 import yaml
 from torch import Tensor
 
-from mls_d2.checkpoint.backbone_file import check_finite, is_plain, sha256, write_backbone
+from mls_d2.checkpoint.backbone_file import (
+    check_values,
+    is_plain,
+    pretraining_info,
+    sha256,
+    write_backbone,
+)
 from mls_d2.checkpoint.reading import read_object
-from mls_d2.convert.architecture import Architecture, architecture_of, check_coverage, verify
+from mls_d2.convert.architecture import architecture_of, check_coverage, verify
+from mls_d2.convert.detector_parts import detector_parts_config, find_detector_parts
+from mls_d2.convert.encoders import FoundEncoder, choose, find_encoders, others, reasons
 from mls_d2.convert.layouts import DETECTRON2, detectron2_name, torchvision_from_detectron2
-from mls_d2.convert.parts import find_parts, parts_config
-from mls_d2.convert.recognise import Candidate, choose, find_candidates, others, reasons
-from mls_d2.convert.sources import Source
+from mls_d2.convert.sources import KnownSource
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import atomic_write
 
-# By whose names are written, what stands before torchvision's; None are Detectron2's own.
+# By the library whose names are written, the prefix of torchvision's; None are Detectron2's names.
 TARGETS: dict[str, str | None] = {
     "detectron2": None,
     "torchvision": "",
@@ -30,46 +38,44 @@ TARGETS: dict[str, str | None] = {
     "mmseg": "backbone.",
     "mmdet": "backbone.",
 }
-# What no tensor shows and a user may know better: the config's key and its name in the metadata.
-INPUT_KEYS = {
-    "INPUT.FORMAT": "input_format",
-    "MODEL.PIXEL_MEAN": "pixel_mean",
-    "MODEL.PIXEL_STD": "pixel_std",
-    "MODEL.RESNETS.STRIDE_IN_1X1": "stride_in_1x1",
-}
+_THREE = "three numbers such as [0, 0, 0]"
+
+
+def _are_three(value: Any) -> bool:
+    numbers = value if isinstance(value, list | tuple) else ()
+    return len(numbers) == 3 and all(isinstance(item, int | float) for item in numbers)
+
+
+# What the tensors do not show and a user may know: the config's key, its name in the metadata, what
+# is expected, and whether a value is that.
+INPUT_KEYS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
+    "INPUT.FORMAT": ("input_format", "RGB or BGR", lambda value: value in ("RGB", "BGR")),
+    "MODEL.PIXEL_MEAN": ("pixel_mean", _THREE, _are_three),
+    "MODEL.PIXEL_STD": ("pixel_std", _THREE, _are_three),
+    "MODEL.RESNETS.STRIDE_IN_1X1": (
+        "stride_in_1x1", "True or False", lambda value: isinstance(value, bool),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A converted encoder.
+class ConvertedBackbone:
+    """A converted encoder."""
 
-    Attributes:
-        state_dict: float32 tensors with Detectron2's names.
-        info: plain metadata: source, encoder, sha256, architecture, input format, pixel mean and
-            std, how many tensors were left for which reason, the largest difference found in
-            verification (None: not verified).
-        parts: tensors of an FPN or a box head that were asked for, with Detectron2's full names.
-        in_detectron2_format: the file is already what Detectron2 reads.
-        left: the names that were left beside the encoder, by the reason.
-    """
-
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor]  # float32, with Detectron2's names
+    # Source, architecture, input, what was left out, the largest difference found in verification
+    # (None: not verified); and the pretraining metadata of the file.
     info: dict[str, Any]
-    parts: dict[str, Tensor] = field(default_factory=dict)
-    in_detectron2_format: bool = False
-    left: dict[str, list[str]] = field(default_factory=dict)
+    parts: dict[str, Tensor]  # of an FPN or a box head, with Detectron2's full names
+    in_detectron2_format: bool  # Detectron2 loads the file as it is
+    left: dict[str, list[str]]  # names that were left out, by the reason
 
     @property
     def config(self) -> dict[str, Any]:
         """The part of a Detectron2 config that these weights need."""
         block = config_block(self.info)
-        for name, node in parts_config(self.parts).items():
-            block["MODEL"][name] = node
+        block["MODEL"] |= detector_parts_config(self.parts)
         return block
-
-    def config_yaml(self) -> str:
-        """Return it as YAML to paste."""
-        return yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None)
 
 
 def load_backbone(
@@ -81,83 +87,74 @@ def load_backbone(
     stubs: bool = False,
     parts: tuple[str, ...] = (),
     trained_on: Mapping[str, Any] | None = None,
-) -> Backbone:
-    """Read a checkpoint of any known kind and return its encoder for Detectron2.
+) -> ConvertedBackbone:
+    """Read a checkpoint of any known source and return its encoder for Detectron2.
 
     Args:
         path: of the file; nothing in it is run.
-        source: "auto" recognises the kind by the structure of its names; or its name.
-        encoder: prefix of the encoder to take, where another than the authors' is wanted.
+        source: "auto" recognises it by the structure of its names; or its name.
+        encoder: prefix of the encoder to take instead of the one that the authors transfer.
         check: run both networks and compare their outputs at every stage.
-        stubs: read what torch refuses with inert objects, see
-            :func:`mls_d2.checkpoint.reading.read_object`.
-        parts: what else to take, of :data:`mls_d2.convert.parts.PARTS`.
-        trained_on: what the user knows better than the table, by key of :data:`INPUT_KEYS`.
+        stubs: see :func:`mls_d2.checkpoint.reading.read_object`.
+        parts: what else to take, of :data:`mls_d2.convert.detector_parts.PARTS`.
+        trained_on: corrections of the table's input, by key of :data:`INPUT_KEYS`; texts are YAML.
 
     Raises:
-        UserError: unreadable, no ResNet in it, an encoder that cannot be told, incomplete or not
-            finite, a part that is not there.
+        UserError: unreadable, no ResNet in it, several encoders to choose from, an incomplete one,
+            tensors that are not finite floating-point numbers, a part that is missing.
     """
-    trained_on = trained_on or {}
-    _known_input(trained_on)  # Wrong values are refused before the file is read.
+    given = _checked_input(trained_on or {})
     content = read_object(path, stubs=stubs)
     try:
-        candidates = find_candidates(content)
-        chosen, entry = choose(candidates, source=source, encoder=encoder)
-        # A file of ours keeps what it says of itself; the user knows better.
-        said = _own_words(content)
-        entry = replace(entry, **_known_input(_said_input(said) | dict(trained_on)))
+        encoders = find_encoders(content)
+        chosen, entry = choose(encoders, source=source, encoder=encoder)
         named, left = chosen.tensors(entry.also)
         chosen.check_nothing_more(left)
-        named = {name: _stored(value) for name, value in named.items()}
-        architecture = architecture_of(named, stride_in_1x1=entry.stride_in_1x1)
+        rest = {name: chosen.names[name] for name in left}
+        found = find_detector_parts(rest, chosen.prefix, entry.detector_parts, parts)
+        extra = {name: value for name, (_, value) in found.items()}
+        check_values(named | extra)
+        named, extra = _float32(named), _float32(extra)
+        # A file of ours keeps its own metadata; the user knows better.
+        own = _own_info(content)
+        architecture = architecture_of(named)
+        trained = entry.input | _own_input(own) | given
+        architecture = replace(architecture, stride_in_1x1=trained.pop("stride_in_1x1"))
         state = {detectron2_name(name): value for name, value in named.items()}
         check_coverage(state, architecture)
-        rest = {name: chosen.names[name] for name in left}
-        found = find_parts(rest, chosen.prefix, entry.parts, parts)
-        extra = {name: _stored(value) for name, (_, value) in found.items()}
-        check_finite(extra)
         difference = verify(named, architecture) if check else None
     except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+        raise UserError(f"'{path}': {error}", code=error.code) from None
     taken = {name for name, _ in found.values()}
-    left_for = reasons([name for name in left if name not in taken], chosen, candidates)
-    seen = {
-        "pixel_mean": list(entry.normalisation[0]),
-        "pixel_std": list(entry.normalisation[1]),
-        "input_format": entry.input_format,
-        "folded_norm": chosen.layout.folded_norm or said.get("folded_norm") is True,
-        "architecture": asdict(architecture),
-        "left": {why: len(names) for why, names in left_for.items()},
-        "other_encoders": others(candidates, chosen),
-        "verified": difference,
-    }
-    info = _describe(path, chosen, entry) | said | seen
-    ready = not trained_on and not parts and _is_detectron2_format(content, chosen)
-    return Backbone(state, info, extra, ready, left_for)
+    left_for = reasons([name for name in left if name not in taken], chosen, encoders)
+    info = _info(path, encoders, chosen, entry, own) | trained
+    info["architecture"] = asdict(architecture)
+    info["left"] = {why: len(names) for why, names in left_for.items()}
+    info["verified"] = difference
+    ready = not given and not parts and _is_detectron2_format(content, chosen)
+    return ConvertedBackbone(state, info, extra, ready, left_for)
 
 
-def write_converted(path: str, backbone: Backbone, *, to: str = "detectron2") -> None:
-    """Write an encoder under the names that another library expects.
+def write_converted(path: str, backbone: ConvertedBackbone, *, to: str = "detectron2") -> None:
+    """Write an encoder under the names of a library in :data:`TARGETS`.
 
     Args:
-        path: ``.pth``, ``.pkl`` (Detectron2 only) or ``.safetensors`` (not Detectron2, which does
-            not read it).
+        path: ``.pth``, ``.pkl`` (Detectron2 only) or ``.safetensors`` (others only).
         backbone: what is written.
-        to: of :data:`TARGETS`: "torchvision", also timm's names; "mmseg" and "mmdet", the same
-            below ``backbone.``.
+        to: the library.
 
     Raises:
-        UserError: a suffix that the target does not read, parts that only Detectron2 has names for,
-            or the file cannot be written.
+        UserError: a suffix that it does not read, parts that only Detectron2 has names for, or the
+            file cannot be written.
     """
-    check_target(path, to)
+    check_dst(path, to)
     prefix = TARGETS[to]
     if prefix is None:
         write_backbone(path, backbone.state_dict | backbone.parts, backbone.info)
         return
     if backbone.parts:
-        raise UserError(f"an FPN and a box head are written with Detectron2's names, not {to}'s")
+        message = f"an FPN and a box head are written with Detectron2's names, not {to}'s"
+        raise UserError(message, code="bad-value")
     state = {
         f"{prefix}{torchvision_from_detectron2(name)}": value
         for name, value in backbone.state_dict.items()
@@ -169,42 +166,54 @@ def write_converted(path: str, backbone: Backbone, *, to: str = "detectron2") ->
             torch.save({"state_dict": state} if prefix else state, file)
 
 
-def check_target(path: str, to: str) -> None:
-    """Refuse, before any work, names or a suffix that :func:`write_converted` cannot write.
+def check_dst(path: str, to: str, *, force: bool = True) -> None:
+    """Refuse, before any work, what :func:`write_converted` could not write.
 
     Raises:
-        UserError: it is one of those.
+        UserError: unknown names, a suffix that their library does not read, a folder, an existing
+            file (unless ``force``), or a folder that cannot be written to.
     """
     if to not in TARGETS:
-        raise UserError(f"no names of '{to}'; {nearest(to, TARGETS)}")
+        raise UserError(f"no names of '{to}'; {nearest(to, TARGETS)}", code="unknown-name")
     allowed = (".pth", ".pkl") if TARGETS[to] is None else (".pth", ".safetensors")
     if os.path.splitext(path)[1] not in allowed:
-        raise UserError(f"'{path}' must end with {' or '.join(allowed)} for {to} names")
+        suffixes = " or ".join(allowed)
+        raise UserError(f"'{path}' must end with {suffixes} for {to} names", code="bad-value")
+    if os.path.isdir(path):
+        file = os.path.join(path, "backbone.pth")
+        raise UserError(f"'{path}' is a folder; name a file, such as '{file}'", code="bad-value")
+    if os.path.exists(path) and not force:
+        message = f"'{path}' exists; take another name, or --force to overwrite it"
+        raise UserError(message, code="file-exists")
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(path) or "."):
+            pass
+    except OSError as error:
+        message = f"cannot write to '{path}': {error.strerror}; choose another folder"
+        raise UserError(message, code="no-space") from None
 
 
 def config_block(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Detectron2 config that must travel with converted weights."""
-    sizes = Architecture(**info["architecture"])
-    norm = {"NORM": "FrozenBN"} if info.get("folded_norm") else {}
+    """Return the Detectron2 config that converted weights with this metadata need."""
+    sizes = {name.upper(): value for name, value in info["architecture"].items()}
     return {
         "INPUT": {"FORMAT": info["input_format"]},
         "MODEL": {
             "PIXEL_MEAN": info["pixel_mean"],
             "PIXEL_STD": info["pixel_std"],
-            "RESNETS": {
-                "DEPTH": sizes.depth,
-                "STEM_OUT_CHANNELS": sizes.stem_out_channels,
-                "RES2_OUT_CHANNELS": sizes.res2_out_channels,
-                "NUM_GROUPS": sizes.num_groups,
-                "WIDTH_PER_GROUP": sizes.width_per_group,
-                "STRIDE_IN_1X1": sizes.stride_in_1x1,
-            }
-            | norm,
+            "RESNETS": sizes | ({"NORM": "FrozenBN"} if info.get("folded_norm") else {}),
         },
     }
 
 
-def _describe(path: str, chosen: Candidate, entry: Source) -> dict[str, Any]:
+def _info(
+    path: str,
+    encoders: list[FoundEncoder],
+    chosen: FoundEncoder,
+    entry: KnownSource,
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return where an encoder comes from, and a file's own metadata."""
     return {
         "method": entry.name,
         "source": entry.name,
@@ -213,54 +222,48 @@ def _describe(path: str, chosen: Candidate, entry: Source) -> dict[str, Any]:
         "encoder": chosen.prefix,
         "container": " > ".join(chosen.path),
         "source_sha256": sha256(path),
+        **own,
+        "folded_norm": chosen.layout.folded_norm or own.get("folded_norm") is True,
+        "other_encoders": others(encoders, chosen),
     }
 
 
-def _own_words(content: Mapping[str, Any]) -> dict[str, Any]:
-    said = content.get("pretrain")
-    return dict(said) if isinstance(said, dict) and is_plain(said) else {}
+def _own_info(content: Any) -> dict[str, Any]:
+    """Return the pretraining metadata of one of our files; empty for others."""
+    info = pretraining_info(content)
+    if info.get("method") == "random":  # A detector trained from random weights.
+        del info["method"]
+    return info if is_plain(info) else {}
 
 
-def _said_input(said: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = said.get("architecture")
-    flat = (sizes if isinstance(sizes, dict) else {}) | dict(said)
-    return {key: flat[name] for key, name in INPUT_KEYS.items() if name in flat}
+def _own_input(info: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = info.get("architecture")
+    flat = (sizes if isinstance(sizes, dict) else {}) | dict(info)
+    known = {key: flat[name] for key, (name, _, _) in INPUT_KEYS.items() if name in flat}
+    return _checked_input(known)
 
 
-def _known_input(trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the user knows as fields of :class:`Source`, checked."""
-    wrong = [key for key in trained_on if key not in INPUT_KEYS]
-    if wrong:
-        raise UserError(f"'{wrong[0]}' cannot be set; {nearest(wrong[0], INPUT_KEYS)}")
+def _checked_input(trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key of :data:`INPUT_KEYS` by their names in the metadata."""
     found: dict[str, Any] = {}
-    for key, kind in (("INPUT.FORMAT", str), ("MODEL.RESNETS.STRIDE_IN_1X1", bool)):
-        if key in trained_on:
-            found[INPUT_KEYS[key]] = _of_kind(key, trained_on[key], kind)
-    mean, std = (trained_on.get(f"MODEL.PIXEL_{name}") for name in ("MEAN", "STD"))
-    if (mean is None) != (std is None):
-        raise UserError("MODEL.PIXEL_MEAN and MODEL.PIXEL_STD go together; set both")
-    if mean is not None and std is not None:
-        found["normalisation"] = (_three("MODEL.PIXEL_MEAN", mean), _three("MODEL.PIXEL_STD", std))
+    for key, value in trained_on.items():
+        if key not in INPUT_KEYS:
+            hint = nearest(key, INPUT_KEYS)
+            raise UserError(f"'{key}' cannot be set; {hint}", code="unknown-name")
+        name, expected, is_valid = INPUT_KEYS[key]
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(value) if isinstance(value, str) else value
+        if not is_valid(value):
+            raise UserError(f"{key} is {value!r}, expected {expected}", code="bad-value")
+        found[name] = [float(item) for item in value] if _are_three(value) else value
+    if ("pixel_mean" in found) != ("pixel_std" in found):
+        message = "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD go together; set both"
+        raise UserError(message, code="bad-value")
     return found
 
 
-def _of_kind(key: str, value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or (kind is str and value not in ("RGB", "BGR")):
-        expected = "RGB or BGR" if kind is str else "True or False"
-        raise UserError(f"{key} is {value!r}, expected {expected}")
-    return value
-
-
-def _three(key: str, value: Any) -> tuple[float, ...]:
-    given = value if isinstance(value, list | tuple) else []
-    numbers = [item for item in given if isinstance(item, int | float)]
-    if len(numbers) != 3:
-        raise UserError(f"{key} is {value!r}, expected three numbers such as [0, 0, 0]")
-    return tuple(map(float, numbers))
-
-
-def _is_detectron2_format(content: Mapping[str, Any], chosen: Candidate) -> bool:
-    """Whether Detectron2 loads the file as it is: unprefixed names that it is told to match."""
+def _is_detectron2_format(content: Mapping[str, Any], chosen: FoundEncoder) -> bool:
+    """Whether Detectron2 loads the file as it is: unprefixed names, and the flag to match them."""
     return (
         chosen.layout is DETECTRON2
         and not chosen.prefix
@@ -270,5 +273,8 @@ def _is_detectron2_format(content: Mapping[str, Any], chosen: Candidate) -> bool
     )
 
 
-def _stored(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float32).contiguous()
+def _float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.detach().to("cpu", torch.float32).contiguous()
+        for name, value in tensors.items()
+    }

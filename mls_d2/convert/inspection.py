@@ -1,4 +1,4 @@
-"""What is in a checkpoint, explained without converting it."""
+"""Description of a checkpoint's content, without converting it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mls_d2.checkpoint.backbone_file import as_tensor, sha256
+from mls_d2.checkpoint.backbone_file import as_tensor, check_values, sha256
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.convert.architecture import architecture_of, check_coverage
+from mls_d2.convert.contents import tensor_maps
+from mls_d2.convert.encoders import FoundEncoder, choose, find_encoders, without_copies
 from mls_d2.convert.layouts import detectron2_name
-from mls_d2.convert.recognise import (
-    Candidate,
-    choose,
-    find_candidates,
-    tensor_maps,
-    without_copies,
-)
 from mls_d2.core.errors import UserError
 
 _SHOWN = 4
@@ -25,18 +20,14 @@ _SHOWN = 4
 def inspect_file(
     path: str, *, source: str = "auto", encoder: str | None = None, stubs: bool = False
 ) -> dict[str, Any]:
-    """Explain a file: what it holds, which encoders, and which of them would be taken.
+    """Describe a file: its content, its encoders, and which of them would be taken.
 
-    Args:
-        path: of the file; nothing in it is run.
-        source: as for :func:`mls_d2.convert.convert.load_backbone`.
-        encoder: likewise.
-        stubs: likewise.
+    Takes what :func:`mls_d2.convert.convert.load_backbone` takes.
 
     Returns:
         Plain values: size and sha256; ``entries``, its top level; ``tensors``, each dict of tensors
-        with its number and first names; ``encoders``, each with what it is or what it lacks, and
-        the one of which it is a copy; ``taken`` and ``source``, or ``refused`` with the reason.
+        with its number and first names; ``encoders``, each with its network or its fault, or that
+        it is a copy; ``taken`` and ``source``, or ``refused`` with the reason.
 
     Raises:
         UserError: it cannot be read at all.
@@ -53,13 +44,13 @@ def inspect_file(
         "encoders": {},
     }
     try:
-        candidates = find_candidates(content)
-        different = without_copies(candidates)
+        encoders = find_encoders(content)
+        different = without_copies(encoders)
         found["encoders"] = {
             item.label: _explain(item) if item in different else "a copy of one above"
-            for item in candidates
+            for item in encoders
         }
-        chosen, entry = choose(candidates, source=source, encoder=encoder)
+        chosen, entry = choose(encoders, source=source, encoder=encoder)
     except UserError as error:
         return found | {"refused": str(error)}
     return found | {"taken": chosen.label, "source": entry.name, "source_title": entry.title}
@@ -73,11 +64,12 @@ def _entries(content: Any) -> dict[str, str]:
     }
 
 
-def _explain(item: Candidate) -> str:
-    """Say what network an encoder is, or what is wrong with it."""
-    named, left = item.tensors()
+def _explain(item: FoundEncoder) -> str:
+    """Return which network an encoder is, or what is wrong with it."""
     try:
+        named, left = item.tensors()
         item.check_nothing_more(left)
+        check_values(named)
         sizes = architecture_of(named)
         check_coverage({detectron2_name(name): value for name, value in named.items()}, sizes)
     except UserError as error:

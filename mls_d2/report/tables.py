@@ -88,7 +88,7 @@ def summary_cell(summary: Summary, *, digits: int = 2, best: bool = False) -> Ta
 
 
 def difference_cell(found: Difference, *, star: bool = True) -> TableCell:
-    """Return ``"+1.20 ± 0.30"``; ``star`` says whether a significant one is marked."""
+    """Return ``"+1.20 ± 0.30"``; a significant one is marked if ``star``."""
     if not math.isfinite(found.mean):
         return TableCell(ABSENT)
     text = f"{found.mean:+.2f}" + (f" ± {found.std:.2f}" if math.isfinite(found.std) else "")

@@ -1,6 +1,17 @@
-"""Procedural scenes of streets, parks and beaches, in the layouts of COCO, VOC and Cityscapes."""
+"""Scenes of streets, parks, rooms and beaches, in the layouts of COCO, VOC and Cityscapes.
+
+Other code imports from here only.
+"""
 
 from mls_d2.scenes.generate import generate
-from mls_d2.scenes.marker import SceneParams, read_marker
+from mls_d2.scenes.layouts import CITYSCAPES_IDS
+from mls_d2.scenes.marker import MARKER_NAME, SceneParams, read_marker, write_marker
 
-__all__ = ["SceneParams", "generate", "read_marker"]
+__all__ = [
+    "CITYSCAPES_IDS",
+    "MARKER_NAME",
+    "SceneParams",
+    "generate",
+    "read_marker",
+    "write_marker",
+]

@@ -1,4 +1,4 @@
-"""Making a root of scenes: splits one after the other, images in parallel, resumable."""
+"""Making a root of scenes, resumable, images in parallel."""
 
 from __future__ import annotations
 
@@ -20,27 +20,21 @@ import numpy as np
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
-from mls_d2.scenes import cityscapes, coco, voc
-from mls_d2.scenes.files import make_folder
-from mls_d2.scenes.layout import compose
+from mls_d2.core.files import check_writable
+from mls_d2.scenes.compose import compose
+from mls_d2.scenes.layouts import Split, all_splits
 from mls_d2.scenes.marker import SceneParams, merge_with_marker, write_marker
 from mls_d2.scenes.render import Picture, render
-from mls_d2.scenes.split import Split
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 16  # images that a process makes in one go
-
-
-def all_splits(params: SceneParams) -> list[Split]:
-    """Return the splits that the parameters ask for, in the order in which they are written."""
-    return [*coco.splits(params), *voc.splits(params), *cityscapes.splits(params)]
+_CHUNK = 16  # images per task of a process
 
 
 def picture_of(seed: int, split: Split, index: int) -> Picture:
     """Render an image; it depends on the seed, the split's stream and size, and the index."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, split.stream, index)))
-    return render(compose(rng, split.size, split.kind), full_masks=split.full_masks)
+    return render(compose(rng, split.size, split.scene), full_masks=split.full_masks)
 
 
 def generate(
@@ -49,28 +43,25 @@ def generate(
     """Write scenes under a root, in the layouts of COCO, VOC and Cityscapes.
 
     With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The
-    bytes written depend on the parameters only, not on the number of processes. Interrupted, it
-    goes on with the split it was at when it is called again; on a complete root it returns at once.
+    bytes depend on the parameters only. After an interruption, the next call resumes at the first
+    incomplete split; on a complete root it returns at once.
 
     Args:
-        root: folder to write, made when missing.
-        num_workers: processes; 0 or 1 stays in this one, None takes one for each core.
+        root: folder to write, created if missing.
+        num_workers: processes; 0 or 1 stays in this one, None takes one per core.
         **parameters: the fields of :class:`SceneParams`.
 
     Raises:
-        UserError: bad parameters, or the root has foreign content or scenes of other parameters, or
-            cannot be written.
+        UserError: bad parameters; or a root that is foreign, of other parameters, or unwritable.
     """
     root = Path(root)
     params, finished = merge_with_marker(root, SceneParams(**parameters))
     missing = [split for split in all_splits(params) if split.name not in finished]
     if not missing:
-        logger.info(
-            "%s already has these scenes: %s", root, ", ".join(finished) or "none asked for"
-        )
+        logger.info("%s is complete already: %s", root, ", ".join(finished) or "no images")
         return
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
-    make_folder(root)
+    check_writable(str(root))
     write_marker(root, params, finished, complete=False)
     with _mapper(workers) as run:
         for split in missing:
@@ -82,7 +73,7 @@ def generate(
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield a function like ``map`` that runs in so many processes, or in this one."""
+    """Yield a function like ``map`` that runs in this many processes, or in this one."""
     if workers <= 1:
         yield map
         return
@@ -94,7 +85,8 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died: out of memory, or it could not start because the script that "
-            "calls generate() does so outside of `if __name__ == '__main__':`; try num_workers=1"
+            "calls generate() does so outside of `if __name__ == '__main__':`; try num_workers=1",
+            code="dead-worker",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -102,27 +94,26 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterable[Any]]) -> None:
     for folder in split.folders:
-        make_folder(root / folder)
-        for leftover in (root / folder).glob(".tmp-*"):  # of a process that was killed
-            leftover.unlink()
+        check_writable(str(root / folder))
     records: list[dict] = []
-    # In a log file each update is a line of its own.
+    # In a log file, each update is a line.
     pause = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(total=split.count, desc=split.name, unit="img", mininterval=pause) as bar:
         for chunk in run(partial(_write_chunk, root, seed, split), range(0, split.count, _CHUNK)):
             records += chunk
             bar.update(len(chunk))
-    split.finish(root, split, records)
+    if split.finish is not None:
+        split.finish(root, records)
 
 
 def _init_worker() -> None:
-    # One process for each core already, and Ctrl-C is the parent's to handle.
+    # There is one process per core already, and the parent handles Ctrl-C.
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_chunk(root: Path, seed: int, split: Split, start: int) -> list[dict]:
     return [
-        split.save(root, split, index, picture_of(seed, split, index))
+        split.save(root, index, picture_of(seed, split, index))
         for index in range(start, min(start + _CHUNK, split.count))
     ]

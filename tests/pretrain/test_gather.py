@@ -1,11 +1,7 @@
 """The rows of all processes with gradient: two processes take the gradient of one."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from pretrain.gather import gather_with_gradient
 from pretrain.losses import (
@@ -14,6 +10,7 @@ from pretrain.losses import (
     cross_correlation,
     info_nce_from_similarities,
 )
+from tests.pretrain.two_processes import run_in_two
 
 
 def nt_xent(view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
@@ -45,22 +42,13 @@ def loss_of(name: str, rank: int = 0, world_size: int = 1):
     return loss.item(), weight.grad
 
 
-def one_of_two(rank: int, port: int, results) -> None:
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    results[rank] = {name: loss_of(name, rank, 2) for name in LOSSES}
-    dist.destroy_process_group()
+def losses_of(rank: int) -> dict:
+    return {name: loss_of(name, rank, 2) for name in LOSSES}
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(one_of_two, (port, results), nprocs=2)
-        found = dict(results)
+    found = run_in_two(losses_of)
     for name in LOSSES:
         loss, gradient = loss_of(name)
         parts = [found[rank][name] for rank in range(2)]

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pretrain.batch import whole_images
 from pretrain.heads import dense_projector, mlp
 from pretrain.methods import METHODS
-from tests.pretrain.methods.tiny import SMALL, make_batch
+from tests.pretrain.methods.tiny import SMALL, Pyramid, make_batch
 
 GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {
@@ -24,6 +25,7 @@ OPTIONS = {
     "revisiting": {"k": 3, "weight": 0.4},
     "densecl": {"dense_weight": 0.5},
     "simclr": {"temperature": 0.2},
+    "resim": {"dim": 5, "c4_windows": (32, 16), "c3_windows": (24, 12)},
     "barlowtwins": {"redundancy_weight": 0.1, "scale": 1.0},
     "vicreg": {"invariance_weight": 1.0, "variance_weight": 1.0},
     "swav": {"freeze_steps": 10, "queue_size": 16, "queue_start": 1.0},
@@ -31,6 +33,8 @@ OPTIONS = {
 }
 # Values of options that many methods have.
 SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
+# Their heads stay as they are.
+OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim")
 PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4), "mocov3": (4, 8, 4)}
 
 
@@ -52,14 +56,15 @@ def build(name: str) -> nn.Module:
     cls = METHODS.get(name)
     known = {item.name for item in dataclasses.fields(cls.Options)}
     values = {key: value for key, value in (SMALL | SHARED).items() if key in known}
-    method = cls(Backbone(), 6, cls.Options(**(values | OPTIONS.get(name, {}))))
+    backbone = Pyramid() if name == "resim" else Backbone()
+    method = cls(backbone, 6, cls.Options(**(values | OPTIONS.get(name, {}))))
     for encoder in (method.encoder, getattr(method, "momentum_encoder", None)):
         if encoder is None:
             continue
         if name == "densecl":
             encoder.projector.projector = nn.Linear(6, 4)
             encoder.projector.dense = dense_projector(6, 5, 4)
-        elif name != "dino":  # Its head has no BatchNorm.
+        elif name not in OWN_HEADS:
             encoder.projector = nn.Linear(6, 4)
     if name in PREDICTORS:
         method.predictor = mlp(*PREDICTORS[name])
@@ -85,11 +90,13 @@ def loss_curves(name: str) -> dict[str, list[float]]:
             for table in map(method.dictionary.__getitem__, method.dictionary.names):
                 table.copy_(F.normalize(draw(*table.shape), dim=1))
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
-    scenes = draw(24, 3, 12, 12)
+    # ReSim reads maps of strides 8 to 32, of views with the same flip.
+    side, batch = (64, whole_images) if name == "resim" else (12, make_batch)
+    scenes = draw(24, 3, side, side)
     for step in range(40):
         method.before_step(step)
         chosen = scenes[torch.arange(8 * step, 8 * step + 8) % 24]
-        output = method(make_batch(chosen + 0.5 * draw(2, *chosen.shape), epoch=step / 10))
+        output = method(batch(chosen + 0.5 * draw(2, *chosen.shape), epoch=step / 10))
         losses = output.weighted()
         optimizer.zero_grad()
         sum(losses.values()).backward()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.config.loading import load_cfg
+from mls_d2.convert.convert import load_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.run.environment import command_line
 from pretrain import run as run_module
@@ -30,6 +31,25 @@ BYOL = {
     "MOCO__MOMENTUM": "0.5",
     "MOCO__MOMENTUM_SCHEDULE": "cosine",
     "BYOL__HIDDEN_DIM": "16",
+}
+LOCAL = {"PRETRAIN__AUGMENT__LOCAL_CROPS": "1", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"}
+# Interrupted before the queue is full, and before prototypes learn.
+SWAV = LOCAL | {
+    "PRETRAIN__METHOD": "swav",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "PRETRAIN__OPTIMIZER": "larc",
+    "PRETRAIN__EPOCHS": "3.0",
+    "SWAV__NUM_PROTOTYPES": "8",
+    "SWAV__QUEUE_SIZE": "8",
+    "SWAV__QUEUE_START": "1.0",
+    "SWAV__FREEZE_STEPS": "4",
+    "SWAV__PROJECTOR_HIDDEN_DIM": "16",
+}
+DINO = LOCAL | {
+    "PRETRAIN__METHOD": "dino",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "DINO__NUM_PROTOTYPES": "8",
+    "DINO__HIDDEN_DIM": "16",
 }
 
 
@@ -83,6 +103,12 @@ def test_a_run_writes_the_encoder_with_its_metadata(config, changes):
     online = newest["encoder.backbone.stem.conv1.weight"]
     torch.testing.assert_close(file.state_dict["stem.conv1.weight"], online)
     assert not torch.equal(online, newest["momentum_encoder.backbone.stem.conv1.weight"])
+    # tools/convert.py makes the same of a checkpoint.
+    found = load_backbone(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), check=False)
+    for name, value in file.state_dict.items():
+        assert torch.equal(found.state_dict[name], value), name
+    kept = ("method", "dataset", "epochs", "synthetic", "config", "preset")
+    assert {key: found.info[key] for key in kept} == {key: info[key] for key in kept}
 
 
 def rows_of(cfg) -> list[dict]:
@@ -114,15 +140,17 @@ def test_the_momentum_follows_its_schedule_to_the_end(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"PRETRAIN__AUGMENT__LOCAL_CROPS": "1", "PRETRAIN__AUGMENT__LOCAL_SIZE": "32"},
+        LOCAL,
         BYOL,
+        SWAV,
+        DINO,
         {
             "SOLVER__AMP__ENABLED": "True",
             "PRETRAIN__AMP_DTYPE": "float16",
             "PRETRAIN__EPOCHS": "7.0",  # the scale begins too high
         },
     ],
-    ids=["local crops", "byol", "scaled gradients"],
+    ids=["local crops", "byol", "swav", "dino", "scaled gradients"],
 )
 def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, changes):
     class Drawing(run_module.PretrainTrainer):

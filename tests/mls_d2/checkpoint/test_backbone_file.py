@@ -9,7 +9,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
-from mls_d2.core.errors import UserError
 
 INFO = {"method": "mls", "epochs": 3, "pixel_mean": [1.0, 2.0, 3.0], "nested": {"a": [None, True]}}
 
@@ -83,62 +82,34 @@ def test_what_is_no_backbone_is_not_written(tmp_path, state, info, problem):
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-def test_a_truncated_file_is_a_user_error(tmp_path, suffix, share):
+def test_a_truncated_file_is_damaged(tmp_path, suffix, share, refuses):
     path = tmp_path / f"backbone.{suffix}"
     write_backbone(str(path), tensors(), INFO)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match=r"backbone\.p.*(truncated|damaged)"):
+    with refuses("damaged-file"):
         read_backbone(str(path))
 
 
-@pytest.mark.parametrize(
-    ("data", "problem"),
-    [
-        (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
-        (b"\n<!DOCTYPE html><html>sign in</html>", "web page"),
-        (b"<HTML><body>404</body></HTML>", "web page"),
-        (b"some text that is no checkpoint", "no checkpoint"),
-    ],
-)
+@pytest.mark.parametrize("data", [b"", b"some text that is not a checkpoint"])
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_files_that_are_no_checkpoints_say_what_they_are(tmp_path, data, problem, suffix):
+def test_files_that_are_no_checkpoints_are_damaged(tmp_path, data, suffix, refuses):
     path = tmp_path / f"backbone.{suffix}"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=problem):
+    with refuses("damaged-file"):
         read_backbone(str(path))
 
 
-def test_a_missing_file_names_what_is_near(tmp_path):
+def test_a_missing_file_names_what_is_near(tmp_path, refuses):
     write_backbone(str(tmp_path / "backbone.pth"), tensors(), {})
-    with pytest.raises(UserError, match="did you mean 'backbone.pth'"):
-        read_backbone(str(tmp_path / "bakbone.pth"))
-    with pytest.raises(UserError, match="no folder"):
-        read_backbone(str(tmp_path / "none" / "backbone.pth"))
-    with pytest.raises(UserError, match="is a folder"):
-        read_backbone(str(tmp_path))
-
-
-class Runs:
-    """Leaves a file behind when an ordinary unpickler reads it."""
-
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
-
-
-@pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_objects_are_named_and_never_made(tmp_path, monkeypatch, suffix):
-    monkeypatch.chdir(tmp_path)
-    path = f"backbone.{suffix}"
-    content = {"model": {"stem.conv1.weight": Runs()}}
-    if suffix == "pth":
-        torch.save(content, path)
-    else:
-        (tmp_path / path).write_bytes(pickle.dumps(content, protocol=4))
-    with pytest.raises(UserError, match=r"posix\.mkdir.*could run code"):
-        read_backbone(path)
-    assert os.listdir(tmp_path) == [path]
+    for path, named in (
+        (tmp_path / "bakbone.pth", "did you mean 'backbone.pth'"),
+        (tmp_path / "none" / "backbone.pth", "no folder"),
+        (tmp_path, "is a folder"),
+    ):
+        with refuses("missing-file") as caught:
+            read_backbone(str(path))
+        assert named in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -148,26 +119,21 @@ def test_objects_are_named_and_never_made(tmp_path, monkeypatch, suffix):
         ({"model": [1]}, "holds a list under 'model'"),
         ({"model": {"a": 1}}, "found a"),
         ({}, "found nothing"),
+        ({"model": {"a": np.array([None, {}])}}, "found a"),
     ],
 )
-def test_other_contents_say_what_was_found(tmp_path, content, problem):
-    path = str(tmp_path / "x.pth")
-    torch.save(content, path)
-    with pytest.raises(UserError, match=problem):
-        read_backbone(path)
-
-
-def test_object_arrays_are_refused(tmp_path):
+def test_other_contents_name_what_was_found(tmp_path, content, problem, refuses):
     path = tmp_path / "x.pkl"
-    path.write_bytes(pickle.dumps({"model": {"a": np.array([None, {}])}}, protocol=4))
-    with pytest.raises(UserError, match="found a"):
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    with refuses("not-a-checkpoint") as caught:
         read_backbone(str(path))
+    assert problem in str(caught.value)
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_is_that_of_the_bytes(tmp_path, refuses):
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     # FIPS 180-2, example B.1.
     assert sha256(str(path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(UserError, match="no weights file"):
+    with refuses("missing-file"):
         sha256(str(tmp_path / "y"))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import pickle
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mls_d2.convert import convert as convert_module
 from mls_d2.convert.architecture import Architecture, build_torchvision
+from mls_d2.convert.convert import load_backbone
 from mls_d2.convert.layouts import detectron2_name
 
 NARROW = Architecture(50, 8, 16, 1, 4)
@@ -108,14 +112,9 @@ def folded(state: State) -> State:
     }
 
 
-class ExperimentState(NamedTuple):
-    """The state of BYOL's training, by its fields' order."""
-
-    online_params: Any
-    target_params: Any
-    online_state: Any
-    target_state: Any
-    opt_state: Any
+ExperimentState = collections.namedtuple(  # the state of BYOL's training
+    "ExperimentState", "online_params target_params online_state target_state opt_state"
+)
 
 
 class FlatMapping:
@@ -212,111 +211,94 @@ def write(path: Path, content: Any) -> str:
 
 
 def expected(source: str) -> State:
-    """Return the encoder that a file of :func:`files` holds to be taken."""
+    """Return the encoder to be taken from the file of :func:`files`."""
     state = encoder(0, GROUPED if source.startswith("fair") else NARROW)
     return folded(state) if source.endswith("-folded") else state
 
 
+def pair(taken: str, other: str = "", *heads: str, at: str = "state_dict", names=dict) -> dict:
+    """Return a file with encoder 0 under one prefix, 1 under another, and heads beside them."""
+    state = under(taken, names(encoder(0))) | one(*heads)
+    state |= under(other, names(encoder(1))) if other else {}
+    return {at: state} if at else state
+
+
+@functools.cache
 def files() -> dict[str, Any]:
-    """Return, by source, what a file of it holds; to take is :func:`expected` of it."""
-    return _torch_files() | _other_files()
+    """Return, by source, the content of a file of it, to be taken as :func:`expected`."""
+    return _arrays() | _global_methods() | _scene_methods() | _libraries()
 
 
-def _other_files() -> dict[str, Any]:
-    """Return those that are not torch's, or of special networks."""
+def _arrays() -> dict[str, Any]:
+    """Return files of NumPy arrays."""
     q, k, grouped = encoder(0), encoder(1), encoder(0, GROUPED)
     (params, statistics), (target, target_statistics) = haiku(q), haiku(k)
     single = np.empty((), object)
     single[()] = {"params": params, "state": statistics}
+    maps = (params, target, statistics, target_statistics)
+    state = ExperimentState(*map(FlatMapping, maps), [np.ones(3)])
     return {
         "msra": caffe2(q) | {"fc1000_w": np.ones((3, 3)), "conv1_w_momentum": np.ones(3)},
         "msra-folded": caffe2_folded(q),
         "fair-x101": caffe2(grouped),
         "fair-x101-folded": caffe2_folded(grouped),
-        "byol-deepmind": {
-            "experiment_state": ExperimentState(
-                FlatMapping(params),
-                FlatMapping(target),
-                FlatMapping(statistics),
-                FlatMapping(target_statistics),
-                [np.ones(3)],
-            ),
-            "step": 3,
-            "rng": np.zeros(2, np.uint32),
-        },
+        "byol-deepmind": {"experiment_state": state, "step": 3, "rng": np.zeros(2, np.uint32)},
         "detcon": single,
-        "simclr-v2": {
-            "resnet": simclr_v2(q) | one("fc.weight"),
-            "head": one("layers.0.weight"),
-        },
-        "vissl-dino": {
-            "type": "consolidated",
-            "classy_state_dict": {
-                "base_model": {
-                    "model": {"trunk": under("_feature_blocks.", k), "heads": one("0.weight")}
-                },
-                "loss": under("momentum_teacher.module.trunk._feature_blocks.", q)
-                | one("momentum_teacher.module.heads.0.weight", "center"),
-            },
-        },
-        "detectron2-model": {
-            "model": detectron2(q, "backbone.") | one("sem_seg_head.predictor.weight")
-        },
-        "simclr-google": {"state_dict": q | one("fc.weight")},
-        "byol-yaox12-backbone": {"online_backbone": numbered(q)},
-        "byol-sthalles-encoder": {"encoder_state_dict": numbered(q)},
     }
 
 
-def _torch_files() -> dict[str, Any]:
-    q, k = encoder(0), encoder(1)
-    twin = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
-    mlp = one("fc.0.weight", "fc.2.weight")
-    m = "module."
+def _global_methods() -> dict[str, Any]:
+    state = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
+    m, mlp = "module.", "encoder_q.fc.0.weight"
+    byol = pair("encoder.", at="online_network_state_dict", names=numbered)
+    byol |= {"target_network_state_dict": under("encoder.", numbered(encoder(1)))}
     return {
-        "bare": q | one("fc.weight"),
-        "moco": twin
-        | {
-            "state_dict": under(m + "encoder_q.", q | mlp)
-            | under(m + "encoder_k.", k | mlp)
-            | one(m + "queue")
-        },
-        "moco-v3": {
-            "state_dict": under(m + "base_encoder.", q | mlp)
-            | under(m + "momentum_encoder.", k | mlp)
-            | one(m + "predictor.0.weight")
-        },
-        "slotcon": twin
-        | {
-            "model": under(m + "encoder_q.", k)
-            | under(m + "encoder_k.", q)
-            | one(m + "grouping_q.slot_embed.weight", m + "predictor_slot.0.weight")
-        },
-        "pixpro": {
-            "opt": argparse.Namespace(),
-            "model": under(m + "encoder.", q)
-            | under(m + "encoder_k.", k)
-            | one(m + "value_transform.weight", m + "projector.linear1.weight"),
-        },
-        "soco": {
-            "model": under(m + "encoder.", q)
-            | under(m + "encoder_k.", k)
-            | one(m + "neck.lateral_convs.0.conv.weight", m + "projector.linear1.weight")
-        },
-        "resim": {
-            "state_dict": under(m + "encoder_q.", q | one("fpn_lateral3.weight"))
-            | under(m + "encoder_k.", k)
-        },
-        "setsim": {
-            "state_dict": under(m + "encoder_q.0.", q)
-            | under(m + "encoder_k.0.", k)
-            | one(m + "encoder_q.1.weight")
-        },
-        "revisiting-contrastive": {
-            "state_dict": under(m + "encoder_q.", q)
-            | under(m + "encoder_k.", k)
-            | one(m + "queue_backbone")
-        },
+        "bare": pair("", "", "fc.weight", at=""),
+        "moco": pair(f"{m}encoder_q.", f"{m}encoder_k.", f"{m}queue", m + mlp) | state,
+        "moco-v3": pair(f"{m}base_encoder.", f"{m}momentum_encoder.", f"{m}predictor.0.weight"),
+        "simsiam": pair(f"{m}encoder.", "", f"{m}encoder.fc.0.weight", f"{m}predictor.0.weight"),
+        "pycontrast": pair(f"{m}encoder.", "", f"{m}head.0.weight", at="model")
+        | {"model_ema": under(f"{m}encoder.", encoder(1))},
+        "barlow-twins": pair(
+            f"{m}backbone.", "", f"{m}projector.0.weight", f"{m}bn.running_mean", at="model"
+        ),
+        "vicreg": pair(f"{m}backbone.", "", f"{m}projector.0.weight", at="model"),
+        "swav": pair(m, "", f"{m}prototypes.weight", f"{m}projection_head.0.weight", at=""),
+        "dino": pair(f"{m}backbone.", "", f"{m}head.mlp.0.weight", at="teacher")
+        | {"student": under(f"{m}backbone.", encoder(1))},
+        "simclr-google": pair("", "", "fc.weight"),
+        "simclr-v2": pair("", "", "fc.weight", at="resnet", names=simclr_v2),
+        "simclr-sthalles": pair("backbone.", "", "backbone.fc.0.weight"),
+        "simclr-spijkervet": pair("encoder.", "", "projector.0.weight", at=""),
+        "byol-yaox12": pair(
+            f"{m}online_network.encoder.", f"{m}target_network.encoder.", at="model", names=numbered
+        ),
+        "byol-yaox12-backbone": pair("", at="online_backbone", names=numbered),
+        "byol-sthalles": byol,
+        "byol-sthalles-encoder": pair("", at="encoder_state_dict", names=numbered),
+        "byol-lucidrains": pair("net.", "target_encoder.net.", at="")
+        | under("online_encoder.net.", encoder(0)),
+    }
+
+
+def _scene_methods() -> dict[str, Any]:
+    m, q, k = "module.", encoder(0), encoder(1)
+    return {
+        "slotcon": pair(
+            f"{m}encoder_k.", f"{m}encoder_q.", f"{m}grouping_q.slot_embed.weight", at="model"
+        ),
+        "pixpro": pair(
+            f"{m}encoder.", f"{m}encoder_k.", f"{m}value_transform.weight", at="model"
+        ),
+        "soco": pair(
+            f"{m}encoder.", f"{m}encoder_k.", f"{m}neck.lateral_convs.0.conv.weight",
+            f"{m}projector.linear1.weight", at="model",
+        ),
+        "resim": pair(f"{m}encoder_q.", f"{m}encoder_k.", f"{m}encoder_q.fpn_lateral3.weight"),
+        "setsim": pair(f"{m}encoder_q.0.", f"{m}encoder_k.0.", f"{m}encoder_q.1.weight"),
+        "revisiting-contrastive": pair(
+            f"{m}encoder_q.", f"{m}encoder_k.", f"{m}queue_backbone"
+        ),
         "insloc": {
             "state_dict": under("backbone.", {n: v for n, v in q.items() if "layer4" not in n})
             | under("roi_head.shared_head.", {n: v for n, v in q.items() if "layer4" in n})
@@ -329,96 +311,81 @@ def _torch_files() -> dict[str, Any]:
             | under("encoder_k.0.", k)
             | one("neck.mlp.0.weight", "queue")
         },
-        "openmmlab-1": {
-            "state_dict": under("backbone.", q)
-            | under("encoder_k.module.0.", k)
-            | one("neck.mlp.0.weight")
-        },
-        "simsiam": {"state_dict": under(m + "encoder.", q | mlp) | one(m + "predictor.0.weight")},
-        "pycontrast": {
-            "model": under(m + "encoder.", q) | one(m + "head.0.weight"),
-            "model_ema": under(m + "encoder.", k) | one(m + "head.0.weight"),
-        },
-        "barlow-twins": {
-            "model": under(m + "backbone.", q)
-            | one(m + "projector.0.weight", m + "bn.running_mean")
-        },
-        "vicreg": {"model": under(m + "backbone.", q) | one(m + "projector.0.weight")},
-        "swav": under(m, q) | one(m + "prototypes.weight", m + "projection_head.0.weight"),
-        "dino": twin
-        | {
-            "student": under(m + "backbone.", k) | one(m + "head.mlp.0.weight"),
-            "teacher": under(m + "backbone.", q) | one(m + "head.mlp.0.weight"),
-        },
-        "lightly-benchmark": {
-            "state_dict": under("backbone.", q)
-            | under("teacher_backbone.", k)
-            | one("online_classifier.linear.weight")
-        },
-        "lightly-dino": {
-            "state_dict": under("student_backbone.", numbered(k))
-            | under("teacher_backbone.", numbered(q))
-        },
-        "lightly": {
-            "state_dict": under("backbone.", numbered(q))
-            | under("backbone_momentum.", numbered(k))
-            | one("projection_head.layers.0.weight")
-        },
-        "solo-learn": {
-            "state_dict": under("backbone.", q)
-            | under("momentum_backbone.", k)
-            | one("classifier.weight")
-        },
-        "solo-learn-old": {
-            "state_dict": under("encoder.", q)
-            | under("momentum_encoder.", k)
-            | one("classifier.weight")
-        },
-        "simclr-sthalles": {"state_dict": under("backbone.", q | mlp)},
-        "simclr-spijkervet": under("encoder.", q) | one("projector.0.weight"),
-        "byol-yaox12": {
-            "config": {"lr": 0.1},
-            "model": under(m + "online_network.encoder.", numbered(q))
-            | under(m + "target_network.encoder.", numbered(k)),
-        },
-        "byol-sthalles": {
-            "online_network_state_dict": under("encoder.", numbered(q))
-            | one("projetion.net.0.weight"),
-            "target_network_state_dict": under("encoder.", numbered(k)),
-        },
-        "byol-lucidrains": under("net.", q)
-        | under("online_encoder.net.", q)
-        | under("target_encoder.net.", k),
-        "vissl": {
-            "classy_state_dict": {
-                "base_model": {
-                    "model": {
-                        "trunk": under("_feature_blocks.", q),
-                        "heads": one("0.clf.0.weight"),
-                    }
-                }
-            }
-        },
+        "openmmlab-1": pair("backbone.", "encoder_k.module.0.", "neck.mlp.0.weight"),
+    }  # fmt: skip
+
+
+def _libraries() -> dict[str, Any]:
+    q, k = encoder(0), encoder(1)
+
+    def vissl(trunk: State, **others: Any) -> dict:
+        model = {"trunk": trunk, "heads": one("0.clf.0.weight")}
+        return {"classy_state_dict": {"base_model": {"model": model}} | others}
+
+    return {
+        "vissl": vissl(under("_feature_blocks.", q)),
+        "vissl-dino": vissl(
+            under("_feature_blocks.", k),
+            loss=under("momentum_teacher.module.trunk._feature_blocks.", q)
+            | one("momentum_teacher.module.heads.0.weight", "center"),
+        ),
+        "classy-vision": vissl(classy_vision(q)),
         "hugging-face": hugging_face(q) | one("classifier.1.weight"),
-        "classy-vision": {
-            "classy_state_dict": {
-                "base_model": {"model": {"trunk": classy_vision(q), "heads": one("fc.weight")}}
-            }
-        },
+        "lightly-benchmark": pair(
+            "backbone.", "teacher_backbone.", "online_classifier.linear.weight"
+        ),
+        "lightly-dino": pair("teacher_backbone.", "student_backbone.", names=numbered),
+        "lightly": pair(
+            "backbone.", "backbone_momentum.", "projection_head.layers.0.weight", names=numbered
+        ),
+        "solo-learn": pair("backbone.", "momentum_backbone.", "classifier.weight"),
+        "solo-learn-old": pair("encoder.", "momentum_encoder.", "classifier.weight"),
         "detectron2": {"model": detectron2(q), "__author__": "x", "matching_heuristics": True},
-        "detectron2-fpn": {
-            "model": detectron2(q, "backbone.bottom_up.") | one("backbone.fpn_lateral2.weight")
-        },
+        "detectron2-fpn": pair(
+            "backbone.bottom_up.", "", "backbone.fpn_lateral2.weight", at="model", names=detectron2
+        ),
         "detectron2-c4": {
             "model": detectron2(q, "backbone.", "roi_heads.")
             | one("roi_heads.box_predictor.cls_score.weight")
         },
-        "mls_d2": {
-            "model": detectron2(q, "pair.backbone.")
-            | detectron2(k, "pair.momentum_backbone.")
-            | one("dictionary.z")
-        },
-        "mls_d2-single": {
-            "model": detectron2(q, "encoder.backbone.") | one("encoder.projector.0.weight")
-        },
+        "detectron2-model": pair(
+            "backbone.", "", "sem_seg_head.predictor.weight", at="model", names=detectron2
+        ),
+        "mls_d2-teacher": pair(
+            "momentum_encoder.backbone.", "encoder.backbone.", "encoder.projector.0.weight",
+            "centre", at="model", names=detectron2,
+        ),
+        "mls_d2": pair(
+            "encoder.backbone.", "momentum_encoder.backbone.", "encoder.projector.0.weight",
+            at="model", names=detectron2,
+        ),
+        "mls_d2-pair": pair(
+            "pair.backbone.", "pair.momentum_backbone.", "dictionary.z", at="model",
+            names=detectron2,
+        ),
+    }  # fmt: skip
+
+
+def convert(tmp_path, content, **options):
+    return load_backbone(write(tmp_path / "x.bin", content), **{"check": False} | options)
+
+
+def take(content, **options):
+    """Convert content without writing and reading a file, which takes most of the time."""
+    with (
+        mock.patch.object(convert_module, "read_object", return_value=content),
+        mock.patch.object(convert_module, "sha256", return_value=""),
+    ):
+        return load_backbone("x.bin", **{"check": False} | options)
+
+
+def assert_is(backbone, state: dict, dtype=torch.float32) -> None:
+    wanted = {
+        detectron2_name(name): value.to(dtype).float()
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
     }
+    found = backbone.state_dict
+    assert found.keys() == wanted.keys()
+    assert all(v.dtype == torch.float32 and v.is_contiguous() for v in found.values())
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())

@@ -1,68 +1,63 @@
-"""Files of every source, converted, verified, and taken from the right encoder."""
+"""Files of every source are converted, verified, and taken from the right encoder."""
 
 import argparse
-import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import save_file
 
-from mls_d2.convert.architecture import Architecture, architecture_of, build_torchvision, verify
-from mls_d2.convert.convert import load_backbone
-from mls_d2.convert.layouts import detectron2_name, torchvision_from_detectron2
-from mls_d2.convert.sources import NO_NORMALISATION, SOURCES
-from mls_d2.core.errors import UserError
+from mls_d2.checkpoint.backbone_file import read_backbone, sha256
+from mls_d2.convert.architecture import build_torchvision
+from mls_d2.convert.convert import load_backbone, write_converted
+from mls_d2.convert.inspection import inspect_file
+from mls_d2.convert.sources import NORMALISATIONS, SOURCES
 from tests.mls_d2.convert.sources import (
     NARROW,
+    assert_is,
     caffe2,
+    convert,
     detectron2,
     encoder,
     expected,
     files,
-    numbered,
+    hugging_face,
     one,
+    pair,
+    take,
     under,
     write,
 )
 
-FILES = files()
-
-
-def assert_is(state: dict, expected: dict) -> None:
-    wanted = {
-        detectron2_name(name): value
-        for name, value in expected.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[name], value) for name, value in wanted.items())
-
-
-def test_every_source_has_a_file_here():
-    assert FILES.keys() == {source.name for source in SOURCES}
-
+# Sources.
 
 # One of each layout is enough to compare networks.
 VERIFIED = (
     "bare", "lightly", "vissl", "hugging-face", "classy-vision", "detectron2", "msra",
     "msra-folded", "fair-x101", "detcon", "simclr-v2",
 )  # fmt: skip
-UNNORMALISED = {source.name for source in SOURCES if source.normalisation == NO_NORMALISATION}
+UNNORMALISED = {source.name for source in SOURCES if source.normalisation == NORMALISATIONS["none"]}
+
+
+def test_every_source_has_a_file_here():
+    assert files().keys() == {source.name for source in SOURCES}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_the_encoder_that_its_authors_transfer_is_taken(source, tmp_path):
     name = source.name
     check = name in VERIFIED
-    backbone = load_backbone(
-        write(tmp_path / "file.bin", FILES[name]),
+    backbone = convert(
+        tmp_path,
+        files()[name],
         source="auto" if source.auto else name,
         check=check,
         stubs=name == "byol-deepmind",
     )
     assert backbone.info["source"] == name
-    assert_is(backbone.state_dict, expected(name))
+    assert_is(backbone, expected(name))
     assert (backbone.info["verified"] or 0.0) <= 1e-5
     assert (backbone.info["verified"] is None) == (not check)
     config = backbone.config["MODEL"]
@@ -74,182 +69,331 @@ def test_the_encoder_that_its_authors_transfer_is_taken(source, tmp_path):
     assert (config["PIXEL_STD"] == [255.0] * 3) == (name in UNNORMALISED)
 
 
-def test_another_encoder_can_be_asked_for(tmp_path):
-    path = write(tmp_path / "moco.pth.tar", FILES["moco"])
-    assert_is(load_backbone(path, encoder="encoder_k").state_dict, encoder(1))
-    with pytest.raises(
-        UserError, match=r"no encoder 'encoder'; there are\n  'state_dict > encoder_q.'"
-    ):
-        load_backbone(path, encoder="encoder")
+ONE_PROTOTYPE = under("module.", encoder(0) | one("prototypes.prototypes0.weight"))
+BACKBONE = under("module.backbone.", encoder(0)) | one("module.projector.0.weight")
+FEATURES = under("module.base_model._feature_blocks.", encoder(0))
+TRUNK = {"classy_state_dict": {"base_model": {"model": {"trunk": FEATURES}}}}
+AVERAGED = under("backbone.", encoder(0)) | under("target_net.module.0.", encoder(1))
+DETCO = {"model": detectron2(encoder(0)), "__author__": "DetCo", "matching_heuristics": True}
+# What published files of a source have beside, or instead of, what files() has.
+VARIANTS = {
+    "moco without DDP": ({"state_dict": {
+        n.removeprefix("module."): v for n, v in files()["moco"]["state_dict"].items()
+    }}, "moco"),
+    "moco under model": ({"model": files()["moco"]["state_dict"]}, "moco"),
+    "pixpro under state_dict": ({"state_dict": files()["pixpro"]["model"]}, "pixpro"),
+    "swav with several prototypes": (ONE_PROTOTYPE, "swav"),
+    # module.bn is over the embedding; its features are not the encoder's.
+    "barlow twins' last norm": (
+        {"model": BACKBONE | {"module.bn.running_mean": torch.full((32,), 9.0)}}, "barlow-twins"),
+    "hugging face without its head's prefix": (
+        {n.removeprefix("resnet."): v for n, v in hugging_face(encoder(0)).items()},
+        "hugging-face"),
+    "vissl of feature extraction": (TRUNK, "vissl"),
+    "lightning stores it twice": (
+        {"state_dict": under("encoder.", encoder(0)) | under("model.encoder.", encoder(0))
+         | one("projector.0.weight")}, "simclr-spijkervet"),
+    "mmengine swaps the averages into the state_dict": (
+        {"state_dict": AVERAGED, "ema_state_dict": under("module.backbone.", encoder(1))},
+        "openmmlab-1"),
+    "detco in detectron2's names": (DETCO, "detectron2"),
+    "an old checkpoint without momentum": (
+        pair("encoder.backbone.", "", "encoder.projector.0.weight", at="model", names=detectron2),
+        "mls_d2"),
+    "a projector with layers": (
+        encoder(0) | one("projector.layers.0.weight", "projector.layer1.0.conv1.weight"), "bare"),
+}  # fmt: skip
 
 
-def test_wrappers_come_off_in_any_order_and_depth(tmp_path):
-    for prefix in ("module._orig_mod.backbone.", "backbone._orig_mod.", "_orig_mod.module."):
-        path = write(tmp_path / "x.pth", {"state_dict": under(prefix, encoder(0))})
-        assert_is(load_backbone(path, check=False).state_dict, encoder(0))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_published_files(variant):
+    content, source = VARIANTS[variant]
+    backbone = take(content)
+    assert_is(backbone, encoder(0))
+    assert backbone.info["source"] == source
 
 
-def test_two_different_encoders_of_an_unknown_kind_are_refused_with_their_names(tmp_path):
-    content = under("first.", encoder(0)) | under("second.", encoder(1))
-    path = write(tmp_path / "x.pth", content)
-    with pytest.raises(UserError, match=r"(?s)several encoders.*'first.'.*'second.'.*--encoder"):
-        load_backbone(path)
-    assert_is(load_backbone(path, encoder="second").state_dict, encoder(1))
-    same = write(tmp_path / "y.pth", under("first.", encoder(0)) | under("second.", encoder(0)))
-    assert load_backbone(same).info["source"] == "unknown"
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module._orig_mod.backbone.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module.",
+        "backbone._fsdp_wrapped_module._checkpoint_wrapped_module.",
+    ],
+)
+def test_prefixes_of_wrappers_come_off_in_any_order_and_depth(prefix):
+    assert_is(take({"state_dict": under(prefix, encoder(0))}), encoder(0))
+    # Activation checkpointing wraps blocks.
+    inside = {
+        n.replace(".conv", "._checkpoint_wrapped_module.conv"): v for n, v in encoder(0).items()
+    }
+    assert_is(take(under(prefix, inside)), encoder(0))
 
 
-def test_a_source_that_is_named_must_fit(tmp_path):
-    path = write(tmp_path / "x.pth", FILES["moco"])
-    with pytest.raises(UserError, match="no checkpoint of source 'dino'; its encoders are"):
-        load_backbone(path, source="dino")
-    with pytest.raises(UserError, match="no source 'mocco'; did you mean 'moco'"):
-        load_backbone(path, source="mocco")
+def test_different_copies_of_one_tensor_are_refused_and_equal_ones_are_not(refuses):
+    state = encoder(0) | {"module.conv1.weight": encoder(0)["conv1.weight"]}
+    assert_is(take(state), encoder(0))
+    state["module.conv1.weight"] = encoder(1)["conv1.weight"]
+    with refuses("two-copies") as caught:
+        take(state)
+    assert "conv1.weight" in str(caught.value)
+    split = detectron2(encoder(0), "backbone.") | detectron2(encoder(1), "roi_heads.")
+    with refuses("two-copies"):
+        take({"model": split}, source="detectron2-c4", encoder="backbone.")
 
 
-def test_half_precision_views_and_safetensors_arrive_as_plain_float32(tmp_path):
-    state = {n: v.half() if v.is_floating_point() else v for n, v in encoder(0).items()}
+def test_another_encoder_can_be_asked_for(refuses):
+    content = files()["moco"]
+    assert_is(take(content, encoder="encoder_k"), encoder(1))
+    assert_is(take(files()["mls_d2"], encoder="momentum_encoder.backbone"), encoder(1))
+    # Prefixes end at a dot: "encoder" also begins encoder_q.
+    with refuses("unknown-name") as caught:
+        take(content, encoder="encoder")
+    assert "'state_dict > encoder_q.'" in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["model_ema", "state_dict_ema", "ema_state_dict"])
+def test_averages_beside_the_weights_are_left_and_can_be_asked_for(entry):
+    averaged = {entry: under("module.encoder.", encoder(1))}
+    content = averaged | pair("encoder.", "", "head.0.weight", at="model")
+    backbone = take(content)
+    assert_is(backbone, encoder(0))
+    assert backbone.info["other_encoders"] == [f"{entry} > encoder."]
+    assert_is(take(content, encoder=f"{entry} > encoder."), encoder(1))
+    bare = {entry: under("module.", encoder(1)), "model": encoder(0)}
+    assert_is(take(bare), encoder(0))
+    assert_is(take(bare, encoder=entry), encoder(1))
+
+
+def test_two_different_encoders_of_an_unknown_kind_are_refused_and_copies_are_not(refuses):
+    content = pair("first.", "second.", at="")
+    with refuses("many-encoders") as caught:
+        take(content)
+    assert "'first.'" in str(caught.value)
+    assert "'second.'" in str(caught.value)
+    assert_is(take(content, encoder="second"), encoder(1))
+    same = under("first.", encoder(0)) | under("second.", encoder(0))
+    assert take(same).info["source"] == "unknown"
+    twice = take(files()["openmmlab-0"])
+    assert twice.info["other_encoders"] == ["state_dict > encoder_k.0."]
+
+
+def test_a_source_that_is_named_must_fit(refuses):
+    with refuses("other-source"):
+        take(files()["moco"], source="dino")
+    with refuses("unknown-name") as caught:
+        take(files()["moco"], source="mocco")
+    assert "did you mean 'moco'" in str(caught.value)
+
+
+# Containers and values.
+
+
+def test_names_are_sorted_by_the_reason_for_leaving_them(tmp_path):
+    left = take(files()["moco"]).left
+    assert left["queues, prototypes and memories"] == ["queue"]
+    assert left["projectors and heads"] == ["encoder_q.fc.0.weight"]
+    assert len(left["other encoders or copies of this one"]) == 265
+    assert len(left["counters, which nothing needs"]) == 2 * 53
+    momentum = {"blobs": caffe2(encoder(0)) | {"conv1_w_momentum": np.ones((8, 3, 7, 7))}}
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(momentum, protocol=2))
+    assert load_backbone(str(path), check=False).left["no part of a ResNet"] == ["conv1_w_momentum"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_views_become_plain_float32_in_either_file(dtype, tmp_path):
+    state = {n: v.to(dtype) if v.is_floating_point() else v for n, v in encoder(0).items()}
     state["conv1.weight"] = torch.stack([state["conv1.weight"]] * 2)[1]
     state = {
         n: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v
         for n, v in state.items()
     }
-    converted = load_backbone(write(tmp_path / "half.pth", state)).state_dict
-    assert all(v.dtype == torch.float32 and v.is_contiguous() for v in converted.values())
+    backbone = convert(tmp_path, state)
+    assert_is(backbone, encoder(0), dtype)
+    for name in ("y.pth", "y.pkl"):
+        write_converted(str(tmp_path / name), backbone)
+        assert_is(load_backbone(str(tmp_path / name), check=False), encoder(0), dtype)
+
+
+def test_safetensors_and_arrays_in_torch_files(tmp_path, refuses):
     save_file({n: v.contiguous() for n, v in encoder(0).items()}, tmp_path / "x.safetensors")
-    assert_is(load_backbone(str(tmp_path / "x.safetensors")).state_dict, encoder(0))
+    assert_is(load_backbone(str(tmp_path / "x.safetensors"), check=False), encoder(0))
+    # As the published files of ReSim.
+    path = str(tmp_path / "resim.pth.tar")
+    arrays = {n: v.numpy() for n, v in detectron2(encoder(0)).items()}
+    torch.save({"model": arrays, "matching_heuristics": True}, path)
+    with refuses("unsafe-file") as caught:
+        load_backbone(path)
+    assert "--stub-unknown-objects" in str(caught.value)
+    assert_is(load_backbone(path, stubs=True, check=False), encoder(0))
+
+
+@pytest.mark.parametrize("content", [lambda net: net, lambda net: {"epoch": 3, "model": net}])
+def test_whole_modules_are_explained_and_read_with_stubs(content, tmp_path, refuses):
+    net = build_torchvision(NARROW)
+    net.load_state_dict(encoder(0))
+    path = str(tmp_path / "module.pth")
+    torch.save(content(torch.nn.DataParallel(net)), path)
+    with refuses("unsafe-file") as caught:
+        load_backbone(path)
+    assert "state_dict()" in str(caught.value)
+    assert_is(load_backbone(path, stubs=True, check=False), encoder(0))
+
+
+def odd(kind: str) -> torch.Tensor:
+    dense = encoder(0)["layer1.0.conv1.weight"]
+    if kind == "meta":
+        return dense.to("meta")
+    if kind == "sparse":
+        return dense.to_sparse()
+    if kind == "quantized":
+        return torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
+    return dense.to(getattr(torch, kind))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["meta", "sparse", "quantized", "int64", "complex64"])
+def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuses):
+    state = encoder(0) | {"layer1.0.conv1.weight": odd(kind)}
+    with refuses("bad-tensor") as caught:
+        convert(tmp_path, {"state_dict": under("module.", state)}, check=True)
+    assert "layer1.0.conv1.weight is " in str(caught.value)
+    assert kind in str(caught.value)
+    # Beside the encoder they harm nothing.
+    harmless = {"other.weight": odd(kind), "other.bias": odd(kind)}
+    assert_is(convert(tmp_path, encoder(0) | harmless), encoder(0))
+
+
+# Metadata.
+
+
+def test_what_no_tensor_shows_can_be_corrected(tmp_path):
+    known = {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.RESNETS.STRIDE_IN_1X1": "True",
+        "MODEL.PIXEL_MEAN": [1, 2, 3],
+        "MODEL.PIXEL_STD": "[4, 5, 6]",
+    }
+    backbone = take(encoder(0), trained_on=known, check=True)
+    config = backbone.config
+    assert config["INPUT"]["FORMAT"] == "BGR"
+    assert config["MODEL"]["PIXEL_MEAN"] == [1.0, 2.0, 3.0]
+    assert config["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is True
+    # It is in the file, and kept if that is converted once more.
+    path = str(tmp_path / "y.pth")
+    write_converted(path, backbone)
+    assert load_backbone(path, check=False).config == config
 
 
 @pytest.mark.parametrize(
-    "sizes",
+    ("known", "code"),
     [
-        Architecture(18, 64, 64, 1, 64),
-        Architecture(101, 8, 16, 1, 4),
-        Architecture(50, 16, 32, 2, 4),
-        Architecture(50, 8, 16, 1, 8),
+        ({"INPUT.FORMT": "RGB"}, "unknown-name"),
+        ({"INPUT.FORMAT": "rgb"}, "bad-value"),
+        ({"INPUT.FORMAT": "[a"}, "bad-value"),
+        ({"MODEL.RESNETS.STRIDE_IN_1X1": 1}, "bad-value"),
+        ({"MODEL.PIXEL_MEAN": [0, 0, 0]}, "bad-value"),
+        ({"MODEL.PIXEL_MEAN": [0, 0], "MODEL.PIXEL_STD": [1, 1, 1]}, "bad-value"),
     ],
 )
-def test_depth_groups_and_widths_are_read_from_the_shapes(sizes, tmp_path):
-    state = encoder(0, sizes)
-    assert architecture_of(state) == sizes
-    path = write(tmp_path / "x.pth", state)
-    assert load_backbone(path).info["verified"] <= 1e-5
+def test_corrections_are_checked(known, code, refuses):
+    with refuses(code):
+        take(encoder(0), trained_on=known)
 
 
-def test_verification_finds_the_stride_in_the_wrong_place_and_swapped_tensors():
-    state = {n: v for n, v in encoder(0).items() if not n.endswith("tracked")}
-    assert verify(state, NARROW) <= 1e-5
-    original = build_torchvision.__globals__["build_torchvision"]
-    moved = Architecture(50, 8, 16, 1, 4, stride_in_1x1=True)
-    build_torchvision.__globals__["build_torchvision"] = lambda _: original(moved)
-    try:
-        with pytest.raises(UserError, match="differs from the original"):
-            verify(state, NARROW)
-    finally:
-        build_torchvision.__globals__["build_torchvision"] = original
+INFO = {
+    "method": "mls", "dataset": ["coco_2017_train"], "epochs": 8.0, "iterations": 80,
+    "config": "MODEL: {}\n", "synthetic": True, "pixel_mean": [1.0, 2.0, 3.0],
+    "pixel_std": [4.0, 5.0, 6.0], "input_format": "BGR",
+}  # fmt: skip
 
 
-def test_names_go_there_and_back():
-    for name in encoder(0):
-        if not name.endswith("num_batches_tracked"):
-            assert torchvision_from_detectron2(detectron2_name(name)) == name
-    assert torchvision_from_detectron2("stem.fc.weight") is None
-    with pytest.raises(ValueError, match="is not a name of torchvision"):
-        detectron2_name("fc.weight")
+def test_our_own_checkpoints_keep_their_metadata(tmp_path):
+    path = str(tmp_path / "y.pth")
+    for name in ("mls_d2", "detectron2-fpn", "detectron2-c4"):
+        content = files()[name] | {"metadata": {"pretrain": INFO}, "iteration": 9}
+        write_converted(path, take(content))
+        info = read_backbone(path).info
+        assert {key: info[key] for key in INFO} == INFO
+        assert info["source"] == name
+    # A detector trained from random weights is not a backbone of the method "random".
+    content = files()["detectron2-fpn"] | {"metadata": {"pretrain": {"method": "random"}}}
+    assert take(content).info["method"] == "detectron2-fpn"
 
 
-def changed(**tensors) -> dict:
-    return encoder(0) | tensors
+def test_a_checkpoint_of_an_unfinished_pretraining_run_has_its_own_epochs():
+    metadata = {"kind": "pretraining checkpoint", "method": "mls", "pretrain": INFO}
+    content = files()["mls_d2"] | {"metadata": metadata, "iteration": 19}
+    info = take(content).info
+    assert (info["epochs"], info["iterations"], info["synthetic"]) == (2.0, 20, True)
+    # Checkpoints of before have the method alone.
+    del metadata["pretrain"]
+    assert take(content | {"metadata": metadata}).info["method"] == "mls"
 
 
-REFUSED = {
-    "cifar": (changed(**{"conv1.weight": torch.ones(8, 3, 3, 3)}), "first convolution is 3×3"),
-    "grey": (changed(**{"conv1.weight": torch.ones(8, 1, 7, 7)}), "takes 1 channels"),
-    "deep stem": (
-        {n: v for n, v in encoder(0).items() if n != "conv1.weight"} | one("conv1.0.weight"),
-        "deep stem",
-    ),
-    "vit": (one("cls_token", "blocks.0.attn.qkv.weight"), "a Vision Transformer"),
-    "convnext": (one("downsample_layers.0.0.weight"), "a ConvNeXt"),
-    "no norm": (
-        {n: v for n, v in encoder(0).items() if "running" not in n},
-        "no BatchNorm statistics",
-    ),
-    "projector": (one("projector.0.weight", "projector.2.weight"), "no backbone"),
-    "optimizer": ({"optimizer": {"state": {0: {}}, "param_groups": []}}, "no tensors by name"),
-    "nan": (
-        changed(**{"layer1.0.conv1.weight": torch.full((4, 8, 1, 1), float("nan"))}),
-        "res2.0.conv1.weight holds NaN",
-    ),
-    "missing": (
-        {n: v for n, v in encoder(0).items() if n != "layer3.1.bn2.bias"},
-        "res4.1.conv2.norm.bias is missing",
-    ),
-    "shape": (
-        changed(**{"layer4.2.conv3.weight": torch.ones(128, 31, 1, 1)}),
-        r"res5.2.conv3.weight is \(128, 31, 1, 1\), expected \(128, 32, 1, 1\)",
-    ),
-    "depth": (
-        {n: v for n, v in encoder(0).items() if not n.startswith("layer3.5")},
-        r"stages have \[3, 4, 5, 3\] bottlenecks",
-    ),
-}
+# The target.
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_is_no_whole_resnet_is_refused_by_name(name, tmp_path):
-    content, message = REFUSED[name]
-    with pytest.raises(UserError, match=f"x.pth'.*{message}"):
-        load_backbone(write(tmp_path / "x.pth", content))
+def test_the_file_holds_tensors_and_nothing_that_detectron2_would_take_for_more(tmp_path):
+    state = encoder(0) | one("fc1.weight", "fc.weight")
+    backbone = take({"state_dict": state, "optimizer": {"a": 1}})
+    write_converted(str(tmp_path / "y.pth"), backbone)
+    content = torch.load(tmp_path / "y.pth", weights_only=True)
+    assert content.keys() == {"model", "__author__", "matching_heuristics", "pretrain"}
+    assert content["model"].keys() == backbone.state_dict.keys()
+    # A pickle is of a protocol that NumPy 1 reads.
+    write_converted(str(tmp_path / "y.pkl"), backbone)
+    data = (tmp_path / "y.pkl").read_bytes()
+    assert data[:2] == b"\x80\x04"
+    assert b"_frombuffer" not in data
+    content = DetectionCheckpointer(torch.nn.Linear(1, 1))._load_file(str(tmp_path / "y.pkl"))
+    assert (content["__author__"], content["matching_heuristics"]) == ("mls_d2", True)
 
 
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch pwned",)
+def test_raw_names_are_not_taken_for_detectron2s_format():
+    # Without matching_heuristics Detectron2 loads nothing, with prefixes nothing into C4.
+    bare = {"model": detectron2(encoder(0)), "__author__": "x"}
+    assert not take(bare).in_detectron2_format
+    assert take(bare | {"matching_heuristics": True}).in_detectron2_format
+    prefixed = {"model": detectron2(encoder(0), "backbone.bottom_up."), "__author__": "x"}
+    assert not take(prefixed | {"matching_heuristics": True}).in_detectron2_format
 
 
-class Innocent:
-    """An object of a training framework, say."""
+# Inspection.
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("hostile", [Evil(), Innocent()])
-def test_objects_are_refused_and_with_a_flag_replaced_but_never_run(
-    legacy, hostile, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    content = {"state_dict": encoder(0), "hooks": [hostile], "args": argparse.Namespace(a=1)}
-    torch.save(content, "x.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match="could run code.*--stub-unknown-objects"):
-        load_backbone("x.pth")
-    assert_is(load_backbone("x.pth", stubs=True).state_dict, encoder(0))
-    assert not os.path.exists("pwned")
+def test_encoders_copies_and_choice_are_described(tmp_path):
+    path = write(tmp_path / "x.pth", files()["openmmlab-0"] | {"meta": {"epoch": 3}})
+    found = inspect_file(path)
+    assert found["sha256"] == sha256(path)
+    assert found["entries"] == {"state_dict": "dict", "meta": "dict"}
+    assert found["tensors"]["state_dict"]["count"] == 3 * 318 + 2
+    whole = "torchvision names; ResNet-50 (stem 8, res2 16, groups 1×4), whole"
+    assert found["encoders"] == {
+        "state_dict > backbone.": whole,
+        "state_dict > encoder_q.0.": "a copy of one above",
+        "state_dict > encoder_k.0.": whole,
+    }
+    assert (found["taken"], found["source"]) == ("state_dict > backbone.", "openmmlab-0")
 
 
-def test_pickles_of_arrays_with_objects_beside_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    content = caffe2(encoder(0)) | {"config": Evil()}
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(UserError, match="could run code"):
-        load_backbone("x.pkl")
-    assert_is(load_backbone("x.pkl", stubs=True).state_dict, encoder(0))
-    assert not os.path.exists("pwned")
+def test_ambiguous_and_broken_encoders_are_described(tmp_path):
+    content = pair("first.", "second.", at="")
+    del content["second.layer3.1.bn2.bias"]
+    found = inspect_file(write(tmp_path / "x.pth", content))
+    assert found["encoders"]["first."].endswith("whole")
+    assert "res4.1.conv2.norm.bias" in found["encoders"]["second."]
+    assert "taken" not in found
+    assert inspect_file(str(tmp_path / "x.pth"), encoder="first")["taken"] == "first."
 
 
-def test_tensors_in_plain_pickles_are_not_loaded_by_torch_behind_our_back(tmp_path):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": detectron2(encoder(0))}))
-    for stubs in (False, True):
-        with pytest.raises(UserError):
-            load_backbone(str(tmp_path / "x.pkl"), stubs=stubs)
-
-
-def test_torchscript_is_refused(tmp_path):
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
-    with pytest.raises(UserError, match="TorchScript archive"):
-        load_backbone(str(tmp_path / "x.pt"))
-
-
-def test_the_file_names_do_not_matter(tmp_path):
-    path = write(tmp_path / "dino_deitsmall16.pkl", FILES["barlow-twins"])
-    assert load_backbone(path, check=False).info["source"] == "barlow-twins"
-    assert numbered(encoder(0)).keys() != encoder(0).keys()
+def test_what_is_no_network_is_described(tmp_path):
+    torch.save({"args": argparse.Namespace(), "optimizer": {"state": {}}}, tmp_path / "x.pth")
+    found = inspect_file(str(tmp_path / "x.pth"))
+    assert found["entries"] == {"args": "Namespace", "optimizer": "dict"}
+    assert found["encoders"] == {}
+    assert "no tensors by name" in found["refused"]
+    torch.save([1], tmp_path / "y.pth")
+    assert inspect_file(str(tmp_path / "y.pth"))["entries"] == {".": "list"}

@@ -11,7 +11,7 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes, train_id_table
-from mls_d2.scenes.labels import CITYSCAPES_IDS
+from mls_d2.scenes import CITYSCAPES_IDS
 
 NAME = "some_cityscapes_sem_seg_train"
 

@@ -1,16 +1,13 @@
 """Two processes take the step of one with the whole batch: losses, gradients, buffers."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from pretrain.batchnorm import gather
 from pretrain.methods import Method
 from tests.pretrain.methods.tiny import make_batch, make_method
+from tests.pretrain.two_processes import run_in_two
 
 OPTIONS = {
     "vicreg": {},
@@ -47,22 +44,13 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
     return {"loss": loss.detach()} | gradients | dict(method.named_buffers())
 
 
-def one_of_two(rank: int, port: int, results) -> None:
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    results[rank] = {name: two_steps(name, rank, 2) for name in OPTIONS}
-    dist.destroy_process_group()
+def all_steps(rank: int) -> dict:
+    return {name: two_steps(name, rank, 2) for name in OPTIONS}
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(one_of_two, (port, results), nprocs=2)
-        found = dict(results)
+    found = run_in_two(all_steps)
     for name in OPTIONS:
         for key, value in two_steps(name).items():
             one, other = (found[rank][name][key] for rank in range(2))

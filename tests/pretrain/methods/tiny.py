@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
 from torch import nn
 
-from pretrain.batch import Batch
+from pretrain.batch import Batch, whole_images
 from pretrain.methods import METHODS, Method
 
 # Values that make any method tiny, by the name of the option.
@@ -35,32 +37,44 @@ class FlatBackbone(nn.Module):
         return {"res5": torch.einsum("nchw,dc->ndhw", images, self.weight)}
 
 
+class Pyramid(Backbone):
+    """Three maps of colours, at an eighth, a sixteenth and a thirty-second of the view."""
+
+    channels = {"res3": 3, "res4": 4, "res5": 6}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleDict({n: nn.Conv2d(3, c, 1) for n, c in self.channels.items()})
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: self.convs[name](nn.functional.avg_pool2d(images, stride))
+            for name, stride in zip(self.channels, (8, 16, 32), strict=True)
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=channels, stride=stride)
+            for (name, channels), stride in zip(self.channels.items(), (8, 16, 32), strict=True)
+        }
+
+
 def make_method(name: str, **changes: object) -> Method:
     """Return a tiny method in float64; ``changes`` replace options by name."""
     method = METHODS.get(name)
     fields = {item.name for item in dataclasses.fields(method.Options)}
     small = {key: value for key, value in SMALL.items() if key in fields}
-    return method(FlatBackbone(), 6, method.Options(**(small | changes))).double()
+    backbone = Pyramid() if name == "resim" else FlatBackbone()
+    return method(backbone, 6, method.Options(**(small | changes))).double()
 
 
 def make_batch(
     views: Sequence[torch.Tensor], *, epoch: float = 0.0, progress: float = 0.0
 ) -> Batch:
     """Return a batch of views ``(N, 3, H, W)`` that are whole images, the second one mirrored."""
-    count = len(views[0])
-    sizes = torch.tensor([[view.shape[2], view.shape[3]] for view in views])
-    rectangles = torch.cat([torch.zeros(len(views), 2), sizes.flip(1)], dim=1).float()
-    flips = torch.zeros(len(views), count, dtype=torch.bool)
-    flips[1] = True
-    return Batch(
-        views=list(views),
-        rectangles=rectangles.unsqueeze(1).expand(-1, count, -1),
-        flips=flips,
-        image_sizes=sizes[:1].expand(count, -1),
-        index=torch.arange(count),
-        epoch=epoch,
-        progress=progress,
-    )
+    batch = whole_images(views, epoch=epoch, progress=progress)
+    batch.flips[1] = True
+    return batch
 
 
 def disturb(*modules: nn.Module) -> None:

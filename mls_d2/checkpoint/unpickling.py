@@ -1,0 +1,178 @@
+"""Unpickling of tensors and arrays from fixed tables of names; nothing else is imported or run."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import re
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from mls_d2.core.errors import UserError
+
+
+class ForbiddenGlobalError(UserError):
+    """A pickle that names something other than arrays of numbers."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="unsafe-file")
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    # Pickle protocols up to 2 store bytes as latin-1 text. Other codecs would run decompressors.
+    if encoding != "latin1":
+        raise ForbiddenGlobalError(f"a pickle asks for the codec '{encoding}'; only latin1 is read")
+    return text.encode("latin1")
+
+
+class _Dtype:
+    """A type of numbers in a pickle; NumPy's own class would trust the pickle's flags."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[fiubcSUO]\d{0,4}", code):
+            raise pickle.UnpicklingError(f"an array of type {code!r}, expected numbers")
+        self.real = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, …); the rest describes fields, which plain numbers do not have.
+        if state[1] in ("<", ">"):
+            self.real = self.real.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array that takes its contents from a pickle and nothing else."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, data = state
+        super().__setstate__((1, shape, dtype.real, is_fortran, data))
+
+
+class _ArrayClass:
+    """Stands for numpy.ndarray, which pickles only name."""
+
+
+def _reconstruct(*_: Any) -> Any:
+    return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+def _frombuffer(buffer: Any, dtype: _Dtype, shape: Any, order: Any) -> Any:
+    return np.frombuffer(buffer, dtype=dtype.real).reshape(shape, order=order)
+
+
+def _scalar(dtype: _Dtype, data: Any) -> Any:
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(raw, dtype=dtype.real, count=1)[0]
+
+
+_NUMPY: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("numpy", "ndarray"): _ArrayClass,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode_latin1,
+} | {
+    # Both spellings occur: NumPy 1 writes numpy.core, NumPy 2 numpy._core.
+    (f"numpy.{core}.{module}", name): function
+    for core in ("core", "_core")
+    for module, name, function in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _frombuffer),
+    )
+}
+# torch.storage._load_from_bytes is not listed: it would unpickle without these limits.
+_TORCH: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    ("torch", "BoolStorage"): torch.BoolStorage,
+    ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+} | {
+    ("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage")
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte")
+}
+
+
+def _refuse_embedded_torch(module: str, name: str) -> None:
+    # Torch tensors in a plain pickle need a second, unrestricted one inside.
+    if name == "_load_from_bytes":
+        raise ForbiddenGlobalError(
+            f"a plain pickle that holds torch tensors (it names '{module}.{name}') cannot be read "
+            "without running what is in it; save the tensors with torch.save, or as NumPy arrays"
+        )
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        _refuse_embedded_torch(module, name)
+        if (module, name) not in _NUMPY:
+            raise ForbiddenGlobalError(
+                f"a pickle names '{module}.{name}', which is not read because it could run code; "
+                "only plain values and NumPy arrays are (tools/convert.py --stub-unknown-objects "
+                "puts inert objects in place of others)"
+            )
+        return _NUMPY[module, name]
+
+
+class Stub(dict):
+    """Accepts whatever a pickle does to an object, and does nothing.
+
+    It holds positional arguments (the fields of a NamedTuple) by position, and an object's
+    attributes under ``"state"``.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
+        """Make one that holds ``args`` by position."""
+        made = super().__new__(cls)
+        made.update(enumerate(args))
+        return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Stub:
+        """Return another stub."""
+        return Stub(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        self["state"] = state
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise pickle.PicklingError("a stub for an object of a file cannot be saved")
+
+    def append(self, item: Any) -> None:
+        """Take a list's item."""
+        self[len(self)] = item
+
+    def extend(self, items: Any) -> None:
+        """Take a list's items."""
+        for item in items:
+            self.append(item)
+
+    add = append
+
+
+class StubUnpickler(pickle.Unpickler):
+    """Builds tensors and arrays; every other class becomes a :class:`Stub`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the function or class of a fixed table, else an inert class."""
+        _refuse_embedded_torch(module, name)
+        known = _TORCH.get((module, name)) or _NUMPY.get((module, name))
+        return known if known is not None else type(name, (Stub,), {})
+
+
+def unpickle(file: IO[bytes], *, stubs: bool = False) -> Any:
+    """Read a pickle of plain Python values and NumPy arrays; nothing is imported.
+
+    Args:
+        file: opened for binary reading.
+        stubs: put a :class:`Stub` in place of every other object, instead of refusing it.
+
+    Raises:
+        ForbiddenGlobalError: the pickle names anything but arrays, and was not evaluated further.
+        pickle.UnpicklingError: or another error of :mod:`pickle`: damaged or truncated.
+    """
+    unpickler = StubUnpickler if stubs else _NumpyUnpickler
+    return unpickler(file, encoding="latin1").load()

@@ -1,0 +1,130 @@
+"""SetSim: a position finds the set of positions that show the same (arXiv 2107.08712).
+
+Shape legend: N images, S × S positions of the backbone's map, P = S² of them row by row; d channels
+of an embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mls_d2.config.options import option
+from mls_d2.config.rules import Rule, above, within
+from pretrain.batch import Batch, StepOutput
+from pretrain.geometry import cell_distances
+from pretrain.losses import info_nce_from_similarities, set_similarity_loss, similarities
+from pretrain.methods.base import METHODS, contrast_metrics
+from pretrain.methods.densecl import DenseCL
+
+
+@METHODS.register("setsim")
+class SetSim(DenseCL):
+    """DenseCL whose positions have sets of positives instead of one match.
+
+    Networks, both dictionaries and the weights of the two losses (``DENSECL.LAMBDA``) are
+    DenseCL's.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(DenseCL.Options):
+        """Which pairs of positions are positive."""
+
+        group = "SETSIM"
+        attention: float = option(
+            0.7, "least attention of both positions, in [0, 1]", within(1), symbol="δ"
+        )
+        similarity: float = option(
+            0.2, "least cosine of attended pairs", Rule(lambda x: -1 <= x <= 1, "in [-1, 1]")
+        )
+        distance: float = option(
+            0.5, "distance below which pairs are positive too, in cell diagonals", above(0)
+        )
+        nearest: bool = option(
+            False,
+            "whether the most similar position joins the positives, if there are any",
+            Rule(lambda value: isinstance(value, bool), "True or False"),
+        )
+
+    options: SetSim.Options
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute the global and the set loss of queries from the first views."""
+        options = self.options
+        map1, z1, d1 = self.encoder(batch.views[0])
+        self.update_momentum_encoder(batch.progress)
+        map2, z2, d2 = self.keys(batch.views[1])
+        z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
+        positive, negative = similarities(z1, z2, self.dictionary["z"])
+
+        side = map1.shape[-1]
+        distance = cell_distances(batch.rectangles, batch.flips, batch.image_sizes, side)
+        pairs = positive_pairs(map1, map2, options.attention, options.similarity)
+        pairs = pairs | (distance < options.distance)
+        if options.nearest:
+            pairs = with_nearest(pairs, map1, map2)
+        d1, d2 = d1.float().flatten(2).mT, d2.float().flatten(2).mT
+        loss_set = set_similarity_loss(d1, d2, pairs, self.dictionary["dense"], options.temperature)
+        metrics = contrast_metrics(positive, negative, map1.mean(dim=(2, 3)))
+        metrics["positive_pairs"] = pairs.float().mean()
+        metrics["unmatched_images"] = (~pairs.flatten(1).any(dim=1)).float().mean()
+        return StepOutput(
+            losses={
+                "loss_nce": info_nce_from_similarities(positive, negative, options.temperature),
+                "loss_set": loss_set,
+            },
+            weights={"loss_nce": 1 - options.dense_weight, "loss_set": options.dense_weight},
+            metrics=metrics,
+            keys={"z": z2, "dense": d2.mean(dim=1)},
+        )
+
+
+@torch.no_grad()
+def positive_pairs(
+    query_map: Tensor, key_map: Tensor, attention: float, similarity: float
+) -> Tensor:
+    """Return which positions of two views both stand out and look alike.
+
+    Attention is the mean square over the channels, scaled to [0, 1] in each image.
+
+    Args:
+        query_map: ``(N, d, S, S)`` backbone features of one view.
+        key_map: ``(N, d, S, S)`` of the other.
+        attention: least attention of both.
+        similarity: least cosine.
+
+    Returns:
+        ``(N, P, P)`` bool; rows are positions of the query.
+
+    Source: SetSim (arXiv 2107.08712), section 3, and its code.
+    """
+    one, other = (attended(image_map) >= attention for image_map in (query_map, key_map))
+    alike = _cosines(query_map, key_map) >= similarity
+    return one.unsqueeze(2) & other.unsqueeze(1) & alike
+
+
+@torch.no_grad()
+def attended(image_map: Tensor) -> Tensor:
+    """Return the attention ``(N, P)`` in [0, 1] of a map; 0 everywhere if it is the same."""
+    energy = image_map.to(torch.promote_types(image_map.dtype, torch.float32)).flatten(2)
+    energy = energy.square().mean(dim=1)
+    low, high = energy.amin(dim=1, keepdim=True), energy.amax(dim=1, keepdim=True)
+    return (energy - low) / (high - low).clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+@torch.no_grad()
+def with_nearest(pairs: Tensor, query_map: Tensor, key_map: Tensor) -> Tensor:
+    """Return ``(N, P, P)`` pairs with the most similar position added to rows that have any."""
+    nearest = torch.zeros_like(pairs)
+    nearest.scatter_(2, _cosines(query_map, key_map).argmax(dim=2, keepdim=True), True)
+    return pairs | (nearest & pairs.any(dim=2, keepdim=True))
+
+
+def _cosines(query_map: Tensor, key_map: Tensor) -> Tensor:
+    dtype = torch.promote_types(query_map.dtype, torch.float32)
+    query, key = (F.normalize(m.to(dtype).flatten(2), dim=1) for m in (query_map, key_map))
+    with torch.autocast(query.device.type, enabled=False):
+        return query.mT @ key

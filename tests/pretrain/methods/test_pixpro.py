@@ -1,0 +1,235 @@
+"""PixPro and PixContrast against loops over pixels."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mls_d2.config.loading import load_cfg
+from pretrain.batch import Batch
+from pretrain.encoder import zero_last_norms
+from pretrain.methods import build_method
+from pretrain.methods.pixpro import PixPro, propagated
+
+RECTANGLES = torch.tensor(
+    [
+        [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 30, 30]],
+        [[40, 30, 90, 120], [5, 5, 60, 60], [90, 60, 30, 40], [30, 1, 40, 60]],
+    ],
+    dtype=torch.float64,
+)
+FLIPS = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]], dtype=torch.bool)
+SIZES = torch.tensor([[200, 160], [90, 80], [100, 120], [70, 75]])
+
+
+class FlatBackbone(nn.Module):
+    """A linear map of every pixel's colour to six channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"res5": torch.einsum("nchw,dc->ndhw", images, self.weight)}
+
+
+def make(**options) -> PixPro:
+    values = {"hidden_dim": 5, "out_dim": 4, "momentum": 0.75} | options
+    return PixPro(FlatBackbone(), 6, PixPro.Options(**values)).double()
+
+
+def disturbed(method: PixPro) -> PixPro:
+    """Give the momentum encoder weights of its own, which stay."""
+    with torch.no_grad():
+        for weight in method.momentum_encoder.parameters():
+            weight.add_(0.5 * torch.randn_like(weight))
+    method.momentum = lambda progress: 1.0
+    return method
+
+
+@pytest.fixture
+def batch() -> Batch:
+    views = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
+    return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4))
+
+
+def swapped(batch: Batch) -> Batch:
+    views, boxes, flips = batch.views[::-1], batch.rectangles.flip(0), batch.flips.flip(0)
+    return Batch(views, boxes, flips, batch.image_sizes, batch.index)
+
+
+def centres(n: int, view: int, side: int) -> tuple[list[tuple[float, float]], float]:
+    """Return the centres of cells in the unit square of the image, and a cell's diagonal."""
+    (x, y, w, h), (height, width) = RECTANGLES[view, n].tolist(), SIZES[n].tolist()
+    x0, x1 = x / (width - 1), (x + w - 1) / (width - 1)
+    if FLIPS[view, n]:
+        x0, x1 = x1, x0
+    y0, y1 = y / (height - 1), (y + h - 1) / (height - 1)
+    dx, dy = (x1 - x0) / side, (y1 - y0) / side
+    cells = [(x0 + (u + 0.5) * dx, y0 + (v + 0.5) * dy) for v in range(side) for u in range(side)]
+    return cells, math.hypot(dx, dy)
+
+
+def is_positive(n: int, views: tuple[int, int], i: int, j: int, threshold: float) -> bool:
+    (one, d1), (other, d2) = (centres(n, view, 2) for view in views)
+    return math.dist(one[i], other[j]) / max(d1, d2) < threshold
+
+
+def pixels(image_map: torch.Tensor) -> list[list[float]]:
+    return image_map.flatten(1).T.tolist()
+
+
+def propagated_loop(x, g, gamma, cosine):
+    """Return y of one image from its pixels and their values."""
+    unit = [[a / math.sqrt(sum(b * b for b in row)) for a in row] for row in g]
+    out = []
+    for query in x:
+        weights = [max(cosine(query, other), 0) ** gamma for other in x]
+        out.append(
+            [
+                sum(w * row[c] for w, row in zip(weights, unit, strict=True))
+                for c in range(len(unit[0]))
+            ]
+        )
+    return out
+
+
+def test_propagation_equals_a_loop(cosine):
+    x, g = torch.randn(3, 5, 2, 2).double(), torch.randn(3, 4, 2, 2).double()
+    for gamma, tolerance in ((2.0, 1e-12), (1.0, 1e-12), (0.5, 1e-2)):
+        got = propagated(x, g, gamma)
+        for n in range(3):
+            expected = propagated_loop(pixels(x[n]), pixels(g[n]), gamma, cosine)
+            for row, values in zip(pixels(got[n]), expected, strict=True):
+                assert row == pytest.approx(values, abs=tolerance)
+    x.requires_grad_()
+    propagated(x, g, 0.5).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_loss_is_that_of_the_paper_in_both_orders(batch, cosine, layers):
+    method = disturbed(make(transform_layers=layers, sharpness=2.0, threshold=0.9))
+    online = [method.encoder(view)[1] for view in batch.views]
+    target = [method.keys(view)[1] for view in batch.views]
+    values = [method.transform(x) for x in online]
+    total, positives = 0.0, 0
+    for a, b in ((0, 1), (1, 0)):
+        for n in range(4):
+            y = propagated_loop(pixels(online[a][n]), pixels(values[a][n]), 2.0, cosine)
+            found = [
+                cosine(y[i], pixels(target[b][n])[j])
+                for i in range(4)
+                for j in range(4)
+                if is_positive(n, (a, b), i, j, 0.9)
+            ]
+            total += -2 * sum(found) / (len(found) + 1e-6) / 4
+            positives += len(found)
+    output = method(batch)
+    assert output.losses["loss_pixel"].item() == pytest.approx(total, abs=1e-9)
+    assert output.metrics["positive_pairs"].item() == pytest.approx(positives / 2 / 64)
+    assert output.metrics["unmatched_images"].item() == 0.25  # The third, whose views are apart.
+    assert set(output.losses) == {"loss_pixel"}
+
+
+def test_the_contrast_is_that_of_pixcontrast(batch, cosine):
+    method = disturbed(make(loss="contrast", temperature=0.3, threshold=0.9))
+    online = [method.encoder(view)[1] for view in batch.views]
+    target = [method.keys(view)[1] for view in batch.views]
+    total = 0.0
+    for a, b in ((0, 1), (1, 0)):
+        for n in range(4):
+            terms = []
+            for i in range(4):
+                query, keys = pixels(online[a][n])[i], pixels(target[b][n])
+                e = [math.exp(cosine(query, key) / 0.3) for key in keys]
+                own = [e[j] for j in range(4) if is_positive(n, (a, b), i, j, 0.9)]
+                if own:
+                    terms.append(-math.log(sum(own) / sum(e)))
+            total += sum(terms) / len(terms) / 4 if terms else 0.0
+    assert method(batch).losses["loss_pixel"].item() == pytest.approx(total, abs=1e-12)
+    assert not hasattr(method, "transform")
+
+
+def test_the_instance_branch_averages_after_the_predictor(batch, cosine):
+    method = disturbed(make(instance_weight=0.5))
+    total = 0.0
+    for a, b in ((0, 1), (1, 0)):
+        online = method.instance_predictor(method.encoder(batch.views[a])[2]).mean(dim=(2, 3))
+        target = method.keys(batch.views[b])[2].mean(dim=(2, 3))
+        total += sum(
+            -2 * cosine(p, t) for p, t in zip(online.tolist(), target.tolist(), strict=True)
+        )
+    output = method(batch)
+    assert output.losses["loss_instance"].item() == pytest.approx(total / 4, abs=1e-12)
+    assert output.weights == {"loss_instance": 0.5}
+
+
+@pytest.mark.parametrize("loss", ["propagation", "contrast"])
+def test_the_order_of_the_views_does_not_matter(batch, loss):
+    method = disturbed(make(loss=loss, instance_weight=1.0, threshold=0.9))
+    got = method(swapped(batch)).losses
+    for name, value in method(batch).losses.items():
+        torch.testing.assert_close(got[name], value)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "contrast"}, {"instance_weight": 1.0}])
+def test_gradients_reach_every_online_weight_and_no_other(batch, options):
+    method = make(**options)
+    sum(method(batch).losses.values()).backward()
+    for name, weight in method.named_parameters():
+        reached = weight.grad is not None
+        assert reached == ("momentum_encoder" not in name), name
+    assert method.encoder.backbone.weight.grad.abs().sum() > 0
+
+
+def test_the_copy_moves_between_online_and_target_passes(batch):
+    method = make()
+    with torch.no_grad():
+        method.momentum_encoder.backbone.weight.add_(1.0)
+    before = method.momentum_encoder.backbone.weight.clone()
+    method(batch)
+    expected = 0.75 * before + 0.25 * method.encoder.backbone.weight
+    torch.testing.assert_close(method.momentum_encoder.backbone.weight, expected)
+
+
+def test_without_positives_the_loss_is_zero_with_a_graph(batch):
+    method = make(threshold=1e-9, instance_weight=0.0)
+    apart = Batch(batch.views, RECTANGLES[:, 2:3].expand(2, 4, 4), FLIPS, SIZES, batch.index)
+    output = method(apart)
+    assert output.losses["loss_pixel"].item() == 0
+    assert output.metrics["unmatched_images"].item() == 1
+    output.losses["loss_pixel"].backward()
+    assert all(
+        weight.grad.isfinite().all()
+        for name, weight in method.named_parameters()
+        if "momentum_encoder" not in name
+    )
+
+
+def test_the_quick_config_builds_it_with_residual_branches_that_are_zero():
+    method = build_method(load_cfg("pretrain/configs/pixpro_quick.yaml", ["MODEL.DEVICE", "cpu"]))
+    weights = dict(method.encoder.backbone.named_parameters())
+    last = [value for name, value in weights.items() if "conv3.norm.weight" in name]
+    assert len(last) == 16
+    assert all(value.eq(0).all() for value in last)
+    assert weights["res2.0.conv2.norm.weight"].eq(1).all()
+    assert method.export().keys() == method.encoder.backbone.state_dict().keys()
+    zero_last_norms(nn.Conv2d(3, 3, 1))  # A backbone without such blocks stays as it is.
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("PIXPRO.LOSS", "both"),
+        ("PIXPRO.THRESHOLD", "0.0"),
+        ("PIXPRO.TRANSFORM_LAYERS", "3"),
+        ("PIXPRO.INSTANCE_WEIGHT", "-1.0"),
+        ("PRETRAIN.AUGMENT.LOCAL_CROPS", "2"),
+    ],
+)
+def test_values_out_of_range_are_refused(refuses, key, value):
+    cfg = load_cfg("pretrain/configs/pixpro_quick.yaml", [key, value])
+    with refuses("bad-value"):
+        PixPro.check_config(cfg)

@@ -1,0 +1,223 @@
+"""ReSim against loops over windows, its two necks, its shared flip, and what it exports."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone import FPN
+
+from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
+from mls_d2.checkpoint.initial_weights import load_initial_weights
+from mls_d2.config.loading import load_cfg
+from pretrain.batch import Batch
+from pretrain.batchnorm import BatchShuffle
+from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
+from pretrain.methods import build_method
+from pretrain.methods.resim import FPNNeck, MirroredTogether, ReSim
+from pretrain.views import ViewGroup
+from tests.pretrain.methods.tiny import Pyramid
+
+TAU, SIZE = 0.2, 64
+QUICK = "pretrain/configs/resim_quick.yaml"
+TRANSFER = "transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml"
+RECTANGLES = torch.tensor(
+    [
+        [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 60, 50]],
+        [[8, 15, 110, 120], [5, 5, 60, 60], [90, 60, 30, 40], [2, 1, 70, 60]],
+    ],
+    dtype=torch.float64,
+)
+FLIPS = torch.tensor([[0, 1, 0, 1]] * 2, dtype=torch.bool)
+
+
+def make(**options) -> ReSim:
+    values = {"projector_hidden_dim": 5, "projector_out_dim": 4, "dictionary_size": 8, "dim": 5}
+    values |= {"c4_windows": (32, 16), "c3_windows": (24, 12), "temperature": TAU}
+    made = ReSim(Pyramid(), 6, ReSim.Options(**(values | options))).double()
+    with torch.no_grad():
+        for weight in made.momentum_encoder.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    made.momentum = lambda progress: 1.0  # Nothing moves.
+    return made
+
+
+@pytest.fixture
+def batch() -> Batch:
+    views = torch.randn(2, 4, 3, SIZE, SIZE, dtype=torch.float64)
+    sizes = torch.tensor([[200, 160]] * 4)
+    return Batch(list(views), RECTANGLES, FLIPS, sizes, torch.arange(4))
+
+
+def region_loop(one, other, windows, scale, negatives, cosine) -> tuple[float, int]:
+    """Return the region loss of one level, and how many windows both views show."""
+    carried = carried_boxes(windows, RECTANGLES, FLIPS, SIZE)
+    terms = []
+    for n in range(4):
+        for r in range(len(windows)):
+            if inside(carried, SIZE)[n, r]:
+                query, key = (
+                    pooled_regions(maps[n : n + 1], box[None, None], scale).flatten().tolist()
+                    for maps, box in ((one, windows[r]), (other, carried[n, r]))
+                )
+                own = math.exp(cosine(query, key) / TAU)
+                cells = negatives[n // (4 // len(negatives))]
+                others = sum(math.exp(cosine(query, cell) / TAU) for cell in cells)
+                terms.append(-math.log(own / (own + others)))
+    return sum(terms) / len(terms), len(terms)
+
+
+def cells_loop(maps: torch.Tensor) -> list[list[list[float]]]:
+    """Return the means of all 3 × 3 cells of each image."""
+    side = maps.shape[-1] - 2
+    return [
+        [
+            image[:, i : i + 3, j : j + 3].mean(dim=(1, 2)).tolist()
+            for i in range(side)
+            for j in range(side)
+        ]
+        for image in maps
+    ]
+
+
+@pytest.mark.parametrize(("neck", "images"), [("fpn", 32), ("fpn", 2), ("c4", 32)])
+def test_the_losses_are_those_of_the_paper(batch, cosine, neck, images):
+    method = make(neck=neck, c3_images=images)
+    _, z1, *maps1 = method.encoder(batch.views[0])
+    _, z2, *maps2 = method.keys(batch.views[1])
+    output = method(batch)
+    assert set(output.losses) == {"loss_nce", "loss_c4"} | ({"loss_c3"} if neck == "fpn" else set())
+    assert output.weights == {}
+    four = [cell for image in cells_loop(maps2[0]) for cell in image]
+    windows = window_grid(SIZE, 32, 16).double()
+    expected, count = region_loop(maps1[0], maps2[0], windows, 1 / 16, [four], cosine)
+    assert output.losses["loss_c4"].item() == pytest.approx(expected)
+    assert output.metrics["windows_c4"].item() == pytest.approx(count / 4)
+    assert output.metrics["unmatched_images_c4"].item() == 0.25  # The third: views apart.
+    if neck == "fpn":
+        three, parts = cells_loop(maps2[1]), 4 // min(images, 4)
+        negatives = [
+            [cell for image in three[i * 4 // parts : (i + 1) * 4 // parts] for cell in image]
+            for i in range(parts)
+        ]
+        windows = window_grid(SIZE, 24, 12).double()
+        expected, _ = region_loop(maps1[1], maps2[1], windows, 1 / 8, negatives, cosine)
+        assert output.losses["loss_c3"].item() == pytest.approx(expected)
+    total = 0.0
+    for query, key in zip(z1.tolist(), z2.tolist(), strict=True):
+        own = math.exp(cosine(query, key) / TAU)
+        rows = method.dictionary["z"].tolist()
+        total -= math.log(own / (own + sum(math.exp(cosine(query, r) / TAU) for r in rows))) / 4
+    assert output.losses["loss_nce"].item() == pytest.approx(total, abs=1e-6)
+
+
+def test_the_neck_is_detectron2s_fpn_without_its_norms():
+    backbone = Pyramid()
+    fpn = FPN(backbone, ["res3", "res4", "res5"], 5)
+    neck = FPNNeck(Pyramid.channels, 5)
+    loaded = fpn.load_state_dict(neck.state_dict(), strict=False)
+    assert loaded.unexpected_keys == []
+    assert {k.split(".")[0] for k in loaded.missing_keys} == {"fpn_output5", "bottom_up"}
+    images = torch.randn(2, 3, SIZE, SIZE)
+    expected = fpn(images)
+    for got, level in zip(neck(backbone(images)), ("p4", "p3"), strict=True):
+        torch.testing.assert_close(got, expected[level])
+
+
+def test_gradients_reach_the_online_network_and_no_other(batch):
+    for neck in ("fpn", "c4"):
+        method = make(neck=neck)
+        output = method(batch)
+        sum(output.losses.values()).backward()
+        for name, weight in method.named_parameters():
+            unused = neck == "c4" and "res3" in name
+            assert (weight.grad is not None) == ("momentum_encoder" not in name and not unused), (
+                name
+            )
+        assert not output.keys["z"].requires_grad
+
+
+def test_without_common_windows_the_region_losses_are_zero_with_a_graph(batch):
+    method = make()
+    apart = RECTANGLES[:, 2:3].expand(2, 4, 4)
+    output = method(Batch(batch.views, apart, FLIPS, batch.image_sizes, batch.index))
+    region = output.losses["loss_c4"] + output.losses["loss_c3"]
+    assert region.item() == 0
+    assert output.metrics["unmatched_images_c3"].item() == 1
+    region.backward()
+    grads = [weight.grad for weight in method.encoder.neck.parameters()]
+    assert all(grad is not None and grad.eq(0).all() for grad in grads)
+
+
+def test_keys_come_back_in_order_from_a_shuffled_batch(batch):
+    method = make()
+    straight = method(batch)
+    method.shuffle = BatchShuffle(seed=3)
+    assert method.shuffle.order(4).tolist() != [0, 1, 2, 3]
+    mixed = method(batch)
+    for name, loss in straight.losses.items():
+        torch.testing.assert_close(mixed.losses[name], loss)
+    torch.testing.assert_close(mixed.keys["z"], straight.keys["z"])
+
+
+def test_both_crops_are_mirrored_together():
+    crops = MirroredTogether([ViewGroup(2, 32, (0.2, 1.0))], 0.5)
+    rng = np.random.default_rng(0)
+    drawn = [crops.draw(480, 640, rng) for _ in range(200)]
+    assert all(one.flipped == other.flipped for one, other in drawn)
+    assert np.mean([one.flipped for one, _ in drawn]) == pytest.approx(0.5, abs=0.1)
+    assert all(one != other for one, other in drawn)
+
+
+def test_the_quick_config_builds_it_and_exports_layers_of_the_fpn():
+    cfg = load_cfg(QUICK, ["MODEL.DEVICE", "cpu"])
+    method = build_method(cfg)
+    assert isinstance(ReSim.crops(cfg), MirroredTogether)
+    exported = method.export()
+    layers = {name.split(".")[1] for name in exported if name.startswith("backbone.")}
+    assert layers == {f"fpn_lateral{i}" for i in (3, 4, 5)} | {"fpn_output3", "fpn_output4"}
+    assert all(can_be_written(name) for name in exported)
+    torch.testing.assert_close(
+        exported["backbone.fpn_lateral3.weight"], method.encoder.neck.fpn_lateral3.weight
+    )
+    four = ["MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']", "RESIM.NECK", "c4"]
+    method = build_method(load_cfg(QUICK, ["MODEL.DEVICE", "cpu", *four]))
+    assert method.export().keys() == method.encoder.backbone.state_dict().keys()
+
+
+@pytest.mark.parametrize(("norm", "parts"), [("", 10), ("BN", 5)])
+def test_the_fpn_of_a_detector_gets_its_layers(tmp_path, norm, parts):
+    exported = build_method(load_cfg(QUICK, ["MODEL.DEVICE", "cpu"])).export()
+    path = str(tmp_path / "backbone.pth")
+    write_backbone(path, exported, {})
+    cfg = load_cfg(TRANSFER, ["MODEL.DEVICE", "cpu", "MODEL.FPN.NORM", norm])
+    cfg.MODEL.RESNETS.NORM = "BN"
+    model = build_model(cfg)
+    report = load_initial_weights(model, path, cfg)
+    assert report.num_parts == parts
+    # A norm takes the place of the biases.
+    assert all(name.endswith(".bias") for name in report.ignored)
+    assert report.num_backbone + report.num_parts + len(report.ignored) == sum(
+        "num_batches_tracked" not in name for name in exported
+    )
+    torch.testing.assert_close(
+        model.backbone.fpn_output4.weight, exported["backbone.fpn_output4.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.RESNETS.OUT_FEATURES", "['res5']"),
+        ("MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']"),
+        ("PRETRAIN.AUGMENT.CROP_SIZE", "32"),
+        ("RESIM.C4_WINDOWS", "(64, 16)"),
+        ("RESIM.C3_WINDOWS", "(24, 0)"),
+        ("RESIM.C3_IMAGES", "0"),
+        ("RESIM.NECK", "c5"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(refuses, key, value):
+    with refuses("bad-value"):
+        ReSim.check_config(load_cfg(QUICK, [key, value]))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.data.datasets import image_files
-from mls_d2.data.images import BrokenImageError, list_images, open_image
+from mls_d2.data.images import BrokenImageError, list_images, open_image, printable
 from pretrain.methods import method_class
 from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
 from pretrain.views import Crops, LoaderExtra
@@ -244,6 +244,15 @@ def image_paths(names: Sequence[str]) -> list[str]:
                 f"{nearest(name, DatasetCatalog.list())}",
                 code="unknown-name",
             )
+    twice = len(paths) - len({os.path.realpath(path) for path in paths})
+    if twice:
+        logger.warning(
+            "DATASETS.TRAIN %s overlap: %d of %d images are listed more than once, and are seen as "
+            "often in each epoch",
+            tuple(names),
+            twice,
+            len(paths),
+        )
     return paths
 
 
@@ -327,7 +336,8 @@ class ImageReport:
         """
         if enlarged and not self.enlarged:
             logger.warning(
-                "'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged", enlarged[0]
+                "'%s' is smaller than PRETRAIN.AUGMENT.CROP_SIZE and was enlarged",
+                printable(enlarged[0]),
             )
         self.enlarged.update(enlarged)
         for name, fault in broken:
@@ -338,7 +348,7 @@ class ImageReport:
             raise UserError(
                 f"{len(self.broken)} of {self.total} images are broken, more than "
                 f"PRETRAIN.MAX_BROKEN_SHARE {self.max_share:g} allows; for example "
-                f"{sorted(self.broken)[-1]}",
+                f"{printable(max(self.broken))}",
                 code="too-many-broken",
             )
 

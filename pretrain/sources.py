@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from mls_d2.scenes import read_marker
 SHARDS_FILE = "shards.json"
 SHARDS_FORMAT = 1
 _OPEN_SHARDS = 64  # of each worker
+_INDEX_HEADER, _INDEX_ROW = 128, 16  # bytes of an index
 
 
 class ImageSource(Protocol):
@@ -95,7 +96,7 @@ class ShardSource:
         self.synthetic = index.synthetic
         self._first = np.concatenate([[0], np.cumsum(self.counts)])
         self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-        self._check_sizes([size for _, _, size in self._shards])
+        self._check_sizes()
 
     def digest(self) -> str:
         """Return the digest of the shards' names, counts and sizes."""
@@ -113,7 +114,7 @@ class ShardSource:
             file, members = self._opened(shard)
             offset, size = map(int, members[row])
             data = os.pread(file, size, offset)
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError) as error:
             raise BrokenImageError(f"{self.name(position)}: {error}") from None
         if len(data) < size:
             raise BrokenImageError(f"{self.name(position)}: the shard is cut")
@@ -126,24 +127,38 @@ class ShardSource:
     def _opened(self, shard: int) -> tuple[int, np.ndarray]:
         if shard not in self._open:
             path = self.folder / self.names[shard]
-            members = np.load(index_path(path))
+            members = self._members(shard)
             self._open[shard] = os.open(path, os.O_RDONLY), members
             if len(self._open) > _OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
         self._open.move_to_end(shard)
         return self._open[shard]
 
-    def _check_sizes(self, sizes: Sequence[int]) -> None:
+    def _members(self, shard: int) -> np.ndarray:
+        _, count, size = self._shards[shard]
+        try:
+            members = np.load(index_path(self.folder / self.names[shard]))
+        except Exception as error:  # NumPy parses the header as Python.
+            raise ValueError(f"its index cannot be read: {error}") from None
+        if members.dtype != np.int64 or members.shape != (count, 2):
+            raise ValueError(f"its index does not list {count} images")
+        if members.min() < 0 or (members[:, 0] > size - members[:, 1]).any():
+            raise ValueError("its index points outside of the shard")
+        return members
+
+    def _check_sizes(self) -> None:
         wrong = []
-        for name, size in zip(self.names, sizes, strict=True):
+        for name, count, size in self._shards:
             path = self.folder / name
             if not (path.is_file() and index_path(path).is_file()):
                 wrong.append(f"{name} is missing")
             elif path.stat().st_size != size:
                 wrong.append(f"{name} has {path.stat().st_size} of {size} bytes")
+            elif index_path(path).stat().st_size != _INDEX_HEADER + _INDEX_ROW * count:
+                wrong.append(f"{index_path(path).name} does not list {count} images")
         if wrong:
             raise UserError(
-                f"{len(wrong)} of {len(sizes)} shards in '{self.folder}' are missing or cut: "
+                f"{len(wrong)} of {len(self.names)} shards in '{self.folder}' are missing or cut: "
                 f"{'; '.join(wrong[:3])}. Copy them again, or index them again with "
                 "tools/pack_shards.py --index",
                 code="missing-data",
@@ -155,6 +170,10 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".npy")
 
 
+ShardName = Annotated[str, msgspec.Meta(pattern=r"^[^\0/]+\.tar$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+
+
 class ShardsIndex(msgspec.Struct, kw_only=True):
     """The content of ``shards.json``.
 
@@ -164,7 +183,7 @@ class ShardsIndex(msgspec.Struct, kw_only=True):
         synthetic: whether the images are generated scenes.
     """
 
-    shards: list[tuple[str, int, int]]
+    shards: list[tuple[ShardName, Count, Count]]
     synthetic: bool
     format: int = SHARDS_FORMAT
 
@@ -195,7 +214,8 @@ def read_shards_file(folder: str) -> ShardsIndex:
 def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(f"{line}\n".encode())
+        # Bytes of file names that are no UTF-8 come back as they are on disk.
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

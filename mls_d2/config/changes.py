@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import YAML_FAULTS
 
 # Settings, and sections of them.
 RESUMABLE_CHANGES = (
@@ -22,6 +23,7 @@ RESUMABLE_CHANGES = (
     "PRETRAIN.LABEL_QUALITY",
     "PRETRAIN.ONLINE_EVAL",
     "TEST.EVAL_PERIOD",
+    "TEST.SAVE_PREDICTIONS",
     "VIS_PERIOD",
     "VERSION",
 )
@@ -55,7 +57,7 @@ def config_changes(
     """
     try:
         found = differences(saved_yaml, config_yaml)
-    except (yaml.YAMLError, AttributeError):
+    except YAML_FAULTS:
         raise UserError(
             "the saved config.yaml is damaged; start in another OUTPUT_DIR", code="damaged-file"
         ) from None

@@ -40,6 +40,9 @@ def _add_project_keys(cfg: CfgNode) -> None:
     # Accept weights whose file states another colour order, pixel mean or std, or stride placement
     # than this config; False refuses them.
     cfg.MODEL.ALLOW_INPUT_MISMATCH = False
+    # Write the detections of an evaluation beside results.json, in COCO's result format, for
+    # datasets in COCO's layout: predictions-<dataset>.json.
+    cfg.TEST.SAVE_PREDICTIONS = False
 
 
 def _add_pretrain_keys(cfg: CfgNode) -> None:

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import YAML_FAULTS
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -35,9 +36,10 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
             )
         try:
             loaded = CfgNode(_Utf8Config.load_yaml_with_base(config_file))
-        except (yaml.YAMLError, AttributeError, AssertionError, TypeError, OSError) as error:
+        except (*YAML_FAULTS, OSError) as error:
             raise UserError(
-                f"'{config_file}' is not a readable YAML config: {error}", code="bad-config"
+                f"'{config_file}' is not a readable YAML config: {type(error).__name__} {error}",
+                code="bad-config",
             ) from None
         _refuse_unknown(loaded, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
@@ -65,13 +67,30 @@ class _Utf8Config(CfgNode):
         with PathManager.open(filename, "rb") as file:
             content = file.read()
         try:
-            return io.StringIO(content.decode("utf-8-sig"))
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(
                 f"'{filename}' is not UTF-8 text: {error.reason} at byte {error.start} "
                 f"({content[error.start : error.start + 1]!r}); save it as UTF-8",
                 code="bad-config",
             ) from None
+        _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), filename)
+        return io.StringIO(text)
+
+
+def _refuse_repeated(node: yaml.Node | None, filename: str) -> None:
+    """Refuse a mapping with a key twice, of which PyYAML drops the first with all below it."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise UserError(
+                f"'{filename}' has '{key.value}' twice, again in line {key.start_mark.line + 1}",
+                code="bad-config",
+            )
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        _refuse_repeated(value, filename)
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ import yaml
 
 from mls_d2.config.changes import affects_results, flatten
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import YAML_FAULTS
 
 if TYPE_CHECKING:  # Reports are made without Detectron2.
     from detectron2.config import CfgNode
@@ -106,7 +107,7 @@ def mark_if_changed(cfg: CfgNode, published: CfgNode, phase: str) -> None:
 def _leaves(config: str) -> dict[str, str]:
     try:
         tree = yaml.load(config, Loader=_Loader)  # noqa: S506 - _Loader is a safe loader
-    except yaml.YAMLError as error:
+    except YAML_FAULTS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"its config is not readable YAML: {reason}", code="bad-config") from error
     if not isinstance(tree, dict):

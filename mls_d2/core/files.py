@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+import yaml
+
 from mls_d2.core.errors import UserError
 
 _PROBE_BYTES = 1 << 20
@@ -100,6 +102,20 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
+# PyYAML raises plain errors of Python for scalars such as 2020-13-45 or !!int x.
+YAML_FAULTS = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a damaged YAML file, or taking its content for a mapping, raises."""
+
+
 def trim_metrics(path: str, iteration: int) -> None:
     """Remove the lines of a ``metrics.json`` that a run resumed at ``iteration`` will write again.
 
@@ -107,7 +123,7 @@ def trim_metrics(path: str, iteration: int) -> None:
     """
     if not os.path.isfile(path):
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         kept = [line for line in file if _iteration_of(line) < iteration]
     with atomic_write(path, "w") as file:
         file.writelines(kept)
@@ -115,8 +131,8 @@ def trim_metrics(path: str, iteration: int) -> None:
 
 def _iteration_of(line: str) -> float:
     try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["iteration"])
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         # An incomplete line of a killed process.
         return float("inf")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import detectron2.utils.comm as comm
+import msgspec
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
@@ -16,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from faster_coco_eval import COCO, COCOeval_faster
 
+from mls_d2.core.files import atomic_write
 from mls_d2.data.annotations_coco import ground_truth
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,13 @@ class CocoEvaluator(DatasetEvaluator):
         dataset_name: a registered dataset whose metadata has ``json_file``,
             ``thing_dataset_id_to_contiguous_id`` and ``thing_classes``.
         tasks: ``"bbox"``, and ``"segm"`` for models that predict masks.
+        save_to: file for the detections in COCO's result format; "" writes none.
     """
 
-    def __init__(self, dataset_name: str, tasks: Sequence[str]) -> None:
+    def __init__(self, dataset_name: str, tasks: Sequence[str], *, save_to: str = "") -> None:
         self._metadata = MetadataCatalog.get(dataset_name)
         self._tasks = tuple(tasks)
+        self._save_to = save_to
         self._detections: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -55,7 +59,11 @@ class CocoEvaluator(DatasetEvaluator):
             self._detections += instances_to_coco_json(instances, item["image_id"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Return AP in percent by task: see :func:`evaluate_detections`."""
+        """Return AP in percent by task: see :func:`evaluate_detections`.
+
+        Raises:
+            UserError: the detections cannot be written.
+        """
         gathered = comm.gather(self._detections, dst=0)
         if not comm.is_main_process():
             return {}
@@ -65,6 +73,9 @@ class CocoEvaluator(DatasetEvaluator):
             {**detection, "category_id": dataset_ids[detection["category_id"]]}
             for detection in itertools.chain.from_iterable(gathered)
         ]
+        if self._save_to:
+            with atomic_write(self._save_to) as file:
+                file.write(msgspec.json.encode(detections))
         truth = COCO(ground_truth(self._metadata.json_file))
         if not detections:
             logger.warning("the model detected nothing in %d images", len(truth.imgs))

@@ -57,7 +57,8 @@ def read_curves(path: Path, only: str | None = None) -> Curves:
         for name in record if only is None else (only,):
             value = record.get(name)
             if name != "iteration" and isinstance(value, int | float):
-                points[name][record["iteration"]] = float(value)
+                with contextlib.suppress(OverflowError):  # An integer beyond the largest float.
+                    points[name][record["iteration"]] = float(value)
     if skipped:
         logger.warning("%s: skipped %d unreadable lines", path, skipped)
     ordered = {name: sorted(values.items()) for name, values in points.items()}
@@ -120,8 +121,9 @@ def pretraining_curves(
 
 
 def _recorded_as_synthetic(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return bool(_parsed((folder / "environment.json").read_text()).get("synthetic"))
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (folder / "environment.json").read_text(encoding="utf-8")
+        return bool(_parsed(text).get("synthetic"))
     return False
 
 

@@ -214,7 +214,10 @@ def _from_fields(fields: Mapping[str, Any], what: str, *, code: str) -> Result:
             got = type(value).__name__
             message = f"{what}: field '{name}' is {got}, expected a number or null"
             raise UserError(message, code=code)
-        return float(value) if value is not None and math.isfinite(value) else math.nan
+        try:
+            return float(value) if value is not None and math.isfinite(value) else math.nan
+        except OverflowError:  # An integer beyond the largest float.
+            return math.nan
 
     measured = ("wall_time_s", "peak_memory_mb", "images_per_s")
     numeric: dict[str, Any] = {key: number(key, fields[key]) for key in measured if key in fields}
@@ -228,7 +231,7 @@ def _from_fields(fields: Mapping[str, Any], what: str, *, code: str) -> Result:
         }
     try:
         return msgspec.convert({**fields, **numeric}, Result)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise UserError(f"{what}: {error}", code=code) from error
 
 

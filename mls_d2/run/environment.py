@@ -145,7 +145,7 @@ def _earlier(path: str) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8") as file:
             before = json.load(file)
         return [*before.pop("earlier", []), before]
-    except (OSError, ValueError, AttributeError):
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError):
         return []
 
 

@@ -64,6 +64,11 @@ def _explain(error: Exception, relief: str) -> tuple[str, str]:
         for line in str(error).splitlines():
             if line.startswith("DataLoader worker") or any(word in line for word in _SHARED_MEMORY):
                 return _worker_message(line), "lost-worker"
+    if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+        return (
+            f"a BatchNorm got a single value per channel, which has no variance ({error}); raise "
+            "SOLVER.IMS_PER_BATCH to two images per process or more, or train on larger images"
+        ), "bad-value"
     # On the CPU it is a bare RuntimeError of torch's allocator.
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -99,8 +99,8 @@ def _refuse(folder: str, changes: Sequence[str]) -> None:
 
 def _input_changes(folder: str, inputs: Mapping[str, str]) -> list[str]:
     try:
-        before = json.loads(_read(folder, ENVIRONMENT_FILE)).get("inputs", {})
-    except ValueError:
+        before = dict(json.loads(_read(folder, ENVIRONMENT_FILE)).get("inputs", {}))
+    except (AttributeError, RecursionError, TypeError, ValueError):
         return [f"{ENVIRONMENT_FILE} is damaged"]
     return [
         f"{name}: the content has changed (sha256 was {before.get(name)}, is {now})"
@@ -114,9 +114,9 @@ def _read(folder: str, name: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"'{folder}' holds a run without a readable {name} ({error.strerror}); "
+            f"'{folder}' holds a run without a readable {name} ({error}); "
             "choose another OUTPUT_DIR, or remove that folder",
             code="damaged-file",
         ) from None

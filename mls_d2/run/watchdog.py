@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch.distributed as dist
@@ -30,6 +32,9 @@ _SUSPECT_S = 10.0
 # How long a process may run on after another one failed, in seconds: it may be failing, too.
 _GRACE_S = 3.0
 _PACKAGES = ("mls_d2", "pretrain")
+_LOADER = "torch.utils.data.dataloader"
+# Idle workers of a data loader look for work every five seconds; this share of a core is more.
+_IDLE_SHARE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,7 @@ class State:
         iteration: the last complete one; None outside of training.
         idle_s: seconds since then.
         place: line of this project at which its main thread is.
+        starved_s: seconds for which it has waited for a batch on which nobody computes.
         code: its exit code, once it has ended.
     """
 
@@ -50,6 +56,7 @@ class State:
     iteration: int | None = None
     idle_s: float = 0.0
     place: str = ""
+    starved_s: float = 0.0
     code: int | None = None
 
 
@@ -63,7 +70,8 @@ class Verdict(NamedTuple):
 class Watch:
     """Decides from the states of all processes whether this one may run on.
 
-    A process may send nothing for ``silence_s`` seconds, and an iteration take ``stall_s`` seconds.
+    A process may send nothing for ``silence_s`` seconds, as long wait for a batch on which nobody
+    computes, and an iteration take ``stall_s`` seconds.
     """
 
     def __init__(self, rank: int, *, silence_s: float, stall_s: float) -> None:
@@ -99,6 +107,13 @@ class Watch:
             seconds = max(quiet[rank] for rank in lost)
             return Verdict(f"no report for {seconds:.0f} s (killed, stopped or cut off): {listed}")
         own = self._states.get(self._rank)
+        if own and own.starved_s > self.silence_s:
+            return Verdict(
+                f"no batch came for {own.starved_s:.0f} s, and no worker of the data loader used "
+                "the processor: one was stopped, or waits for a disk or network without answer. "
+                "Check where the data lie, or set DATALOADER.NUM_WORKERS 0; then continue with "
+                f"--resume: {self._describe(self._rank)}"
+            )
         if own and own.iteration is not None and own.idle_s > self._stall_s:
             listed = "\n  ".join(self._describe(rank) for rank in sorted(self._states))
             return Verdict(f"no iteration ended for {own.idle_s:.0f} s:\n  {listed}")
@@ -136,6 +151,24 @@ class Progress:
 progress = Progress()
 
 
+class Starvation:
+    """For how long the main thread has waited in a data loader while nothing was computed."""
+
+    def __init__(self) -> None:
+        self._since = self._computed = self._looked = 0.0
+
+    def seconds(self) -> float:
+        """Return the seconds up to now; 0 if it does not wait, or on systems without /proc."""
+        now, computed = time.monotonic(), _processor_seconds()
+        busy = computed - self._computed > 0.05 + _IDLE_SHARE * (now - self._since)
+        waits = any(name == _LOADER for name, _ in _frames())
+        # After a long pause between two looks the whole process was stopped, e.g. by Ctrl-Z.
+        if busy or computed < 0 or not waits or now - self._looked > _SUSPECT_S:
+            self._since, self._computed = now, computed
+        self._looked = now
+        return now - self._since
+
+
 class Watchdog:
     """Threads of one process that report to the others and end it if :class:`Watch` has a reason.
 
@@ -150,6 +183,7 @@ class Watchdog:
         self._period = min(2.0, silence_s / 5)
         self._beat = 0
         self._code: int | None = None
+        self._starvation = Starvation()
         self._ended = threading.Event()
         self._store = _open_store(address, main=self._rank == 0) if self._size > 1 else None
         self._send()
@@ -200,6 +234,8 @@ class Watchdog:
         self._code = verdict.code
         self._ended.set()
         self._reporter.join(self._period)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # A stuck one would outlive this process.
         # The main thread waits in a collective or for data, where no exception reaches it.
         os._exit(verdict.code)
 
@@ -211,6 +247,7 @@ class Watchdog:
             iteration=progress.iteration,
             idle_s=time.monotonic() - progress.since,
             place=_place(),
+            starved_s=self._starvation.seconds(),
             code=self._code,
         )
         if self._store is not None:
@@ -250,10 +287,35 @@ def _open_store(address: str, *, main: bool) -> dist.TCPStore:
 
 
 def _place() -> str:
+    for module, line in _frames():
+        if module.partition(".")[0] in _PACKAGES:
+            return f"{module}:{line}"
+    return ""
+
+
+def _frames() -> Iterator[tuple[str, str]]:
+    """Yield module, and line with function, of the main thread's frames from the innermost on."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] in _PACKAGES:
-            return f"{module}:{frame.f_lineno} ({frame.f_code.co_name})"
+        yield module, f"{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back
-    return ""
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of the main thread and all child processes; -1 without /proc."""
+    own = Path("/proc/self/task")
+    if not own.is_dir():
+        return -1.0
+    ticks = 0
+    with contextlib.suppress(OSError):
+        children = " ".join(path.read_text() for path in own.glob("*/children")).split()
+        for stat in (
+            own / str(os.getpid()) / "stat",
+            *(Path("/proc", c, "stat") for c in children),
+        ):
+            with contextlib.suppress(OSError):  # A child that ended meanwhile.
+                # After the name, which may hold spaces: user and system time are fields 14 and 15.
+                fields = stat.read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -14,6 +14,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.core.files import YAML_FAULTS
 
 RANDOM = "random"
 
@@ -166,7 +167,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read the suite '{path}': {error.strerror}{hint}", code="missing-file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_FAULTS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"'{path}' is not YAML: {reason}", code="bad-suite") from None
     if not isinstance(content, dict):

@@ -60,7 +60,7 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         message = f"{path} cannot be read ({error}); {remedy}"
         raise UserError(message, code="damaged-file") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,7 +79,12 @@ class Detection(TransferTask):
         """Return the evaluator for the format of a dataset."""
         kind = MetadataCatalog.get(dataset).get("evaluator_type")
         if kind == "coco":
-            return CocoEvaluator(dataset, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+            path = os.path.join(cfg.OUTPUT_DIR, f"predictions-{dataset.replace(os.sep, '-')}.json")
+            return CocoEvaluator(
+                dataset,
+                ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
+                save_to=path if cfg.TEST.SAVE_PREDICTIONS else "",
+            )
         if kind == "pascal_voc":
             return VocEvaluator(dataset)
         raise UserError(

@@ -87,10 +87,12 @@ def run_evaluation(cfg: CfgNode) -> None:
     """
     cfg = _prepare(cfg, training=False)
     check_no_run(cfg.OUTPUT_DIR, RESULTS_FILE)
-    if cfg.PRESET == "paper":
+    if cfg.PRESET != "custom":
         # The weights may be of an unfinished training or of another recipe.
+        logger.warning(
+            "PRESET is custom, not %s: how these weights were trained is unknown", cfg.PRESET
+        )
         cfg.PRESET = "custom"
-        logger.warning("PRESET is custom, not paper: the training of these weights is unknown")
     comm.synchronize()
     setup_logging(cfg.OUTPUT_DIR)
     seed_everything(cfg)

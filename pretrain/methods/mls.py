@@ -6,6 +6,7 @@ and d_z channels of the backbone feature g and of the embedding z.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.losses import knn_softmax, multi_label_bce, positive_bce, similarities
 from pretrain.methods.base import METHODS, Method
 from pretrain.methods.moco import Contrast, MoCo
+
+logger = logging.getLogger(__name__)
 
 # The term added to InfoNCE (Table 6); "none" is MoCo-v2.
 LOSSES = {"none": None, "knn": knn_softmax, "bce_pos": positive_bce, "bce": multi_label_bce}
@@ -70,6 +73,13 @@ class MLS(MoCo):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Method:
         """Build MLS, or the variant of Tables 6 and 7 that a config chooses."""
+        if cfg.MLS.WARMUP >= cfg.PRETRAIN.EPOCHS and cfg.MLS.LOSS != "none":
+            logger.warning(
+                "MLS.WARMUP %g is not shorter than the run, PRETRAIN.EPOCHS %g: the multi-label "
+                "loss never counts",
+                cfg.MLS.WARMUP,
+                cfg.PRETRAIN.EPOCHS,
+            )
         is_paper = cfg.MLS.LOSS == "bce" and cfg.MLS.DICTIONARIES == "both"
         return super(MLS, cls if is_paper else AblatedMLS).from_config(cfg)
 

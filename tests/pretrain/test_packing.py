@@ -1,6 +1,7 @@
 """Shards: what goes in comes out, by position, in every reader."""
 
 import io
+import struct
 import tarfile
 
 import numpy as np
@@ -107,6 +108,14 @@ def test_formats_under_another_suffix_are_not_lost(tmp_path):
         pixels.save(names[-1], kind)
     assert pack(FileSource(names), str(tmp_path / "shards"), Packing()) == 4
     assert int(ShardSource(str(tmp_path / "shards")).counts.sum()) == 4
+
+
+def test_odd_exif_does_not_stop_packing(tmp_path):
+    entry = struct.pack("<HHI", 0x0128, 2, 1) + b"x\0\0\0"  # ResolutionUnit as text
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + bytes(4)
+    path = str(tmp_path / "a.jpg")
+    Image.new("RGB", (40, 30)).save(path, exif=exif)
+    assert pack(FileSource([path]), str(tmp_path / "shards"), Packing(short_side=8)) == 1
 
 
 def test_missing_and_cut_shards_are_named(files, tmp_path, refuses):

@@ -5,7 +5,7 @@ import json
 import random
 
 VALUES = [
-    None, True, 0, 1, -1, 7, 2**31, 2**53 + 1, 10**30, 1.5, -2.5, 1e308, float("nan"),
+    None, True, 0, 1, -1, 7, 2**31, 2**53 + 1, 10**30, 10**400, 1.5, -2.5, 1e308, float("nan"),
     float("inf"), "", "1", "x" * 50, "é\ud800", [], [[]], [1, 2, 3], {}, {"id": 1},
     {"counts": "", "size": [20, 30]}, {"counts": "0", "size": [20, 30]},
     {"counts": [1, 2, 3], "size": [20, 30]}, [[1, 2, 3, 4, 5, float("nan")]],
@@ -45,6 +45,8 @@ def mutated(content, seed):
     rng = random.Random(seed)
     for _ in range(rng.randint(1, 3)):
         spots = list(_spots(content))
+        if not spots:
+            break
         parent, key = rng.choice(spots)
         action = rng.random()
         if action < 0.25:

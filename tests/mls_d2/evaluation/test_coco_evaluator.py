@@ -171,7 +171,7 @@ def instances_of(detections):
 
 
 @pytest.mark.parametrize("change", [None, "area", "id"])
-def test_the_evaluator_turns_instances_into_the_same_numbers(dataset_name, change):
+def test_the_evaluator_turns_instances_into_the_same_numbers(dataset_name, change, tmp_path):
     dataset, detections = random_case(2)
     if change:  # areas are those of the masks, and an object of id 0 is as good as any other
         path = Path(MetadataCatalog.get(dataset_name).json_file)
@@ -179,14 +179,19 @@ def test_the_evaluator_turns_instances_into_the_same_numbers(dataset_name, chang
         for item in content["annotations"]:
             item.update({"area": None} if change == "area" else {"id": item["id"] - 1})
         path.write_text(json.dumps(content))
-    evaluator = CocoEvaluator(dataset_name, TASKS)
+    path = tmp_path / "predictions.json"
+    evaluator = CocoEvaluator(dataset_name, TASKS, save_to=str(path))
     evaluator.reset()
     for image in dataset["images"]:
         mine = [item for item in detections if item["image_id"] == image["id"]]
         evaluator.process([{"image_id": image["id"]}], [{"instances": instances_of(mine)}])
     results = evaluator.evaluate()
+    saved = json.loads(path.read_text())
+    assert len(saved) == len(detections)
     for task in TASKS:
         reference = official(dataset, detections, task)
+        # What is saved has the same AP by the official tool.
+        assert official(dataset, saved, task).stats[0] == pytest.approx(reference.stats[0])
         # Boxes and scores went through float32.
         for name, value in zip(METRICS, reference.stats, strict=False):
             assert results[task][name] == pytest.approx(100 * value, abs=1e-3)

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.utils.data import DataLoader
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS, UserError
+from mls_d2.run import watchdog
 from mls_d2.run.launch import launch
 from mls_d2.run.loop import TrainingLoop
 from mls_d2.run.signals import InterruptGuard
@@ -61,12 +63,37 @@ def test_a_stuck_iteration_lists_the_place_of_every_process():
     ]
 
 
+def test_a_process_without_batches_ends_before_the_iteration_takes_too_long():
+    watch = make_watch()
+    for starved, ends in ((59.0, False), (61.0, True)):
+        watch.receive({1: State(int(starved), "h1", 7, starved, "place", starved)}, 1.0)
+        assert bool(watch.verdict(2.0)) == ends
+    assert "DATALOADER.NUM_WORKERS" in watch.verdict(2.0).message
+
+
 def test_an_evaluation_between_two_iterations_may_take_any_time():
     progress = Progress()
     progress.note(3)
     with progress.paused():
         assert progress.iteration is None
     assert progress.iteration == 3
+
+
+class Slow:
+    """Images of which one takes ``seconds``, in the processor or asleep."""
+
+    def __init__(self, kind, seconds):
+        self.kind, self.seconds = kind, seconds
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        end = time.monotonic() + self.seconds * (index == 1)
+        while time.monotonic() < end:
+            if self.kind == "asleep":
+                time.sleep(1)
+        return index
 
 
 class Loop(TrainingLoop):
@@ -80,6 +107,13 @@ class Loop(TrainingLoop):
     def run_step(self):
         if self.iter == 5 and self.kind == "stuck":
             time.sleep(1000)
+        if self.iter == 5 and self.kind == "stopped worker":
+            list(DataLoader(Slow("asleep", 1000), num_workers=2))
+        if self.iter == 5 and self.kind == "slow read":
+            list(DataLoader(Slow("asleep", 1000)))
+        if self.iter == 5 and self.kind == "slow decoding":
+            list(DataLoader(Slow("busy", 6), num_workers=2))
+            raise UserError("all batches came", code="bad-value")
         if self.iter == 5 and self.kind == "error":
             raise UserError("bad luck", code="bad-value")
         if self.iter == 5 and self.kind:
@@ -89,7 +123,7 @@ class Loop(TrainingLoop):
         time.sleep(0.02)
 
 
-def one_process(index, trouble, environments, folder):
+def one_process(index, trouble, environments, folder, timeout_min):
     os.environ.update(environments[index])
     log = os.open(folder / f"{index}.err", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 2)
@@ -99,11 +133,13 @@ def one_process(index, trouble, environments, folder):
         with InterruptGuard():
             Loop(trouble).train(0, 1000)
 
-    args = argparse.Namespace(num_gpus=1, num_machines=1, timeout=0.05)
-    os._exit(launch(main, args, device="cpu"))
+    args = argparse.Namespace(num_gpus=1, num_machines=1, timeout=timeout_min)
+    code = launch(main, args, device="cpu")
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def run_processes_with(trouble, number, folder):
+def run_processes_with(trouble, number, folder, timeout_min=0.05):
     """Run forked processes and return their exit codes and what they printed to stderr."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,7 +149,11 @@ def run_processes_with(trouble, number, folder):
     told = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
     # Forked, because a new process takes seconds to import torch.
     context = mp.start_processes(
-        one_process, (trouble, told, folder), nprocs=number, join=False, start_method="fork"
+        one_process,
+        (trouble, told, folder, timeout_min),
+        nprocs=number,
+        join=False,
+        start_method="fork",
     )
     victim = int(trouble[-1])
     for rank, process in enumerate(context.processes):
@@ -149,3 +189,22 @@ def test_a_single_stuck_process_ends_and_reports_its_place(tmp_path):
     codes, errors = run_processes_with("stuck-0", 1, tmp_path)
     assert codes == [EXIT_LOST_PROCESS]
     assert re.search(r"no iteration ended for[\s\S]*process 0 .* \(iteration 4 done", errors[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "message", "code"),
+    [
+        ("stopped worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
+        ("slow read-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
+        ("slow decoding-0", "all batches came", 2),
+    ],
+)
+def test_a_loader_in_which_nothing_is_computed_ends_the_run(
+    tmp_path, monkeypatch, trouble, message, code
+):
+    monkeypatch.setattr(watchdog, "SILENCE_S", 3.0)
+    codes, errors = run_processes_with(trouble, 1, tmp_path, timeout_min=1)
+    assert codes == [code], errors
+    assert message in errors[0]
+    assert "Traceback" not in errors[0]

@@ -216,14 +216,17 @@ def test_the_backbone_is_recorded_and_all_else_is_the_same_from_any_backbone(
     assert not Path(wider.OUTPUT_DIR, "config.yaml").exists()
 
 
+@pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_evaluation_alone_gives_the_metrics_of_the_run_into_another_folder(
-    make_cfg, backbone, tmp_path, refuses
+    make_cfg, backbone, tmp_path, refuses, preset
 ):
     cfg = make_cfg("MODEL.WEIGHTS", backbone, "SOLVER.MAX_ITER", 1)
     run_transfer(cfg)
     final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     folder, before = tmp_path / "evaluated", result_of(cfg)
-    run_evaluation(make_cfg("MODEL.WEIGHTS", final, "OUTPUT_DIR", folder, "PRESET", "paper"))
+    opts = ("OUTPUT_DIR", folder, "PRESET", preset, "TEST.SAVE_PREDICTIONS", preset == "quick")
+    run_evaluation(make_cfg("MODEL.WEIGHTS", final, *opts))
+    assert len(list(folder.glob("predictions-*.json"))) == (preset == "quick")
     after = read_result(folder / "results.json")
     # It need not be the model of the whole recipe.
     assert (after.method, after.preset) == ("mls", "custom")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -130,11 +131,12 @@ def trim_metrics(path: str, iteration: int) -> None:
 
 
 def _iteration_of(line: str) -> float:
+    """Return the iteration of a line; infinity for lines of a killed process or damaged ones."""
     try:
-        return float(json.loads(line)["iteration"])
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-        # An incomplete line of a killed process.
-        return float("inf")
+        found = json.loads(line)["iteration"]
+    except (LookupError, RecursionError, TypeError, ValueError):
+        return math.inf
+    return found if isinstance(found, int | float) else math.inf
 
 
 def _umask() -> int:

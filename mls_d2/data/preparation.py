@@ -108,8 +108,9 @@ def inspect(source: Source, *, sample: int, subset: bool = False) -> Finding:
 
 
 def _decode(name: str, files: list[str], sample: int) -> tuple[list[str], int]:
-    """Return the faults of a sample of the images, and its size."""
-    broken, picked = [], evenly_spaced(files, sample)
+    """Return the faults of a sample of the images and of all empty files, and their number."""
+    empty = [path for path in files if os.path.isfile(path) and not os.path.getsize(path)]
+    broken, picked = [], list(dict.fromkeys([*evenly_spaced(files, sample), *empty]))
     for path in tqdm(picked, desc=name, leave=False):
         try:
             read_image(path)

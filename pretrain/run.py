@@ -208,8 +208,7 @@ def _build_trainer(
         means=means,
         **state,
     )
-    _refuse_old_layout(checkpointer)
-    start = (checkpointer.resume() or {}).get("iteration", -1) + 1
+    start = _resume(cfg, checkpointer)
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
         distribute(method, device),
@@ -225,8 +224,6 @@ def _build_trainer(
         means=means,
         relief=_memory_relief(cfg),
     )
-    if comm.is_main_process():
-        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     trainer.register_hooks(
         [
             SeedSteps(cfg.SEED),
@@ -246,6 +243,15 @@ def _build_trainer(
         ]
     )
     return trainer, start
+
+
+def _resume(cfg: CfgNode, checkpointer: AtomicCheckpointer) -> int:
+    """Load the newest checkpoint, remove metrics of later steps, and return the first iteration."""
+    _refuse_old_layout(checkpointer)
+    start = (checkpointer.resume() or {}).get("iteration", -1) + 1
+    if comm.is_main_process():
+        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
+    return start
 
 
 def _schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer, length: Length) -> LRMultiplier:

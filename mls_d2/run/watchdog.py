@@ -33,8 +33,6 @@ _SUSPECT_S = 10.0
 _GRACE_S = 3.0
 _PACKAGES = ("mls_d2", "pretrain")
 _LOADER = "torch.utils.data.dataloader"
-# Idle workers of a data loader look for work every five seconds; this share of a core is more.
-_IDLE_SHARE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class State:
         iteration: the last complete one; None outside of training.
         idle_s: seconds since then.
         place: line of this project at which its main thread is.
-        starved_s: seconds for which it has waited for a batch on which nobody computes.
+        starved_s: seconds for which it has waited for a batch while no data were read.
         code: its exit code, once it has ended.
     """
 
@@ -70,8 +68,8 @@ class Verdict(NamedTuple):
 class Watch:
     """Decides from the states of all processes whether this one may run on.
 
-    A process may send nothing for ``silence_s`` seconds, as long wait for a batch on which nobody
-    computes, and an iteration take ``stall_s`` seconds.
+    A process may send nothing for ``silence_s`` seconds, wait as long for a batch while no data
+    are read, and an iteration may take ``stall_s`` seconds.
     """
 
     def __init__(self, rank: int, *, silence_s: float, stall_s: float) -> None:
@@ -109,10 +107,10 @@ class Watch:
         own = self._states.get(self._rank)
         if own and own.starved_s > self.silence_s:
             return Verdict(
-                f"no batch came for {own.starved_s:.0f} s, and no worker of the data loader used "
-                "the processor: one was stopped, or waits for a disk or network without answer. "
-                "Check where the data lie, or set DATALOADER.NUM_WORKERS 0; then continue with "
-                f"--resume: {self._describe(self._rank)}"
+                f"no batch came for {own.starved_s:.0f} s, and the data loader read no data: a "
+                "worker was stopped or is caught in one image, or a disk or network does not "
+                "answer. Check where the data lie, or set DATALOADER.NUM_WORKERS 0; then continue "
+                f"with --resume: {self._describe(self._rank)}"
             )
         if own and own.iteration is not None and own.idle_s > self._stall_s:
             listed = "\n  ".join(self._describe(rank) for rank in sorted(self._states))
@@ -152,19 +150,23 @@ progress = Progress()
 
 
 class Starvation:
-    """For how long the main thread has waited in a data loader while nothing was computed."""
+    """For how long the main thread has waited in a data loader that read no data.
+
+    Each image is read before it is decoded, so a loader that is slow still reads. One that does
+    not is stuck, whether it sleeps or computes.
+    """
 
     def __init__(self) -> None:
-        self._since = self._computed = self._looked = 0.0
+        self._since = self._looked = 0.0
+        self._read = 0
 
     def seconds(self) -> float:
         """Return the seconds up to now; 0 if it does not wait, or on systems without /proc."""
-        now, computed = time.monotonic(), _processor_seconds()
-        busy = computed - self._computed > 0.05 + _IDLE_SHARE * (now - self._since)
+        now, read = time.monotonic(), _bytes_read()
         waits = any(name == _LOADER for name, _ in _frames())
         # After a long pause between two looks the whole process was stopped, e.g. by Ctrl-Z.
-        if busy or computed < 0 or not waits or now - self._looked > _SUSPECT_S:
-            self._since, self._computed = now, computed
+        if read != self._read or read < 0 or not waits or now - self._looked > _SUSPECT_S:
+            self._since, self._read = now, read
         self._looked = now
         return now - self._since
 
@@ -302,20 +304,16 @@ def _frames() -> Iterator[tuple[str, str]]:
         frame = frame.f_back
 
 
-def _processor_seconds() -> float:
-    """Return the processor time of the main thread and all child processes; -1 without /proc."""
-    own = Path("/proc/self/task")
-    if not own.is_dir():
-        return -1.0
-    ticks = 0
+def _bytes_read() -> int:
+    """Return what the main thread and all child processes have read; -1 without /proc."""
+    threads = Path("/proc/self/task")
+    main = threads / str(os.getpid())
+    if not (main / "io").is_file():
+        return -1
+    total = 0
     with contextlib.suppress(OSError):
-        children = " ".join(path.read_text() for path in own.glob("*/children")).split()
-        for stat in (
-            own / str(os.getpid()) / "stat",
-            *(Path("/proc", c, "stat") for c in children),
-        ):
+        children = " ".join(path.read_text() for path in threads.glob("*/children")).split()
+        for process in (main, *(Path("/proc", child) for child in children)):
             with contextlib.suppress(OSError):  # A child that ended meanwhile.
-                # After the name, which may hold spaces: user and system time are fields 14 and 15.
-                fields = stat.read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+                total += int((process / "io").read_text().split()[1])  # of "rchar: 123"
+    return total

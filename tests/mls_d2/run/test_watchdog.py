@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_an_evaluation_between_two_iterations_may_take_any_time():
 
 
 class Slow:
-    """Images of which one takes ``seconds``, in the processor or asleep."""
+    """Images of which one takes ``seconds``: asleep, busy, or reading (and busy)."""
 
     def __init__(self, kind, seconds):
         self.kind, self.seconds = kind, seconds
@@ -93,7 +94,18 @@ class Slow:
         while time.monotonic() < end:
             if self.kind == "asleep":
                 time.sleep(1)
+            elif self.kind == "reading":
+                Path(__file__).read_bytes()
         return index
+
+
+# What an image does, for how many seconds, and the number of workers.
+LOADERS = {
+    "stopped worker": ("asleep", 1000, 2),
+    "slow read": ("asleep", 1000, 0),
+    "looping worker": ("busy", 1000, 2),
+    "slow images": ("reading", 6, 2),
+}
 
 
 class Loop(TrainingLoop):
@@ -107,12 +119,9 @@ class Loop(TrainingLoop):
     def run_step(self):
         if self.iter == 5 and self.kind == "stuck":
             time.sleep(1000)
-        if self.iter == 5 and self.kind == "stopped worker":
-            list(DataLoader(Slow("asleep", 1000), num_workers=2))
-        if self.iter == 5 and self.kind == "slow read":
-            list(DataLoader(Slow("asleep", 1000)))
-        if self.iter == 5 and self.kind == "slow decoding":
-            list(DataLoader(Slow("busy", 6), num_workers=2))
+        if self.iter == 5 and self.kind in LOADERS:
+            *slow, workers = LOADERS[self.kind]
+            list(DataLoader(Slow(*slow), num_workers=workers))
             raise UserError("all batches came", code="bad-value")
         if self.iter == 5 and self.kind == "error":
             raise UserError("bad luck", code="bad-value")
@@ -197,12 +206,11 @@ def test_a_single_stuck_process_ends_and_reports_its_place(tmp_path):
     [
         ("stopped worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
         ("slow read-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
-        ("slow decoding-0", "all batches came", 2),
+        ("looping worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
+        ("slow images-0", "all batches came", 2),
     ],
 )
-def test_a_loader_in_which_nothing_is_computed_ends_the_run(
-    tmp_path, monkeypatch, trouble, message, code
-):
+def test_a_loader_that_reads_nothing_ends_the_run(tmp_path, monkeypatch, trouble, message, code):
     monkeypatch.setattr(watchdog, "SILENCE_S", 3.0)
     codes, errors = run_processes_with(trouble, 1, tmp_path, timeout_min=1)
     assert codes == [code], errors

@@ -63,9 +63,10 @@ def run_tool(main: Callable[[], int | None]) -> None:
 def exit_code_of(main: Callable[[], int | None]) -> int:
     """Run ``main``, print what stopped it, and return the exit code.
 
-    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), 75 preempted by a scheduler
-    (``EX_TEMPFAIL``: resume by the same command with ``--resume``), 130 interrupted. Characters
-    that the terminal's encoding does not have are printed as question marks.
+    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``) or an error of the operating
+    system about a file, 75 preempted by a scheduler (``EX_TEMPFAIL``: resume by the same command
+    with ``--resume``), 130 interrupted. Characters that the terminal's encoding does not have are
+    printed as question marks.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -75,6 +76,11 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     except UserError as error:
         code = f" [{error.code}]" if error.code else ""
         sys.stderr.write(f"error: {error}{code}\n")
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"error: '{error.filename}': {error.strerror} [file-error]\n")
         return EXIT_USER_ERROR
     except Preempted as error:
         sys.stderr.write(f"{error}\n")

@@ -27,7 +27,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG,
 
 @contextmanager
 def one_line_failures(relief: str) -> Iterator[None]:
-    """Turn errors that the user can fix into a :class:`UserError`; log all others with a traceback.
+    """Turn errors that the user can fix into a :class:`UserError`; log bugs with a traceback.
 
     Args:
         relief: the settings, with their values, that reduce the memory that is needed.
@@ -44,7 +44,8 @@ def one_line_failures(relief: str) -> Iterator[None]:
         message, code = _explain(error, relief)
         if message:
             raise UserError(message, code=code) from error
-        if not is_lost_connection(error):
+        # An error about a file becomes one line where the tool ends.
+        if not is_lost_connection(error) and getattr(error, "filename", None) is None:
             logger.exception("error in this run")
         raise
 

@@ -120,3 +120,15 @@ def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, encoding):
     for stream, expected in zip(streams, lines, strict=True):
         stream.flush()
         assert stream.buffer.getvalue().decode().strip() == expected
+
+
+def test_an_error_about_a_file_is_one_line_that_names_it_and_others_are_bugs(tmp_path, capsys):
+    assert exit_code_of((tmp_path / "a.json").read_text) == EXIT_USER_ERROR
+    line = f"error: '{tmp_path}/a.json': No such file or directory [file-error]\n"
+    assert capsys.readouterr().err == line
+
+    def fail():
+        raise OSError("no file in sight")
+
+    with pytest.raises(OSError, match="no file in sight"):
+        exit_code_of(fail)

@@ -7,8 +7,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 import pretrain.methods  # noqa: F401 - registers the options
+from mls_d2.config.changes import flatten
 from mls_d2.config.defaults import get_cfg
-from mls_d2.config.loading import all_keys
 from mls_d2.config.options import options_table
 from mls_d2.convert.sources import published_table, sources_table
 
@@ -27,7 +27,7 @@ def test_every_option_of_pretraining_is_documented():
         return
     assert table.strip() == options_table()
     names = set(re.findall(r"[A-Z][A-Z_0-9.]+[A-Z]", text))
-    for key in all_keys(CfgNode({"PRETRAIN": get_cfg().PRETRAIN})):
+    for key in flatten(CfgNode({"PRETRAIN": get_cfg().PRETRAIN})):
         assert key in names or f".{key.split('.')[-1]}" in text, key
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import yaml
 from detectron2.utils.file_io import PathManager
 
+from mls_d2.config.changes import flatten
 from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
@@ -41,7 +42,8 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
                 f"'{config_file}' is not a readable YAML config: {type(error).__name__} {error}",
                 code="bad-config",
             ) from None
-        _refuse_unknown(loaded, cfg, origin=config_file)
+        for key in flatten(loaded):
+            _refuse_unknown_key(key, cfg, origin=config_file)
         _merge(config_file, functools.partial(cfg.merge_from_other_cfg, loaded))
     late = [word for word in opts if word.startswith("--")]
     if late:
@@ -93,15 +95,6 @@ def _refuse_repeated(node: yaml.Node | None, filename: str) -> None:
         _refuse_repeated(value, filename)
 
 
-def all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """Return the dotted names of all leaves of ``cfg``."""
-    keys: list[str] = []
-    for name, value in cfg.items():
-        path = f"{prefix}{name}"
-        keys += all_keys(value, f"{path}.") if isinstance(value, CfgNode) else [path]
-    return keys
-
-
 def _merge(origin: str, merge: Callable[[], None]) -> None:
     try:
         merge()
@@ -115,18 +108,12 @@ def _as_float_if_needed(word: str, default: object) -> str:
     return f"{word}.0" if whole else word
 
 
-def _refuse_unknown(loaded: CfgNode, cfg: CfgNode, *, origin: str) -> None:
-    for key in all_keys(loaded):
-        if key != "_BASE_":
-            _refuse_unknown_key(key, cfg, origin=origin)
-
-
 def _refuse_unknown_key(key: str, cfg: CfgNode, *, origin: str) -> None:
     node = cfg
     for part in key.split("."):
         if not isinstance(node, CfgNode) or part not in node:
             raise UserError(
-                f"{origin}: unknown config key '{key}'; {nearest(key, all_keys(cfg))}",
+                f"{origin}: unknown config key '{key}'; {nearest(key, flatten(cfg))}",
                 code="unknown-key",
             )
         node = node[part]

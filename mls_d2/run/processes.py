@@ -58,15 +58,6 @@ def scale_to_processes(cfg: CfgNode, world_size: int) -> CfgNode:
     return DefaultTrainer.auto_scale_workers(cfg, world_size)
 
 
-def images_normalised_together(cfg: CfgNode, norm: str, world_size: int) -> int:
-    """Return the number of images over which a BatchNorm computes its statistics in training.
-
-    ``cfg`` is not scaled to ``world_size`` processes yet; ``norm`` is Detectron2's name.
-    """
-    images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size)
-    return images * world_size if "Sync" in norm else images
-
-
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a model for data parallelism, with the main process's tensors everywhere (collective).
 

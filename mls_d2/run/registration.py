@@ -9,6 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 
 from mls_d2.data.cityscapes import COLORS
 from mls_d2.data.classification import register_classification
+from mls_d2.data.dataset_files import datasets_root
 from mls_d2.data.datasets import read_through_validators
 from mls_d2.data.images import list_images
 from mls_d2.modeling.classifier import ImageClassifier
@@ -46,8 +47,7 @@ def register_all() -> None:
 
 
 def _load_unlabeled() -> list[dict]:
-    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    folder = os.path.join(root, "coco", "unlabeled2017")
+    folder = os.path.join(datasets_root(), "coco", "unlabeled2017")
     return [
         {"file_name": name, "image_id": index} for index, name in enumerate(list_images(folder))
     ]

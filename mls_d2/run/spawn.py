@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -43,7 +43,7 @@ def _work(index: int, main: Callable[[], int], environments: list[dict[str, str]
 
 
 @contextmanager
-def _signals_go_to(processes: list[BaseProcess]) -> Any:
+def _signals_go_to(processes: list[BaseProcess]) -> Iterator[None]:
     def relay(number: int, _: Any) -> None:
         for process in processes:
             if process.is_alive() and process.pid:

@@ -14,6 +14,9 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
+from mls_d2.config.rules import value_at
+from mls_d2.core.errors import UserError
+
 
 class TransferTask(abc.ABC):
     """One kind of transfer; everything else of a run is the same for all of them."""
@@ -88,3 +91,40 @@ class TransferTask(abc.ABC):
                 prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
                 results |= {f"{prefix}{task}": values for task, values in metrics.items()}
         return results
+
+
+def check_num_classes(cfg: CfgNode, key: str, dataset: str, found: int) -> None:
+    """Compare the number of a dataset's classes with that of the model, the value of ``key``.
+
+    Raises:
+        UserError: they differ.
+    """
+    expected = value_at(cfg, key)
+    if found != expected:
+        raise UserError(
+            f"dataset '{dataset}' has {found} classes, the model {expected}; set {key} {found}",
+            code="bad-value",
+        )
+
+
+def refuse_single_images(cfg: CfgNode, layer: str, norm: str, world_size: int) -> None:
+    """Refuse to train a BatchNorm, with one value per image and channel, on one image at a time.
+
+    Args:
+        cfg: not scaled to ``world_size`` processes yet.
+        layer: what to call the layer.
+        norm: its kind, by Detectron2's name.
+        world_size: number of processes.
+
+    Raises:
+        UserError: it gets a single image; names the layer and the settings of the batch.
+    """
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    images = batch // (reference or world_size) * (world_size if "Sync" in norm else 1)
+    if images == 1:
+        raise UserError(
+            f"{layer} normalises one image at a time (SOLVER.IMS_PER_BATCH {batch}, "
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference}, {world_size} processes), one value per "
+            "channel, which has no variance; use two or more images",
+            code="batch-too-small",
+        )

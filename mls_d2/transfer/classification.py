@@ -18,8 +18,7 @@ from mls_d2.data.classification_loader import build_test_loader, build_train_loa
 from mls_d2.evaluation.classification_evaluator import ClassificationEvaluator
 from mls_d2.evaluation.pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
-from mls_d2.run.processes import images_normalised_together
-from mls_d2.transfer.base import TransferTask
+from mls_d2.transfer.base import TransferTask, check_num_classes, refuse_single_images
 from mls_d2.transfer.fitting import fit_head
 
 _STRIDE = 32  # of the last stage: smaller crops are a single position there.
@@ -126,15 +125,8 @@ def check_batch(cfg: CfgNode, world_size: int) -> None:
     one_value = cfg.CLASSIFICATION.CROP_SIZE <= _STRIDE and "BN" in norm and norm != "FrozenBN"
     if one_value and not cfg.MODEL.CLASSIFIER.FREEZE_BACKBONE:
         norms[f"MODEL.RESNETS.NORM {norm}"] = norm
-    for key, kind in norms.items():
-        if images_normalised_together(cfg, kind, world_size) == 1:
-            raise UserError(
-                f"{key} normalises one image at a time (SOLVER.IMS_PER_BATCH "
-                f"{cfg.SOLVER.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE "
-                f"{cfg.SOLVER.REFERENCE_WORLD_SIZE}, {world_size} processes), one value per "
-                "channel, which has no variance; use two or more images",
-                code="batch-too-small",
-            )
+    for layer, kind in norms.items():
+        refuse_single_images(cfg, layer, kind, world_size)
 
 
 def watch_frozen(module: nn.Module) -> Callable[[], None]:
@@ -161,12 +153,7 @@ def watch_frozen(module: nn.Module) -> Callable[[], None]:
 
 def _check_dataset(cfg: CfgNode, name: str) -> None:
     node, (_, _, data) = cfg.MODEL.CLASSIFIER, find(name)
-    if data.num_classes != node.NUM_CLASSES:
-        raise UserError(
-            f"dataset '{name}' has {data.num_classes} classes, the model {node.NUM_CLASSES}; set "
-            f"MODEL.CLASSIFIER.NUM_CLASSES {data.num_classes}",
-            code="bad-value",
-        )
+    check_num_classes(cfg, "MODEL.CLASSIFIER.NUM_CLASSES", name, data.num_classes)
     if data.multi_label != node.MULTI_LABEL:
         raise UserError(
             f"dataset '{name}' has {'several classes' if data.multi_label else 'one class'} per "

@@ -23,7 +23,7 @@ from mls_d2.data.detection import DetectionMapper, training_records
 from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
 from mls_d2.evaluation.voc_evaluator import VocEvaluator
-from mls_d2.transfer.base import TransferTask
+from mls_d2.transfer.base import TransferTask, check_num_classes
 
 
 class Detection(TransferTask):
@@ -45,17 +45,9 @@ class Detection(TransferTask):
         for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             metadata = MetadataCatalog.get(dataset)
             if not metadata.get("thing_classes"):
-                DatasetCatalog.get(
-                    dataset
-                )  # Custom datasets have their categories once they are read.
-            categories = metadata.get("thing_classes", ())
-            if len(categories) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-                raise UserError(
-                    f"dataset '{dataset}' has {len(categories)} categories, the model "
-                    f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set MODEL.ROI_HEADS.NUM_CLASSES "
-                    f"{len(categories)}",
-                    code="bad-value",
-                )
+                DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
+            found = len(metadata.get("thing_classes", ()))
+            check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, found)
         if cfg.MODEL.MASK_ON and comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
                 if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":

@@ -37,8 +37,7 @@ from mls_d2.data.segmentation_mapper import SegmentationMapper
 from mls_d2.evaluation.pictures import write_segmentations
 from mls_d2.evaluation.segmentation_evaluator import SegmentationEvaluator
 from mls_d2.modeling.encoder_decoder import HEADS
-from mls_d2.run.processes import images_normalised_together
-from mls_d2.transfer.base import TransferTask
+from mls_d2.transfer.base import TransferTask, check_num_classes, refuse_single_images
 
 _POLY = "WarmupPolyLR"
 _EVALUATOR = "cityscapes_sem_seg"
@@ -174,22 +173,14 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def check_batch(cfg: CfgNode, world_size: int) -> None:
-    """Refuse batches of one image for a head that normalises one value per image.
+    """Refuse batches of one image if PSPNet normalises its average over a whole image.
 
-    ``cfg`` is not scaled to ``world_size`` processes yet.
-
-    Raises:
-        UserError: PSPNet's average over a whole image is normalised, and it is a single value.
+    Arguments and errors are those of :func:`mls_d2.transfer.base.refuse_single_images`.
     """
-    solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
-    images = images_normalised_together(cfg, head.NORM, world_size)
-    if head.NAME == "PSPHead" and 1 in head.POOL_SCALES and "BN" in head.NORM and images < 2:
-        raise UserError(
-            f"{head.NORM} normalises one image at a time (SOLVER.IMS_PER_BATCH "
-            f"{solver.IMS_PER_BATCH}, SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE}, "
-            f"{world_size} processes), but PSPNet pools to one value per image; use two or more",
-            code="batch-too-small",
-        )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if head.NAME == "PSPHead" and 1 in head.POOL_SCALES and "BN" in head.NORM:
+        layer = f"MODEL.SEM_SEG_HEAD.NORM {head.NORM}, after PSPNet's average over a whole image,"
+        refuse_single_images(cfg, layer, head.NORM, world_size)
 
 
 def check_classes(cfg: CfgNode, dataset: str) -> None:
@@ -205,10 +196,5 @@ def check_classes(cfg: CfgNode, dataset: str) -> None:
             "evaluator here; use cityscapes_fine_sem_seg_train and …_val",
             code="no-evaluator",
         )
-    found, expected = len(metadata.stuff_classes), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if found != expected:
-        raise UserError(
-            f"dataset '{dataset}' has {found} classes, the model {expected}; set "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {found}",
-            code="bad-value",
-        )
+    found = len(metadata.stuff_classes)
+    check_num_classes(cfg, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", dataset, found)

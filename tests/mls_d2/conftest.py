@@ -19,6 +19,37 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = REPOSITORY / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_quick.yaml"
 SIDE = 64
 LOGGERS = ("detectron2", "fvcore", "mls_d2", "pretrain")
+# A ResNet of a few thousand weights, for any config.
+NARROW = {
+    "MODEL.WEIGHTS": "random",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+NARROW_DETECTOR = NARROW | {
+    "MODEL.FPN.OUT_CHANNELS": 8,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": 8,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.MIN_SIZE_TEST": 64,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "TEST.PRECISE_BN.NUM_ITER": 1,
+}
+
+
+def load_with(path, values, opts=()):
+    """Return the config of a file with values by key, and then KEY VALUE pairs, merged in."""
+    words = [word for pair in values.items() for word in pair]
+    return load_cfg(str(path), [str(word) for word in (*words, *opts)])
+
+
+def forget(names):
+    """Remove registered datasets."""
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def draw_split(folder: Path, num_images: int, seed: int) -> None:
@@ -61,9 +92,7 @@ def drawn_boxes(tmp_path_factory):
         paths = str(root / name / "instances.json"), str(root / name / "images")
         register_coco_instances(name, {}, *paths)
     yield names
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(names)
 
 
 @pytest.fixture
@@ -72,32 +101,18 @@ def make_cfg(tmp_path, drawn_boxes):
 
     def make(*opts):
         train, test = drawn_boxes
-        tiny = {
+        tiny = NARROW_DETECTOR | {
             "DATASETS.TRAIN": f"('{train}',)",
             "DATASETS.TEST": f"('{test}',)",
-            "MODEL.WEIGHTS": "random",
-            "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-            "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
-            "MODEL.FPN.OUT_CHANNELS": 8,
             "MODEL.ROI_HEADS.NUM_CLASSES": 2,
-            "MODEL.ROI_BOX_HEAD.CONV_DIM": 8,
-            "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
-            "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
-            "INPUT.MIN_SIZE_TRAIN": "(64,)",
-            "INPUT.MIN_SIZE_TEST": 64,
-            "DATALOADER.NUM_WORKERS": 0,
-            "SOLVER.IMS_PER_BATCH": 2,
             "SOLVER.BASE_LR": 0.03,
             "SOLVER.MAX_ITER": 2,
             "SOLVER.STEPS": "(90,)",
             "SOLVER.WARMUP_ITERS": 2,
             "SOLVER.CHECKPOINT_PERIOD": 1,
-            "TEST.PRECISE_BN.NUM_ITER": 1,
             "OUTPUT_DIR": str(tmp_path / "run"),
         }
-        words = [str(word) for pair in tiny.items() for word in pair]
-        return load_cfg(str(QUICK), [*words, *map(str, opts)])
+        return load_with(QUICK, tiny, opts)
 
     return make
 

@@ -1,21 +1,21 @@
 """Detection configs: the values of the recipes that the field publishes, and a run of each."""
 
-import functools
 import math
-from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
 from mls_d2.config.loading import load_cfg
+from mls_d2.config.rules import value_at
 from mls_d2.results.schema import read_result
 from mls_d2.run.registration import register_all
 from mls_d2.transfer import detection
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.mls_d2.conftest import NARROW_DETECTOR, REPOSITORY, forget, load_with
 
-CONFIGS = Path(__file__).resolve().parents[2] / "transfer_configs"
+CONFIGS = REPOSITORY / "transfer_configs"
 EVERY = sorted(
     str(path.relative_to(CONFIGS))
     for name in ("coco", "voc")
@@ -151,10 +151,6 @@ QUICK = {
 }
 
 
-def value_of(cfg, key):
-    return functools.reduce(getattr, key.split("."), cfg)
-
-
 def test_every_config_is_looked_at_here():
     assert sorted([*RECIPES, *QUICK]) == EVERY
 
@@ -164,15 +160,15 @@ def test_a_recipe_has_the_values_of_the_field(name):
     preset, values = RECIPES[name]
     cfg = load_cfg(str(CONFIGS / name))
     expected = {"PRESET": preset, "SEED": 0} | COMMON | values
-    assert {key: value_of(cfg, key) for key in expected} == expected
+    assert {key: value_at(cfg, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_quick_config_differs_in_size_and_length(name):
     quick, paper = (load_cfg(str(CONFIGS / item)) for item in (name, QUICK[name]))
     assert (quick.PRESET, quick.SOLVER.MAX_ITER < 2000) == ("quick", True)
-    same = {key: value_of(paper, key) for key in SHARED}
-    assert {key: value_of(quick, key) for key in SHARED} == same
+    same = {key: value_at(paper, key) for key in SHARED}
+    assert {key: value_at(quick, key) for key in SHARED} == same
 
 
 @pytest.mark.parametrize(
@@ -204,32 +200,17 @@ def tiny_scenes(scenes_root):
         register_pascal_voc(name, str(scenes_root / f"VOC{year}"), split, year)
         MetadataCatalog.get(name).evaluator_type = "pascal_voc"
     yield names
-    for name in names.values():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(names.values())
 
 
-TINY = {
-    "MODEL.WEIGHTS": "random",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
-    "MODEL.FPN.OUT_CHANNELS": 8,
-    "MODEL.ROI_BOX_HEAD.CONV_DIM": 8,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
+TINY = NARROW_DETECTOR | {
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 4,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 4,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
-    "INPUT.MIN_SIZE_TRAIN": "(64,)",
-    "INPUT.MIN_SIZE_TEST": 64,
-    "DATALOADER.NUM_WORKERS": 0,
     "SOLVER.REFERENCE_WORLD_SIZE": 0,
-    "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.MAX_ITER": 1,
-    "TEST.PRECISE_BN.NUM_ITER": 1,
 }
 
 
@@ -243,9 +224,7 @@ def test_every_config_trains_and_evaluates(name, tiny_scenes, tmp_path, monkeypa
         for part in ("TRAIN", "TEST")
     }
     opts = TINY | data | {"OUTPUT_DIR": tmp_path / "run"}
-    run_transfer(
-        load_cfg(str(CONFIGS / name), [str(word) for pair in opts.items() for word in pair])
-    )
+    run_transfer(load_with(CONFIGS / name, opts))
     result = read_result(tmp_path / "run" / "results.json")
     kinds = {"bbox", "segm"} if name.startswith("coco/") else {"bbox"}
     assert set(result.metrics) == kinds

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,22 +19,19 @@ from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.classification import Classification, check_batch
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.mls_d2.conftest import NARROW, REPOSITORY, load_with
 from tests.mls_d2.data.classification_trees import WRITERS
 
-CONFIGS = Path(__file__).resolve().parents[3] / "transfer_configs" / "classification"
+CONFIGS = REPOSITORY / "transfer_configs" / "classification"
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "base")
 SCENES = [name for name in LEAVES if name.endswith("_quick")]
 FINE_GRAINED = ("cub200", "flowers102", "cars", "aircraft", "indoor67", "pets", "dtd")
-NARROW = {
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
+TINY = NARROW | {
     "CLASSIFICATION.CROP_SIZE": 32,
     "CLASSIFICATION.RESIZE": 36,
-    "DATALOADER.NUM_WORKERS": 0,
     "SOLVER.IMS_PER_BATCH": 4,
-    "MODEL.WEIGHTS": "random",
     "MODEL.DEVICE": "cpu",
+    "MODEL.CLASSIFIER.POOL_SIZE": 0,  # Its maps have one position.
 }
 
 
@@ -60,12 +56,9 @@ def narrow_cfg(tmp_path):
 
     def make(name, *opts):
         register_all()
-        path = str(CONFIGS / f"{name}.yaml")
-        steps = min(load_cfg(path).SOLVER.MAX_ITER, 1)
-        tiny = NARROW | {"SOLVER.MAX_ITER": steps, "OUTPUT_DIR": tmp_path / "run"}
-        tiny["MODEL.CLASSIFIER.POOL_SIZE"] = 0  # Its maps have one position.
-        words = [str(word) for pair in tiny.items() for word in pair]
-        return load_cfg(path, [*words, *map(str, opts)])
+        steps = min(load(name).SOLVER.MAX_ITER, 1)
+        values = TINY | {"SOLVER.MAX_ITER": steps, "OUTPUT_DIR": tmp_path / "run"}
+        return load_with(CONFIGS / f"{name}.yaml", values, opts)
 
     return make
 

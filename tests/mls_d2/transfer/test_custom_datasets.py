@@ -1,28 +1,27 @@
-"""Datasets of one's own: COCO's layout with other categories, and folders of classes."""
+"""Custom datasets: COCO's layout with other categories, and one folder per class."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from mls_d2.config.loading import load_cfg
 from mls_d2.data.datasets import register_coco
 from mls_d2.results.schema import read_result
 from mls_d2.transfer import classification, detection
 from mls_d2.transfer.run import run_transfer
-from tests.mls_d2.conftest import REPOSITORY, draw_split
+from tests.mls_d2.conftest import NARROW, REPOSITORY, draw_split, forget, load_with
 
 CONFIGS = REPOSITORY / "transfer_configs" / "classification"
-NARROW = {
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 2, "CLASSIFICATION.CROP_SIZE": 64,
-    "CLASSIFICATION.RESIZE": 64, "DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 4,
-    "MODEL.WEIGHTS": "random", "MODEL.DEVICE": "cpu", "MODEL.CLASSIFIER.NUM_CLASSES": 3,
+THREE_CLASSES = NARROW | {
+    "CLASSIFICATION.CROP_SIZE": 64,
+    "CLASSIFICATION.RESIZE": 64,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "MODEL.DEVICE": "cpu",
+    "MODEL.CLASSIFIER.NUM_CLASSES": 3,
     "MODEL.CLASSIFIER.MULTI_LABEL": False,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -48,9 +47,8 @@ def test_folders_of_classes_are_learnt_by_every_protocol(tmp_path, monkeypatch, 
         f"DATASETS.{key}": f"('folder:{tmp_path}/colours/{split}',)"
         for key, split in (("TRAIN", "train"), ("TEST", "val"))
     }
-    options = NARROW | names | opts | {"OUTPUT_DIR": tmp_path / "run"}
-    words = [str(word) for pair in options.items() for word in pair]
-    run_transfer(load_cfg(str(CONFIGS / f"{config}.yaml"), words))
+    values = THREE_CLASSES | names | opts | {"OUTPUT_DIR": tmp_path / "run"}
+    run_transfer(load_with(CONFIGS / f"{config}.yaml", values))
     result = read_result(tmp_path / "run" / "results.json")
     assert result.task == f"colours_{config.rpartition('_')[2]}"
     assert result.dataset.num_images == 12
@@ -73,8 +71,6 @@ def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypat
     try:
         run_transfer(cfg)
     finally:
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+        forget(names)
     metrics = read_result(Path(cfg.OUTPUT_DIR) / "results.json").metrics
     assert {f"AP-{name}" for name in ("blue", "green", "never there")} <= metrics["segm"].keys()

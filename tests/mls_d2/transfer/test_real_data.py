@@ -1,17 +1,15 @@
 """Two detection steps and an evaluation on real pictures with a whole ResNet-50."""
 
 import math
-from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from mls_d2.config.loading import load_cfg
 from mls_d2.results.schema import read_result
 from mls_d2.transfer.run import run_transfer
+from tests.mls_d2.conftest import REPOSITORY, forget, load_with
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 RECIPE = REPOSITORY / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -28,9 +26,7 @@ def real_coco(real_coco_root):
         register_coco_instances(name, known, str(annotations), str(images))
         names.append(name)
     yield names
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(names)
 
 
 @pytest.mark.slow
@@ -55,7 +51,7 @@ def test_the_papers_recipe_trains_and_evaluates_on_real_coco(real_coco, tmp_path
         "TEST.PRECISE_BN.NUM_ITER": 1,
         "OUTPUT_DIR": tmp_path / "run",
     }
-    cfg = load_cfg(str(RECIPE), [str(word) for pair in small.items() for word in pair])
+    cfg = load_with(RECIPE, small)
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (50, 256)
     run_transfer(cfg)
     result = read_result(tmp_path / "run" / "results.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
@@ -21,6 +21,7 @@ from mls_d2.transfer import detection
 from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.run import run_evaluation, run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.mls_d2.conftest import forget
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
 
@@ -348,6 +349,4 @@ def test_odd_annotations_are_trained_and_evaluated_with_what_is_usable(
         run_transfer(cfg)
         assert math.isfinite(result_of(cfg).metrics["bbox"]["AP"])
     finally:
-        for name in ("odd_train", "odd_val"):
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+        forget(("odd_train", "odd_val"))

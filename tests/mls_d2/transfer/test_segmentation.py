@@ -28,8 +28,9 @@ from mls_d2.transfer.predict import run_demo
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.segmentation import PolyParamScheduler, Segmentation, check_batch
 from mls_d2.transfer.tasks import task_of
+from tests.mls_d2.conftest import NARROW, REPOSITORY, forget, load_with
 
-FOLDER = Path(__file__).resolve().parents[3] / "transfer_configs" / "cityscapes"
+FOLDER = REPOSITORY / "transfer_configs" / "cityscapes"
 PAPER = ("pspnet_R_50_40k", "psanet_R_50_40k", "pspnet_R_50_40k_769", "psanet_R_50_40k_769")
 QUICK = ("pspnet_R_50_quick", "psanet_R_50_quick")
 
@@ -52,9 +53,7 @@ def tiny_cityscapes(scenes_root):
         )
         names.append(name)
     yield names
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(names)
 
 
 @pytest.fixture
@@ -64,14 +63,10 @@ def make_cfg(tmp_path, tiny_cityscapes):
     def make(config, *opts):
         train, test = tiny_cityscapes
         odd = config.endswith("769")
-        tiny = {
+        tiny = NARROW | {
             "DATASETS.TRAIN": f"('{train}',)",
             "DATASETS.TEST": f"('{test}',)",
-            "MODEL.WEIGHTS": "random",
             "MODEL.DEVICE": "cpu",
-            "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-            "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
             "MODEL.SEM_SEG_HEAD.CONVS_DIM": 8,
             "MODEL.AUXILIARY_HEAD.CONVS_DIM": 8,
             "INPUT.SEGMENTATION.BASE_SIZE": "(97, 193)" if odd else "(96, 192)",
@@ -79,14 +74,12 @@ def make_cfg(tmp_path, tiny_cityscapes):
             "TEST.SLIDING_WINDOW": "(65, 65)" if odd else "(0, 0)",
             "TEST.SLIDING_STRIDE": "(43, 43)",
             "TEST.EVAL_PERIOD": 0,
-            "DATALOADER.NUM_WORKERS": 0,
             "SOLVER.IMS_PER_BATCH": 2,
             "SOLVER.REFERENCE_WORLD_SIZE": 1,
             "SOLVER.MAX_ITER": 1,
             "OUTPUT_DIR": str(tmp_path / "run"),
         }
-        words = [str(word) for pair in tiny.items() for word in pair]
-        return load_cfg(str(FOLDER / f"{config}.yaml"), [*words, *map(str, opts)])
+        return load_with(FOLDER / f"{config}.yaml", tiny, opts)
 
     return make
 

@@ -23,7 +23,7 @@ each pixel as a colour. An image that cannot be read is named and left out; the 
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line; KEY VALUE may stand anywhere between the options."""
+    """Parse the command line; KEY VALUE pairs may come anywhere between the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )

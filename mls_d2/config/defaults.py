@@ -190,8 +190,8 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # without weights before it. Fitted to the features of the training set, with SOLVER.MAX_ITER 0:
     # "svm" (linear, one per class) or "knn" (weighted nearest neighbours).
     node.HEAD = "linear"
-    # Side of the window of the average pool over the last feature, whose means (stride 1) are
-    # concatenated; 0 is the mean over all positions.
+    # Side of the window of the average pool over the last feature (stride 1, all means are
+    # concatenated); 0 is the mean over all positions.
     node.POOL_SIZE = 0
     # Train the head alone, on a backbone in evaluation mode: a linear probe.
     node.FREEZE_BACKBONE = False

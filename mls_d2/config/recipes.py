@@ -32,7 +32,7 @@ _TRANSFER_SECTIONS = (
 )
 # Besides keys that do not affect results: how kernels are chosen, the initial weights, the seed.
 _NEVER_COMPARED = frozenset({"CUDNN_BENCHMARK", "MODEL.WEIGHTS", "SEED"})
-# The input that a backbone was trained with belongs to the backbone, not to the transfer recipe.
+# The input format that a backbone was trained with is a property of the backbone.
 _OF_THE_BACKBONE = frozenset({"INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"})
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -28,7 +28,7 @@ class ImageClassifier(nn.Module):
         backbone: a Detectron2 backbone.
         head: from ``(N, d)`` features to ``(N, C)`` scores.
         feature: name of the backbone's output that is pooled.
-        pool_size: side of the window of the average pool, whose means (stride 1) are concatenated;
+        pool_size: side of the window of the average pool (stride 1, all means are concatenated);
             0 for the mean over all positions.
         num_classes: C.
         multi_label: train with the binary cross entropy of each class instead of the cross entropy.

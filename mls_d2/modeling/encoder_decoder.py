@@ -67,7 +67,7 @@ class EncoderDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Return the arguments that a config states."""
+        """Return the arguments that a config asks for."""
         head, auxiliary = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.AUXILIARY_HEAD
         backbone = build_backbone(cfg)
         shapes: dict[str, ShapeSpec] = backbone.output_shape()
@@ -101,8 +101,8 @@ class EncoderDecoder(nn.Module):
 
         Args:
             batched_inputs: with ``image`` ``(3, h, w)`` uint8 each; in training also ``sem_seg``
-                ``(H, W)`` uint8 of one size for all, H >= h and W >= w, whose first pixel is that
-                of the image; in inference optionally ``height`` and ``width`` of the output.
+                ``(H, W)`` uint8 of one size for all, H >= h and W >= w, with the image in its upper
+                left corner; in inference optionally ``height`` and ``width`` of the output.
 
         Returns:
             ``{"loss_sem_seg": …, "loss_auxiliary": …}``, or for each image

@@ -207,8 +207,8 @@ def psa_mask(mask: Tensor, mode: str, mask_size: tuple[int, int]) -> Tensor:
     """Move each mask around a position to the positions of the map that its offsets point to.
 
     Let an offset (i, j) of the position (h, w) mean the target
-    (i + h - (Mh - 1) / 2, j + w - (Mw - 1) / 2). Offsets whose target is outside of the map are
-    dropped, and targets that no offset reaches are 0.
+    (i + h - (Mh - 1) / 2, j + w - (Mw - 1) / 2). Offsets that lead out of the map are dropped, and
+    targets that no offset reaches are 0.
 
     - *collect*: ``out[target, (h, w)] = mask[(i, j), (h, w)]``: how a position gathers;
     - *distribute*: ``out[(h, w), target] = mask[(i, j), (h, w)]``: how it sends.

@@ -79,7 +79,7 @@ def check_no_run(folder: str, final_file: str) -> None:
 
 
 def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
-    """Make sure that a run is resumed with the ``inputs`` (see :func:`run_state`) of its start.
+    """Make sure that ``inputs`` (see :func:`run_state`) are those that the run started with.
 
     Raises:
         UserError: names those that have changed.

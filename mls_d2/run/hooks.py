@@ -146,9 +146,9 @@ class PeriodicCheckpointer(HookBase):
 class StopOnInterrupt(HookBase):
     """Saves a checkpoint and ends the run after the step in which a signal came.
 
-    Register it in every process, after the hooks whose state belongs into a checkpoint. The
-    processes ask each other after every step, because a scheduler gives them only seconds. In the
-    last step nothing is raised: call ``interrupt.raise_if_agreed`` after the run.
+    Register it in every process, after the hooks that change what a checkpoint stores. The
+    processes exchange their signals after every step, because a scheduler gives them only seconds.
+    In the last step nothing is raised: call ``interrupt.raise_if_agreed`` after the run.
 
     Raises:
         KeyboardInterrupt: after the checkpoint was written; Preempted if a scheduler asked.
@@ -213,7 +213,7 @@ def shared_hooks(
 
     Args:
         cfg: has ``OUTPUT_DIR`` and ``SOLVER.CHECKPOINT_PERIOD``, in iterations.
-        optimizer: whose learning rate is logged.
+        optimizer: its learning rate is logged.
         scheduler: of the learning rate, by iteration.
         throughput: measures the steps.
         interrupt: entered.
@@ -224,7 +224,7 @@ def shared_hooks(
         keep_checkpoints: number of periodic checkpoints that stay (>= 1).
         permanent_period: see :class:`PeriodicCheckpointer`.
         show: names of further scalars to print.
-        before_saving: hooks of the phase whose effect belongs into a checkpoint, or that log.
+        before_saving: hooks of the phase that log, or that change what a checkpoint stores.
         after_saving: hooks that log and may fail. If there are none, metrics are written before
             a checkpoint, so that a kill between the two loses no entry.
     """

@@ -186,7 +186,7 @@ def test_the_task_is_called_as_in_the_published_tables(name, task):
 
 @pytest.fixture(scope="module")
 def tiny_scenes(scenes_root):
-    """Scenes under names of their own, by the builtin name that stands for them in the configs."""
+    """Names of registered tiny scenes, by the builtin name that the configs have instead."""
     register_all()
     names = {}
     for split in ("train", "val"):

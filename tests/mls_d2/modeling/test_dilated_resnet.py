@@ -1,4 +1,4 @@
-"""The dilated ResNet against Detectron2's own, whose positions it has among others."""
+"""The dilated ResNet gives the outputs of Detectron2's own at the positions that both have."""
 
 import pytest
 import torch

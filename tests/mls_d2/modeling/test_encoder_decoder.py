@@ -153,7 +153,7 @@ def test_logits_are_the_mean_over_the_windows_that_cover_a_pixel():
     seen = []
 
     def predict(part):
-        # What a window says depends on the window, so that a mean differs from any one of them.
+        # The logits depend on the window, so that a mean differs from those of any window.
         seen.append(tuple(part.shape[2:]))
         return part[:, :2] * len(seen)
 

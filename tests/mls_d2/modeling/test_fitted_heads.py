@@ -55,7 +55,7 @@ def test_scores_are_the_weighted_shares_of_the_k_nearest(several):
 
 
 def toy(seed=0, noise=0.6, number=90):
-    """Unit features with one direction that tells the classes apart, and noise."""
+    """Unit features: one direction separates the classes, the others are noise."""
     rng = np.random.default_rng(seed)
     labels = np.where(np.arange(number) % 3 == 0, 1, -1)
     features = rng.normal(size=(number, 8)) * noise
@@ -102,7 +102,7 @@ def test_the_cost_of_the_best_precision_over_three_folds_is_chosen():
     assert len(chosen) > 1  # else a constant would pass
 
 
-def test_where_folds_would_lack_a_label_the_first_cost_is_taken():
+def test_if_folds_would_lack_a_label_the_first_cost_is_taken():
     features, _ = toy()
     labels = np.full(90, -1)
     labels[:2] = 1

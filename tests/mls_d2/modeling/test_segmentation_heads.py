@@ -22,7 +22,7 @@ def random(*shape):
 
 
 def pooled_by_loops(features, cells):
-    """Average over cells whose bounds are rounded outwards."""
+    """Average over cells, with bounds rounded outwards."""
     height, width = features.shape[2:]
     out = features.new_zeros(*features.shape[:2], cells, cells)
     for i in range(cells):
@@ -73,7 +73,7 @@ def test_the_pyramid_is_that_of_loops(align_corners):
 
 
 def attended_by_loops(features, mask, mode, size):
-    """Weigh every pair of positions by its mask, one softmax a receiving position."""
+    """Weigh every pair of positions by its mask, with one softmax per receiving position."""
     count, channels, height, width = features.shape
     half = (size[0] - 1) // 2, (size[1] - 1) // 2
     places = [(h, w) for h in range(height) for w in range(width)]
@@ -82,7 +82,7 @@ def attended_by_loops(features, mask, mode, size):
         for h, w in places:
             logits = []
             for y, x in places:
-                # Whose mask tells: that of the receiver (collect) or of the giver (distribute).
+                # The mask is that of the receiver (collect) or of the sender (distribute).
                 centre, target = ((h, w), (y, x)) if mode == "collect" else ((y, x), (h, w))
                 i, j = target[0] - centre[0] + half[0], target[1] - centre[1] + half[1]
                 inside = 0 <= i < size[0] and 0 <= j < size[1]

@@ -50,11 +50,11 @@ def test_the_checksum_is_that_of_the_file_and_sha256sum_reads_it(saved, tmp_path
     subprocess.run(["sha256sum", "--check", "--strict", sidecar.name], cwd=tmp_path, check=True)
 
 
-def test_a_flipped_bit_that_torch_does_not_notice_is_named_and_the_one_before_is_used(
+def test_a_file_with_a_flipped_bit_that_torch_does_not_notice_is_named_and_skipped(
     saved, tmp_path, caplog
 ):
     flip_a_weight(tmp_path / "model_0000005.pth")
-    # What makes the checksum worth its while: torch loads the wrong number.
+    # The reason for a checksum: torch loads the wrong number.
     weight = torch.load(tmp_path / "model_0000005.pth", weights_only=True)["model"]["weight"]
     assert weight.flatten()[0] != 5
     with caplog.at_level("WARNING", "mls_d2.run.checkpointer"):
@@ -78,7 +78,7 @@ def test_a_model_that_is_not_finite_is_not_saved(saved, tmp_path, refuses):
     assert saved.resume()["iteration"] == 5
 
 
-def test_the_clock_does_not_say_which_checkpoint_is_the_newest(saved, tmp_path):
+def test_times_of_files_do_not_decide_which_checkpoint_is_the_newest(saved, tmp_path):
     (tmp_path / "last_checkpoint").unlink()
     for path in tmp_path.glob("*.pth"):
         os.utime(path, (0, -iteration_of(path.name)))

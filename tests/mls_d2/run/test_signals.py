@@ -73,7 +73,7 @@ def test_schedulers_signals_may_repeat_and_the_first_is_reported(number):
     assert caught.value.number == number
 
 
-def test_people_come_before_schedulers(monkeypatch):
+def test_sigint_comes_before_the_signals_of_schedulers(monkeypatch):
     guard = InterruptGuard()
     for requested, expected in (([0, 15, 2], 2), ([0, 15, 10], 10), ([0, 0], 0)):
         monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda _, seen=requested: seen)

@@ -155,11 +155,11 @@ def run_processes_with(trouble, number, folder, timeout_min=0.05):
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
-    told = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+    environments = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
     # Forked, because a new process takes seconds to import torch.
     context = mp.start_processes(
         one_process,
-        (trouble, told, folder, timeout_min),
+        (trouble, environments, folder, timeout_min),
         nprocs=number,
         join=False,
         start_method="fork",

@@ -163,7 +163,7 @@ def test_each_runs_on_files_in_the_layout_of_the_official_ones(
 
 @pytest.fixture
 def backbone(narrow_cfg, tmp_path):
-    """A backbone file for the narrow model, whose running statistics are no defaults."""
+    """A backbone file for the narrow model, with running statistics other than the defaults."""
     torch.manual_seed(5)
     network = build_model(narrow_cfg("voc2007_linear")).backbone
     network.train()

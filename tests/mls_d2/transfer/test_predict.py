@@ -15,7 +15,7 @@ from mls_d2.transfer.run import run_transfer
 
 @pytest.fixture
 def trained(make_cfg, monkeypatch):
-    """The config of a finished run, whose weights are its own."""
+    """The config of a finished run, with the weights that it trained."""
     monkeypatch.setattr(detection, "write_detections", lambda *_: None)
     cfg = make_cfg("SOLVER.MAX_ITER", 1)
     run_transfer(cfg)

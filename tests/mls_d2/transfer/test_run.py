@@ -1,4 +1,4 @@
-"""A transfer run repeats, resumes, stops cleanly, and refuses what does not belong to it."""
+"""Transfer runs are reproducible, resume, stop cleanly, and refuse folders of other runs."""
 
 import json
 import math

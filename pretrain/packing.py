@@ -7,10 +7,12 @@ import io
 import json
 import logging
 import os
+import signal
 import tarfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import Pool
 from pathlib import Path
 
 import msgspec
@@ -76,7 +78,7 @@ def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0
         The number of images packed.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: the folder holds something else, or cannot be written; a worker was killed.
     """
     length = int(source.counts.sum())
     plan = {"images": length, "first": source.name(0), **asdict(packing)}
@@ -92,12 +94,20 @@ def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0
         run: Iterable[list[str]] = map(packer, zip(shards, parts, strict=True))
         if workers:
             # The packer goes to each process once: it may hold millions of paths.
-            pool = stack.enter_context(Pool(workers, _receive, (packer,)))
-            run = pool.imap(_pack_received, zip(shards, parts, strict=True))
-        for part, broken in zip(parts, run, strict=True):
-            for message in broken:
-                logger.warning("left out a broken image: %s", message)
-            progress.update(len(part))
+            pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(packer,))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            run = pool.map(_pack_received, zip(shards, parts, strict=True))
+        try:
+            for part, broken in zip(parts, run, strict=True):
+                for message in broken:
+                    logger.warning("left out a broken image: %s", message)
+                progress.update(len(part))
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed; if nobody did that, memory ran out: repeat the "
+                "command with fewer --workers, which keeps the shards that are finished",
+                code="dead-worker",
+            ) from None
     return write_shards_file(folder, shards, synthetic=source.synthetic)
 
 
@@ -183,6 +193,7 @@ _received: list[_Packer] = []
 
 
 def _receive(packer: _Packer) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker in the middle of a shard.
     _received.append(packer)
 
 

@@ -1,6 +1,8 @@
 """Shards: what goes in comes out, by position, in every reader."""
 
 import io
+import os
+import signal
 import struct
 import tarfile
 
@@ -173,3 +175,10 @@ def test_a_damaged_index_is_refused(tmp_path, refuses, content, code):
     with refuses(code) as caught:
         ShardSource(str(tmp_path))
     assert caught.match("shards.json")
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_worker_ends_the_packing(files, tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr(files, "read", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with refuses("dead-worker"):
+        pack(files, str(tmp_path / "shards"), Packing(per_shard=4), workers=2)

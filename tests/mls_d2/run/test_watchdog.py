@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ from mls_d2.run import watchdog
 from mls_d2.run.launch import launch
 from mls_d2.run.loop import TrainingLoop
 from mls_d2.run.signals import InterruptGuard
-from mls_d2.run.watchdog import Progress, State, Watch
+from mls_d2.run.watchdog import Progress, Starvation, State, Watch, Watchdog
+
+LOADER = "torch.utils.data.dataloader"
 
 
 def make_watch(rank=1):
@@ -42,6 +45,10 @@ def test_a_process_that_is_silent_too_long_is_named_and_no_other():
     assert verdict.code == EXIT_LOST_PROCESS
     assert "process 2 on h2" in verdict.message
     assert "process 0" not in verdict.message
+    # Process 0 keeps the reports: if it is lost, all are silent.
+    message = make_watch().verdict(60.5).message
+    assert "process 0 on h0" in message
+    assert "process 2" not in message
 
 
 def test_an_end_without_failure_is_no_reason_to_end():
@@ -70,6 +77,38 @@ def test_a_process_without_batches_ends_before_the_iteration_takes_too_long():
         watch.receive({1: State(int(starved), "h1", 7, starved, "place", starved)}, 1.0)
         assert bool(watch.verdict(2.0)) == ends
     assert "DATALOADER.NUM_WORKERS" in watch.verdict(2.0).message
+
+
+def test_a_loader_starves_while_it_reads_nothing(monkeypatch):
+    starvation = Starvation()
+    for now, read, module, expected in (
+        (100, 7, LOADER, 0),
+        (105, 7, LOADER, 5),
+        (112, 7, LOADER, 12),
+        (114, 8, LOADER, 0),
+        (120, 8, LOADER, 6),
+        (140, 8, LOADER, 0),  # the process was stopped meanwhile
+        (145, 8, LOADER, 5),
+        (146, 8, "torch.optim", 0),
+        (150, -1, LOADER, 0),  # no /proc
+        (155, -1, LOADER, 0),
+    ):
+        monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        monkeypatch.setattr(watchdog, "_bytes_read", lambda read=read: read)
+        monkeypatch.setattr(watchdog, "_frames", lambda module=module: iter([(module, "1")]))
+        assert starvation.seconds() == expected
+
+
+def test_after_a_broken_connection_the_lost_process_has_ten_seconds_to_report(monkeypatch):
+    dog = Watchdog(stall_s=600)
+    waits, ends = [], []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(dog, "_end", ends.append)
+    dog.end_after_lost_connection(RuntimeError("closed\nin pair.cc"))
+    monkeypatch.undo()
+    dog.stop(0)
+    assert waits == [14]  # and two reports
+    assert [end.message for end in ends] == ["lost the connection to another process: closed"]
 
 
 def test_an_evaluation_between_two_iterations_may_take_any_time():

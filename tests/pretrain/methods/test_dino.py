@@ -9,15 +9,10 @@ from torch import nn
 from pretrain.losses import dino_loss
 from pretrain.methods import METHODS
 from pretrain.methods.dino import Head, clip_each
+from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
 SMALL = {"num_prototypes": 5, "bottleneck_dim": 3, "hidden_dim": 4, "momentum": 0.75}
-
-
-def softmax(values: list[float]) -> list[float]:
-    most = max(values)
-    powers = [math.exp(value - most) for value in values]
-    return [power / sum(powers) for power in powers]
 
 
 def loss_in_loops(student, teacher, centre, student_temperature, teacher_temperature) -> float:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pretrain.numerics import wide
+
 
 def view_frames(rectangles: Tensor, flips: Tensor, image_sizes: Tensor) -> Tensor:
     """Return the corners of views in the unit square of their image.
@@ -29,7 +31,7 @@ def view_frames(rectangles: Tensor, flips: Tensor, image_sizes: Tensor) -> Tenso
 
     Source: PixPro's code (zdaxie/PixPro, contrast/data/transform.py at e390d6b).
     """
-    x, y, width, height = _float(rectangles).unbind(dim=-1)
+    x, y, width, height = wide(rectangles).unbind(dim=-1)
     down, across = (image_sizes.to(x.dtype) - 1).clamp_min(1).unbind(dim=-1)
     left, right = x / across, (x + width - 1) / across
     first, last = torch.where(flips, right, left), torch.where(flips, left, right)
@@ -78,7 +80,7 @@ def overlap_boxes(rectangles: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: SlotCon's code (CVMI-Lab/SlotCon, data/transforms.py at 30ff33d).
     """
-    rectangles = _float(rectangles)
+    rectangles = wide(rectangles)
     corner, extent = rectangles[..., :2], rectangles[..., 2:]
     low, high = corner.amax(dim=0), (corner + extent).amin(dim=0)
     start, end = (low - corner) / extent, (high - corner) / extent
@@ -102,10 +104,9 @@ def aligned_maps(maps: Tensor, boxes: Tensor, flips: Tensor, present: Tensor) ->
     Returns:
         ``(N, C, S, S)``, float32 at least, with gradient.
     """
-    side = maps.shape[-1]
-    dtype = torch.promote_types(maps.dtype, torch.float32)
-    cells = torch.arange(side, device=maps.device, dtype=dtype)
-    corners = boxes.to(dtype).unsqueeze(-1)
+    maps, side = wide(maps), maps.shape[-1]
+    cells = torch.arange(side, device=maps.device, dtype=maps.dtype)
+    corners = boxes.to(maps.dtype).unsqueeze(-1)
     shares = (cells + 0.5) / side
 
     def weights(low: Tensor, high: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def aligned_maps(maps: Tensor, boxes: Tensor, flips: Tensor, present: Tensor) ->
     columns = weights(corners[:, 0], corners[:, 2])
     columns = torch.where(flips[:, None, None], columns.flip(1), columns)
     with torch.autocast(maps.device.type, enabled=False):
-        return torch.einsum("nis,ncst,njt->ncij", rows, maps.to(dtype), columns)
+        return torch.einsum("nis,ncst,njt->ncij", rows, maps, columns)
 
 
 def window_grid(size: int, side: int, stride: int, *, device: torch.device | None = None) -> Tensor:
@@ -148,7 +149,7 @@ def carried_boxes(boxes: Tensor, rectangles: Tensor, flips: Tensor, size: int) -
     Returns:
         ``(N, R, 4)`` in pixels of the second view, x0 <= x1; :func:`inside` says which to use.
     """
-    rectangles = _float(rectangles).unsqueeze(2)
+    rectangles = wide(rectangles).unsqueeze(2)
     corner, scale = rectangles[..., :2], rectangles[..., 2:] / size
     mirrored = torch.stack([flips, torch.zeros_like(flips)], dim=-1).unsqueeze(2)  # of x, of y
     ends = []
@@ -181,12 +182,12 @@ def pooled_regions(maps: Tensor, boxes: Tensor, scale: float) -> Tensor:
 
     Source: precise RoI pooling (IoU-Net, arXiv 1807.11590), as ReSim uses it.
     """
-    dtype = torch.promote_types(maps.dtype, torch.float32)
+    maps = wide(maps)
     height, width = maps.shape[2:]
-    x0, y0, x1, y1 = (boxes.to(dtype) * scale).unbind(dim=-1)
+    x0, y0, x1, y1 = (boxes.to(maps.dtype) * scale).unbind(dim=-1)
     columns, rows = _mean_weights(x0, x1, width), _mean_weights(y0, y1, height)
     with torch.autocast(maps.device.type, enabled=False):
-        return torch.einsum("nrh,nchw,nrw->nrc", rows, maps.to(dtype), columns)
+        return torch.einsum("nrh,nchw,nrw->nrc", rows, maps, columns)
 
 
 def _mean_weights(low: Tensor, high: Tensor, count: int) -> Tensor:
@@ -200,7 +201,3 @@ def _hat_integral(end: Tensor) -> Tensor:
     """Return ∫ max(0, 1 - |t|) dt from -∞ to ``end``."""
     end = end.clamp(-1, 1)
     return 0.5 + end - 0.5 * end * end.abs()
-
-
-def _float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

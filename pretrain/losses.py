@@ -21,6 +21,7 @@ from pretrain.losses_dense import (  # noqa: F401 - part of this module's interf
     set_similarity_loss,
     slot_loss,
 )
+from pretrain.numerics import check_temperature, wide
 
 
 def similarities(query: Tensor, key: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ def info_nce(query: Tensor, key: Tensor, dictionary: Tensor, temperature: float)
 
 def info_nce_from_similarities(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
     """:func:`info_nce` from similarities at hand: ``(N,)`` positive, ``(N, D)`` negative."""
-    _check_temperature(temperature)
+    check_temperature(temperature)
     logits = torch.cat([positive.unsqueeze(1), negative], dim=1) / temperature
     targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return F.cross_entropy(logits, targets)
@@ -347,14 +348,9 @@ def _standardised(rows: Tensor) -> Tensor:
 
 def _scaled(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return ``logits / temperature`` in float32 at least, the shapes checked."""
-    _check_temperature(temperature)
+    check_temperature(temperature)
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in shape"
         )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be > 0, got {temperature}")
+    return wide(logits) / temperature

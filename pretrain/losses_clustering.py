@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pretrain.numerics import check_temperature, wide
+
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
@@ -37,7 +39,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
             f"expected scores (N, K), epsilon > 0 and iterations >= 1, got {tuple(scores.shape)}, "
             f"{epsilon} and {iterations}"
         )
-    log_q = _wide(scores) / epsilon
+    log_q = wide(scores) / epsilon
     # Constants such as 1/K cancel in the step that comes last.
     for _ in range(iterations):
         log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
@@ -63,8 +65,9 @@ def swapped_prediction_loss(scores: Tensor, codes: Tensor, temperature: float = 
 
     Source: SwAV (arXiv 2006.09882), Eq. 2, and its section 3.2 for several views.
     """
-    _check(scores, codes, temperature)
-    return _cross_view_entropy((_wide(scores) / temperature).log_softmax(dim=2), codes)
+    _check_shapes(scores, codes)
+    check_temperature(temperature)
+    return _cross_view_entropy((wide(scores) / temperature).log_softmax(dim=2), codes)
 
 
 def dino_loss(
@@ -96,27 +99,24 @@ def dino_loss(
 
     Source: DINO (arXiv 2104.14294), Eq. 3 and Algorithm 1.
     """
-    _check(student, teacher, min(student_temperature, teacher_temperature))
+    _check_shapes(student, teacher)
+    check_temperature(student_temperature, teacher_temperature)
     if centre.shape != teacher.shape[2:]:
         raise ValueError(f"expected a centre {tuple(teacher.shape[2:])}, got {tuple(centre.shape)}")
-    targets = ((_wide(teacher) - _wide(centre)) / teacher_temperature).softmax(dim=2)
-    return _cross_view_entropy((_wide(student) / student_temperature).log_softmax(dim=2), targets)
+    targets = ((wide(teacher) - wide(centre)) / teacher_temperature).softmax(dim=2)
+    return _cross_view_entropy((wide(student) / student_temperature).log_softmax(dim=2), targets)
 
 
 def _cross_view_entropy(log_predictions: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of -Σ_k target_tk log p_vk over images and pairs of views with t ≠ v."""
-    (num_views, num_targets), targets = (
-        (log_predictions.shape[1], targets.shape[1]),
-        targets.detach(),
-    )
+    targets = targets.detach().to(log_predictions.dtype)
     with torch.autocast(targets.device.type, enabled=False):
-        pairs = targets.to(log_predictions.dtype) @ log_predictions.transpose(1, 2)  # (N, T, V)
+        pairs = targets @ log_predictions.mT  # (N, T, V)
     same_view = pairs.diagonal(dim1=1, dim2=2)
-    count = len(pairs) * num_targets * (num_views - 1)
-    return (same_view.sum() - pairs.sum()) / count
+    return (same_view.sum() - pairs.sum()) / (pairs.numel() - same_view.numel())
 
 
-def _check(predictions: Tensor, targets: Tensor, temperature: float) -> None:
+def _check_shapes(predictions: Tensor, targets: Tensor) -> None:
     shapes = tuple(predictions.shape), tuple(targets.shape)
     if not (
         predictions.ndim == targets.ndim == 3
@@ -128,10 +128,3 @@ def _check(predictions: Tensor, targets: Tensor, temperature: float) -> None:
             "expected predictions (N, V, K) with V >= 2 and targets (N, T, K) with 1 <= T <= V, "
             f"got {shapes[0]} and {shapes[1]}"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperatures must be > 0, got {temperature}")
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Return the values in float32 at least."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.numerics import check_temperature, wide
+
 
 def pixel_propagation_loss(prediction: Tensor, target: Tensor, positive: Tensor) -> Tensor:
     """Return minus twice the mean cosine of positive pairs, in one order of the views.
@@ -58,7 +60,8 @@ def pixel_contrast_loss(query: Tensor, key: Tensor, positive: Tensor, temperatur
 
     Source: PixContrast, in PixPro (arXiv 2011.10043), section 3.1.
     """
-    logits = _position_cosines(query, key, positive) / _positive_number(temperature)
+    check_temperature(temperature)
+    logits = _position_cosines(query, key, positive) / temperature
     chosen = positive.any(dim=2)
     # Rows without a positive get a finite stand-in, so that no gradient is NaN.
     kept = positive | ~chosen.unsqueeze(2)
@@ -90,7 +93,7 @@ def set_similarity_loss(
 
     Source: SetSim (arXiv 2107.08712), with the denominator and the means of its code.
     """
-    temperature = _positive_number(temperature)
+    check_temperature(temperature)
     logits = _position_cosines(query, key, positive) / temperature
     if queue.ndim != 2 or queue.shape[1:] != query.shape[2:]:
         raise ValueError(
@@ -139,10 +142,11 @@ def grouping_loss(
             "expected cosines (N, K, …) twice and a centre (K,), got "
             f"{tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(centre.shape)}"
         )
-    student, teacher = _float(student).flatten(2), _float(teacher).flatten(2)
+    check_temperature(student_temperature, teacher_temperature)
+    student, teacher = wide(student).flatten(2), wide(teacher).flatten(2)
     centred = teacher - centre.to(teacher.dtype).unsqueeze(1)
-    target = (centred / _positive_number(teacher_temperature)).softmax(dim=1).detach()
-    logs = (student / _positive_number(student_temperature)).log_softmax(dim=1)
+    target = (centred / teacher_temperature).softmax(dim=1).detach()
+    logs = (student / student_temperature).log_softmax(dim=1)
     return -(target * logs).sum(dim=1).mean()
 
 
@@ -184,7 +188,7 @@ def slot_loss(
             "expected slots (M, d) twice and candidates (C, d), got "
             f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(candidates.shape)}"
         )
-    temperature = _positive_number(temperature)
+    check_temperature(temperature)
     q, k, c = _unit(query), _unit(key), _unit(candidates)
     with torch.autocast(query.device.type, enabled=False):
         logits = q @ c.T / temperature
@@ -235,7 +239,7 @@ def region_similarity_loss(
             "expected regions (N, R, d) twice and negatives (M, d), or (G, M, d) with G a divisor "
             f"of N, got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(negatives.shape)}"
         )
-    temperature = _positive_number(temperature)
+    check_temperature(temperature)
     r, other = _unit(query).reshape(parts, -1, dim), _unit(key).reshape(parts, -1, dim)
     with torch.autocast(query.device.type, enabled=False):
         against = r @ _unit(negatives).mT / temperature
@@ -274,14 +278,4 @@ def _mean_of_counted(terms: Tensor, counted: Tensor | None, count: Tensor | None
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(_float(rows), dim=-1)
-
-
-def _float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _positive_number(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be > 0, got {temperature}")
-    return temperature
+    return F.normalize(wide(rows), dim=-1)

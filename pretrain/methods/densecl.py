@@ -20,6 +20,7 @@ from pretrain.encoder import DenseEncoder, DenseHeads
 from pretrain.heads import dense_projector, mlp
 from pretrain.losses import info_nce_from_similarities, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
+from pretrain.numerics import wide
 
 
 @METHODS.register("densecl")
@@ -56,7 +57,7 @@ class DenseCL(DictionaryMethod):
         self.dictionary = Dictionary(options.dictionary_size, {"z": out, "dense": out})
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute Eqs. 1 to 3."""
+        """Compute the global and the dense loss of queries from the first views."""
         temperature, weight = self.options.temperature, self.options.dense_weight
         map1, z1, d1 = self.encoder(batch.views[0])
         self.update_momentum_encoder(batch.progress)
@@ -66,7 +67,7 @@ class DenseCL(DictionaryMethod):
 
         # Every position of the query is a query (N·S², d_z) whose key is the one it matches.
         found = matches(map1, map2)
-        d1, d2 = d1.float().flatten(2).transpose(1, 2), d2.float().flatten(2).transpose(1, 2)
+        d1, d2 = d1.float().flatten(2).mT, d2.float().flatten(2).mT
         partners = d2.gather(1, found.unsqueeze(2).expand_as(d2))
         queries, keys = (F.normalize(rows.flatten(0, 1), dim=1) for rows in (d1, partners))
         dense_positive, dense_negative = similarities(queries, keys, self.dictionary["dense"])
@@ -89,7 +90,7 @@ class DenseCL(DictionaryMethod):
 
 @torch.no_grad()
 def matches(query_map: Tensor, key_map: Tensor) -> Tensor:
-    """Return for every position of the query which position of the key is most similar (Eq. 3).
+    """Return for every position of the query which position of the key is most similar.
 
     Args:
         query_map: ``(N, d, S, S)`` backbone features of one view; their length does not matter.
@@ -106,8 +107,11 @@ def matches(query_map: Tensor, key_map: Tensor) -> Tensor:
             f"expected two maps (N, d, S, S), got {tuple(query_map.shape)} and "
             f"{tuple(key_map.shape)}"
         )
-    dtype = torch.promote_types(query_map.dtype, torch.float32)
-    query = F.normalize(query_map.to(dtype).flatten(2), dim=1)
-    key = F.normalize(key_map.to(dtype).flatten(2), dim=1)
+    return position_cosines(query_map, key_map).argmax(dim=2)
+
+
+def position_cosines(query_map: Tensor, key_map: Tensor) -> Tensor:
+    """Return the cosines ``(N, S², S²)`` of all positions of two maps ``(N, d, S, S)``."""
+    query, key = (F.normalize(wide(part).flatten(2), dim=1) for part in (query_map, key_map))
     with torch.autocast(query.device.type, enabled=False):
-        return (query.transpose(1, 2) @ key).argmax(dim=2)
+        return query.mT @ key

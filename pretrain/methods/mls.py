@@ -21,6 +21,7 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.losses import knn_softmax, multi_label_bce, positive_bce, similarities
 from pretrain.methods.base import METHODS, Method
 from pretrain.methods.moco import Contrast, MoCo
+from pretrain.numerics import wide
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +142,9 @@ def pseudo_labels(features: Tensor, dictionary: Tensor, k: int) -> Tensor:
         )
     if not 1 <= k < len(dictionary):
         raise ValueError(f"k must be in [1, D) with D = {len(dictionary)} rows, got {k}")
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    features = wide(features)
     with torch.autocast(features.device.type, enabled=False):
-        scores = features.to(dtype) @ dictionary.to(dtype).T
+        scores = features @ dictionary.to(features.dtype).T
     top = scores.topk(k, dim=1, sorted=False).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
 

@@ -20,6 +20,7 @@ from pretrain.geometry import cell_distances
 from pretrain.heads import dense_projector
 from pretrain.losses import negative_cosine, pixel_contrast_loss, pixel_propagation_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
+from pretrain.numerics import wide
 
 
 class PixelEncoder(Encoder):
@@ -142,8 +143,7 @@ def propagated(pixels: Tensor, values: Tensor, sharpness: float) -> Tensor:
 
     Source: PixPro (arXiv 2011.10043), section 3.2; its code normalises g, its paper does not.
     """
-    dtype = torch.promote_types(pixels.dtype, torch.float32)
-    x, g = (F.normalize(part.to(dtype).flatten(2), dim=1) for part in (pixels, values))
+    x, g = (F.normalize(wide(part).flatten(2), dim=1) for part in (pixels, values))
     with torch.autocast(pixels.device.type, enabled=False):
         similar = (x.mT @ x).clamp_min(0)
         if sharpness < 1:

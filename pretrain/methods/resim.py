@@ -26,6 +26,7 @@ from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
 from pretrain.heads import mlp
 from pretrain.losses import info_nce_from_similarities, region_similarity_loss, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
+from pretrain.numerics import wide
 from pretrain.views import Crop, Crops, crops_from_config
 from pretrain.views.crops import random_crop
 
@@ -146,8 +147,7 @@ class ReSim(DictionaryMethod):
     @classmethod
     def crops(cls, cfg: CfgNode) -> Crops:
         """Return two views that are mirrored together."""
-        plain = crops_from_config(cfg)
-        return MirroredTogether(plain.groups, plain.flip_prob, reduced=plain.reduced)
+        return crops_from_config(cfg, MirroredTogether)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: ReSim.Options) -> None:
         super().__init__(backbone, feature_dim, options)
@@ -211,7 +211,7 @@ class ReSim(DictionaryMethod):
             ``(M, d)`` for level 4, ``(G, M, d)`` for level 3.
         """
         with torch.autocast(key_map.device.type, enabled=False):
-            cells = F.avg_pool2d(_float(key_map), 3, stride=1).flatten(2).mT
+            cells = F.avg_pool2d(wide(key_map), 3, stride=1).flatten(2).mT
         if level == 4:
             return gather(cells.flatten(0, 1))
         images = math.gcd(len(cells), self.options.c3_images)
@@ -238,7 +238,3 @@ class MirroredTogether(Crops):
 
 def _added(lateral: Tensor, top: Tensor) -> Tensor:
     return lateral + F.interpolate(top, size=lateral.shape[2:], mode="nearest")
-
-
-def _float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

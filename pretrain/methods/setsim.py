@@ -18,7 +18,8 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.geometry import cell_distances
 from pretrain.losses import info_nce_from_similarities, set_similarity_loss, similarities
 from pretrain.methods.base import METHODS, contrast_metrics
-from pretrain.methods.densecl import DenseCL
+from pretrain.methods.densecl import DenseCL, position_cosines
+from pretrain.numerics import wide
 
 
 @METHODS.register("setsim")
@@ -102,15 +103,14 @@ def positive_pairs(
     Source: SetSim (arXiv 2107.08712), section 3, and its code.
     """
     one, other = (attended(image_map) >= attention for image_map in (query_map, key_map))
-    alike = _cosines(query_map, key_map) >= similarity
+    alike = position_cosines(query_map, key_map) >= similarity
     return one.unsqueeze(2) & other.unsqueeze(1) & alike
 
 
 @torch.no_grad()
 def attended(image_map: Tensor) -> Tensor:
     """Return the attention ``(N, P)`` in [0, 1] of a map; 0 everywhere if it is the same."""
-    energy = image_map.to(torch.promote_types(image_map.dtype, torch.float32)).flatten(2)
-    energy = energy.square().mean(dim=1)
+    energy = wide(image_map).flatten(2).square().mean(dim=1)
     low, high = energy.amin(dim=1, keepdim=True), energy.amax(dim=1, keepdim=True)
     return (energy - low) / (high - low).clamp_min(torch.finfo(energy.dtype).tiny)
 
@@ -119,12 +119,5 @@ def attended(image_map: Tensor) -> Tensor:
 def with_nearest(pairs: Tensor, query_map: Tensor, key_map: Tensor) -> Tensor:
     """Return ``(N, P, P)`` pairs with the most similar position added to rows that have any."""
     nearest = torch.zeros_like(pairs)
-    nearest.scatter_(2, _cosines(query_map, key_map).argmax(dim=2, keepdim=True), True)
+    nearest.scatter_(2, position_cosines(query_map, key_map).argmax(dim=2, keepdim=True), True)
     return pairs | (nearest & pairs.any(dim=2, keepdim=True))
-
-
-def _cosines(query_map: Tensor, key_map: Tensor) -> Tensor:
-    dtype = torch.promote_types(query_map.dtype, torch.float32)
-    query, key = (F.normalize(m.to(dtype).flatten(2), dim=1) for m in (query_map, key_map))
-    with torch.autocast(query.device.type, enabled=False):
-        return query.mT @ key

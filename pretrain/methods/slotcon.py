@@ -24,6 +24,7 @@ from pretrain.encoder import Encoder, feature_map, zero_last_norms
 from pretrain.geometry import aligned_maps, overlap_boxes
 from pretrain.losses import grouping_loss, slot_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
+from pretrain.numerics import wide
 from pretrain.views import Crop, Crops, crops_from_config
 from pretrain.views.crops import random_crop
 
@@ -58,11 +59,10 @@ class SlotEncoder(Encoder):
         """Return the :class:`Groups` of a view."""
         features = feature_map(self.backbone, view)
         x = self.projector(features)
-        dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(view.device.type, enabled=False):
-            unit = F.normalize(x.to(dtype), dim=1)
-            names = F.normalize(self.prototypes.to(dtype), dim=1)
-            dots = torch.einsum("ndhw,kd->nkhw", unit, names)
+            unit = F.normalize(wide(x), dim=1)
+            prototypes = F.normalize(self.prototypes.to(unit.dtype), dim=1)
+            dots = torch.einsum("ndhw,kd->nkhw", unit, prototypes)
         return Groups(features.mean(dim=(2, 3)), x, dots)
 
 
@@ -109,8 +109,7 @@ class SlotCon(MomentumMethod):
     @classmethod
     def crops(cls, cfg: CfgNode) -> Crops:
         """Return two views of which the second mostly overlaps the first."""
-        plain = crops_from_config(cfg)
-        return OverlappingCrops(plain.groups, plain.flip_prob, reduced=plain.reduced)
+        return crops_from_config(cfg, OverlappingCrops)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SlotCon.Options) -> None:
         super().__init__(backbone, feature_dim, options)
@@ -130,8 +129,8 @@ class SlotCon(MomentumMethod):
 
         boxes, overlap = overlap_boxes(batch.rectangles, batch.flips)
         weight = self.options.grouping_weight
-        active = [active_prototypes(view.dots) for view in student]
-        common = active[0] & active_prototypes(teacher[1].dots)
+        active = active_prototypes(student[0].dots)
+        common = active & active_prototypes(teacher[1].dots)
         return StepOutput(
             losses={
                 "loss_grouping": self.grouping(student, teacher, batch.flips, boxes, overlap),
@@ -140,8 +139,8 @@ class SlotCon(MomentumMethod):
             },
             weights={"loss_grouping": weight, "loss_slot": 1 - weight},
             metrics={
-                "active_prototypes": active[0].float().sum(dim=1).mean(),
-                "used_prototypes": active[0].any(dim=0).float().mean(),
+                "active_prototypes": active.float().sum(dim=1).mean(),
+                "used_prototypes": active.any(dim=0).float().mean(),
                 "views_apart": (~overlap).float().mean(),
                 "unmatched_images": (~common.any(dim=1)).float().mean(),
                 "feature_std": spread(student[0].g),
@@ -228,10 +227,10 @@ def pooled_slots(x: Tensor, dots: Tensor, temperature: float) -> Tensor:
 
     Source: SlotCon (arXiv 2205.15288), section 3.2; 1e-6 is of its code.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    shares = (dots.to(dtype).flatten(2) / temperature).softmax(dim=1) + 1e-6
+    x = wide(x)
+    shares = (dots.to(x.dtype).flatten(2) / temperature).softmax(dim=1) + 1e-6
     with torch.autocast(x.device.type, enabled=False):
-        return shares @ x.to(dtype).flatten(2).mT / shares.sum(dim=2, keepdim=True)
+        return shares @ x.flatten(2).mT / shares.sum(dim=2, keepdim=True)
 
 
 def active_prototypes(dots: Tensor) -> Tensor:

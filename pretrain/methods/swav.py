@@ -5,7 +5,6 @@ Shape legend: N images of the batch, V views of each, K prototypes, d channels o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,9 +78,20 @@ class SwAV(Method):
             UserError: also if too few embeddings are there to share among the prototypes.
         """
         super().check_config(cfg)
-        for key, holds, expected in _batch_rules(cfg):
-            if not holds:
-                raise UserError(f"{key} must be {expected}", code="bad-value")
+        batch = cfg.SOLVER.IMS_PER_BATCH
+        size, prototypes = cfg.SWAV.QUEUE_SIZE, cfg.SWAV.NUM_PROTOTYPES
+        if 0 < size < batch:
+            raise UserError(
+                f"SWAV.QUEUE_SIZE must be 0, or at least SOLVER.IMS_PER_BATCH {batch}, got {size}",
+                code="bad-value",
+            )
+        if prototypes > batch + size:
+            raise UserError(
+                f"SWAV.NUM_PROTOTYPES must be at most SOLVER.IMS_PER_BATCH {batch} + "
+                f"SWAV.QUEUE_SIZE {size}, so that every prototype can get an image, got "
+                f"{prototypes}; raise the queue or lower the prototypes",
+                code="bad-value",
+            )
 
     def before_step(self, iteration: int) -> None:
         """Give the prototypes, which the last step has moved, length 1."""
@@ -151,20 +161,3 @@ def prototype_spread(codes: Tensor) -> Tensor:
     chosen = codes.flatten(0, 1).argmax(dim=1)
     taken = torch.zeros(codes.shape[2], device=codes.device).index_fill_(0, chosen, 1)
     return taken.sum() / min(len(chosen), codes.shape[2])
-
-
-def _batch_rules(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
-    """Yield (key, whether it holds, what is expected) of values that depend on the batch."""
-    node, batch = cfg.SWAV, cfg.SOLVER.IMS_PER_BATCH
-    size, prototypes = node.QUEUE_SIZE, node.NUM_PROTOTYPES
-    yield (
-        "SWAV.QUEUE_SIZE",
-        size == 0 or size >= batch,
-        f"0, or at least SOLVER.IMS_PER_BATCH {batch}, got {size}",
-    )
-    yield (
-        "SWAV.NUM_PROTOTYPES",
-        prototypes <= batch + size,
-        f"at most SOLVER.IMS_PER_BATCH {batch} + SWAV.QUEUE_SIZE {size}, so that every prototype "
-        f"can get an image, got {prototypes}; raise the queue or lower the prototypes",
-    )

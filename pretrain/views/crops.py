@@ -117,13 +117,13 @@ class Crops:
         ]
 
 
-def crops_from_config(cfg: CfgNode) -> Crops:
+def crops_from_config(cfg: CfgNode, kind: type[Crops] = Crops) -> Crops:
     """Return two views and the local ones that ``PRETRAIN.AUGMENT`` describes."""
     node = cfg.PRETRAIN.AUGMENT
     groups = [ViewGroup(2, node.CROP_SIZE, tuple(node.CROP_SCALE))]
     if node.LOCAL_CROPS:
         groups.append(ViewGroup(node.LOCAL_CROPS, node.LOCAL_SIZE, tuple(node.LOCAL_SCALE)))
-    return Crops(groups, node.FLIP_PROB, reduced=cfg.PRETRAIN.DECODE == "reduced")
+    return kind(groups, node.FLIP_PROB, reduced=cfg.PRETRAIN.DECODE == "reduced")
 
 
 def random_crop(

@@ -10,7 +10,7 @@ from pretrain.losses import (
     cross_correlation,
     info_nce_from_similarities,
 )
-from tests.pretrain.two_processes import run_in_two
+from tests.pretrain.two_processes import halves
 
 
 def nt_xent(view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
@@ -42,16 +42,10 @@ def loss_of(name: str, rank: int = 0, world_size: int = 1):
     return loss.item(), weight.grad
 
 
-def losses_of(rank: int) -> dict:
-    return {name: loss_of(name, rank, 2) for name in LOSSES}
-
-
 @pytest.mark.slow
 def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients():
-    found = run_in_two(losses_of)
-    for name in LOSSES:
+    for name, parts in halves(loss_of, LOSSES).items():
         loss, gradient = loss_of(name)
-        parts = [found[rank][name] for rank in range(2)]
         assert [part[0] for part in parts] == pytest.approx([loss, loss], rel=1e-12)
         # DistributedDataParallel takes the mean over processes.
         torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, gradient)

@@ -25,7 +25,6 @@ OPTIONS = {
     "revisiting": {"k": 3, "weight": 0.4},
     "densecl": {"dense_weight": 0.5},
     "simclr": {"temperature": 0.2},
-    "resim": {"dim": 5, "c4_windows": (32, 16), "c3_windows": (24, 12)},
     "barlowtwins": {"redundancy_weight": 0.1, "scale": 1.0},
     "vicreg": {"invariance_weight": 1.0, "variance_weight": 1.0},
     "swav": {"freeze_steps": 10, "queue_size": 16, "queue_start": 1.0},

@@ -14,6 +14,8 @@ from pretrain.losses import (
     set_similarity_loss,
     slot_loss,
 )
+from tests.pretrain import loops
+from tests.pretrain.loops import cosine
 
 TAU = 0.2
 
@@ -29,11 +31,6 @@ def pairs(*shape: int, share: float = 0.4, seed: int = 0) -> torch.Tensor:
     mask[-1] = False
     mask[0, 1] = False
     return mask
-
-
-def cosine(one, other) -> float:
-    dot = sum(a * b for a, b in zip(one, other, strict=True))
-    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
 
 
 def propagation_loops(y, x, mask):
@@ -98,9 +95,9 @@ def region_loops(q, k, negatives, tau, valid):
         for r in range(q.shape[1]):
             if valid[n, r]:
                 row = q[n, r].tolist()
-                own = math.exp(cosine(row, k[n, r].tolist()) / tau)
-                others = (math.exp(cosine(row, m) / tau) for m in negatives[n // share].tolist())
-                terms.append(-math.log(own / (own + sum(others))))
+                terms.append(
+                    loops.info_nce(row, k[n, r].tolist(), negatives[n // share].tolist(), tau)
+                )
     return sum(terms) / len(terms)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretrain.methods.densecl import matches
+from tests.pretrain.loops import cosine, info_nce, positions
 from tests.pretrain.methods.tiny import freeze, make_batch, make_method
 
 TAU, WEIGHT = 0.2, 0.3
@@ -19,28 +20,18 @@ def method():
     return made
 
 
-def positions(image_map: torch.Tensor) -> list[list[float]]:
-    """Return the vectors of a map ``(d, S, S)``, row by row."""
-    return image_map.flatten(1).T.tolist()
-
-
-def nce(query, key, rows, cosine) -> float:
-    own = math.exp(cosine(query, key) / TAU)
-    return -math.log(own / (own + sum(math.exp(cosine(query, row) / TAU) for row in rows)))
-
-
-def test_the_losses_are_those_of_the_paper(method, views, cosine):
+def test_the_losses_are_those_of_the_paper(method, views):
     (map1, z1, d1), (map2, z2, d2) = method.encoder(views[0]), method.keys(views[1])
     rows = {name: method.dictionary[name].tolist() for name in ("z", "dense")}
     whole = dense = 0.0
     for i in range(4):
-        whole += nce(z1[i].tolist(), z2[i].tolist(), rows["z"], cosine) / 4
+        whole += info_nce(z1[i].tolist(), z2[i].tolist(), rows["z"], TAU) / 4
         queries, keys = positions(d1[i]), positions(d2[i])
         features = positions(map1[i]), positions(map2[i])
         for place, query in enumerate(queries):
             likeness = [cosine(features[0][place], other) for other in features[1]]
             partner = keys[likeness.index(max(likeness))]
-            dense += nce(query, partner, rows["dense"], cosine) / 4 / len(queries)
+            dense += info_nce(query, partner, rows["dense"], TAU) / 4 / len(queries)
     output = method(make_batch(views))
     assert output.losses["loss_nce"].item() == pytest.approx(whole, abs=1e-6)
     assert output.losses["loss_dense"].item() == pytest.approx(dense, abs=1e-6)
@@ -66,7 +57,7 @@ def test_with_weight_zero_it_is_moco(method, views):
     assert all(weight.grad.abs().max() > 0 for weight in heads.projector.parameters())
 
 
-def test_matches_equal_a_search_in_loops(cosine):
+def test_matches_equal_a_search_in_loops():
     one, other = (torch.randn(3, 5, 2, 2, dtype=torch.float64) for _ in range(2))
     got = matches(one, other)
     for i in range(3):

@@ -9,15 +9,18 @@ from torch import nn
 from pretrain.losses import dino_loss
 from pretrain.methods import METHODS
 from pretrain.methods.dino import Head, clip_each
+from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
-SMALL = {"num_prototypes": 5, "bottleneck_dim": 3, "hidden_dim": 4, "momentum": 0.75}
-
-
-def softmax(values: list[float]) -> list[float]:
-    most = max(values)
-    powers = [math.exp(value - most) for value in values]
-    return [power / sum(powers) for power in powers]
+TAU_S, TAU_T = 0.2, 0.05
+SMALL = {
+    "student_temperature": TAU_S,
+    "teacher_temperature": TAU_T,
+    "num_prototypes": 5,
+    "bottleneck_dim": 3,
+    "hidden_dim": 4,
+    "momentum": 0.75,
+}
 
 
 def loss_in_loops(student, teacher, centre, student_temperature, teacher_temperature) -> float:
@@ -74,7 +77,7 @@ def test_logits_of_half_precision_are_sharpened_in_float32():
     ],
 )
 def test_bad_input_is_refused(shapes, temperature):
-    with pytest.raises(ValueError, match="expected|temperatures"):
+    with pytest.raises(ValueError, match="expected|temperature"):
         dino_loss(*(torch.zeros(shape) for shape in shapes), student_temperature=temperature)
 
 
@@ -98,8 +101,10 @@ def test_a_step_compares_all_views_of_the_student_with_two_of_the_teacher(method
     student = logits(method.encoder, [*views, *local])
     teacher = logits(method.momentum_encoder, views)
     assert output.losses["loss_dino"].item() == pytest.approx(
-        loss_in_loops(student, teacher, method.centre, 0.1, 0.04), rel=1e-5
+        loss_in_loops(student, teacher, method.centre, TAU_S, TAU_T), rel=1e-5
     )
+    chosen = {row.argmax().item() for row in (teacher - method.centre).flatten(0, 1)}
+    assert output.metrics["prototype_spread"].item() == pytest.approx(len(chosen) / 5)
     before = method.centre.clone()
     # As the trainer gathers them: another process has twice these logits.
     mean = output.keys["centre"]
@@ -114,12 +119,18 @@ def test_the_head_is_a_weight_normed_layer_with_a_gain_of_1():
     with torch.no_grad():
         layer.parametrizations.weight.original0.fill_(1)
         layer.parametrizations.weight.original1.copy_(head.prototypes.weight)
+    assert head.mlp[0].bias.eq(0).all()
     g = torch.randn(3, 6)
     bottleneck = torch.nn.functional.normalize(head.mlp(g), dim=1)
     torch.testing.assert_close(head(g), layer(bottleneck))
     with torch.no_grad():
         head.prototypes.weight.mul_(7)
     torch.testing.assert_close(head(g), layer(bottleneck))
+
+
+def test_the_weights_of_the_head_are_drawn_as_in_its_code():
+    weight = Head(100, 100, 4, 5, norm="").mlp[0].weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_every_tensors_gradient_is_clipped_for_itself():

@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from mls_d2.config.defaults import get_cfg
 from pretrain.losses import knn_softmax, positive_bce
 from pretrain.methods.mls import MLS, AblatedMLS, pseudo_labels
+from tests.pretrain.loops import cosine, info_nce
 from tests.pretrain.methods.tiny import FlatBackbone, freeze, make_batch, make_method
 
 SIZE, K, TAU, WEIGHT = 16, 3, 0.2, 0.5
 
 
-def paper_losses(g1, z1, z2, table_g, table_z, cosine) -> tuple[float, float]:
+def paper_losses(g1, z1, z2, table_g, table_z) -> tuple[float, float]:
     """Eqs. 6 to 10 for lists of rows, image by image."""
     nce = ml = 0.0
     for g, query, key in zip(g1, z1, z2, strict=True):
         nearest = sorted(range(SIZE), key=lambda i, g=g: -cosine(g, table_g[i]))[:K]
         cosines = [cosine(query, row) for row in table_z]
-        own = math.exp(cosine(query, key) / TAU)
-        nce -= math.log(own / (own + sum(math.exp(p / TAU) for p in cosines)))
+        nce += info_nce(query, key, table_z, TAU)
         for i, p in enumerate(cosines):
             sigma = 1 / (1 + math.exp(-p / TAU))
             ml -= (math.log(sigma) if i in nearest else math.log(1 - sigma)) / SIZE
@@ -50,11 +50,11 @@ def ablated(filled: MLS, **options) -> AblatedMLS:
     return other
 
 
-def test_the_losses_are_those_of_the_paper(filled, views, cosine):
+def test_the_losses_are_those_of_the_paper(filled, views):
     (g1, z1), (_, z2) = filled.encoder(views[0]), filled.keys(views[1])
     tables = filled.dictionary["g"].tolist(), filled.dictionary["z"].tolist()
     output = filled(make_batch(views))
-    nce, ml = paper_losses(g1.tolist(), z1.tolist(), z2.tolist(), *tables, cosine)
+    nce, ml = paper_losses(g1.tolist(), z1.tolist(), z2.tolist(), *tables)
     # z is normalised in float32 at least; here everything is float64 until there.
     assert output.losses["loss_nce"].item() == pytest.approx(nce, abs=1e-6)
     assert output.losses["loss_ml"].item() == pytest.approx(ml, abs=1e-6)
@@ -98,9 +98,7 @@ def test_with_weight_zero_its_gradients_are_mocos(filled, views):
 
 
 @pytest.mark.parametrize(("name", "labels_from", "logits_from"), [("g", 0, 0), ("z", 1, 1)])
-def test_one_dictionary_can_give_labels_and_logits(
-    filled, views, cosine, name, labels_from, logits_from
-):
+def test_one_dictionary_can_give_labels_and_logits(filled, views, name, labels_from, logits_from):
     method = ablated(filled, dictionaries=name)
     queries = [rows.tolist() for rows in method.encoder(views[0])]
     tables = [method.dictionary[table].tolist() for table in ("g", "z")]

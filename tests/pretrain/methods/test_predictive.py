@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.pretrain.loops import cosine
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
 
@@ -18,7 +19,7 @@ def byol():
     return method.double()
 
 
-def test_byols_loss_is_eq_2_in_both_orders(byol, views, cosine):
+def test_byols_loss_is_eq_2_in_both_orders(byol, views):
     online = [byol.predictor(byol.encoder(view)[1]).tolist() for view in views]
     target = [byol.keys(view)[1].tolist() for view in views]
     total = 0.0
@@ -64,7 +65,7 @@ def encoded(method, views) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return z, [method.predictor(rows) for rows in z]
 
 
-def test_simsiams_loss_is_eq_4(simsiam, views, cosine):
+def test_simsiams_loss_is_eq_4(simsiam, views):
     z, p = ([rows.tolist() for rows in both] for both in encoded(simsiam, views))
     total = 0.0
     for i in range(4):

@@ -10,6 +10,7 @@ from mls_d2.config.defaults import get_cfg
 from pretrain.losses import sinkhorn, swapped_prediction_loss
 from pretrain.methods import METHODS
 from pretrain.methods.swav import prototype_spread
+from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import make_batch, make_method
 
 SMALL = {"num_prototypes": 6, "freeze_steps": 0}
@@ -26,11 +27,6 @@ def sinkhorn_in_loops(scores: list[list[float]], epsilon: float, iterations: int
         q = [[value / shares[k] / prototypes for k, value in enumerate(row)] for row in q]
         q = [[value / sum(row) / count for value in row] for row in q]
     return [[count * value for value in row] for row in q]
-
-
-def softmax(values: list[float]) -> list[float]:
-    powers = [math.exp(value) for value in values]
-    return [power / sum(powers) for power in powers]
 
 
 def swapped_in_loops(scores: torch.Tensor, codes: torch.Tensor, temperature: float) -> float:
@@ -102,7 +98,7 @@ def test_at_collapse_the_loss_is_log_k_and_codes_have_no_gradient():
     ],
 )
 def test_bad_input_is_refused(scores, codes, temperature):
-    with pytest.raises(ValueError, match="expected|temperatures"):
+    with pytest.raises(ValueError, match="expected|temperature"):
         swapped_prediction_loss(torch.zeros(scores), torch.zeros(codes), temperature)
     with pytest.raises(ValueError, match="expected scores"):
         sinkhorn(torch.zeros(scores), 0.0)

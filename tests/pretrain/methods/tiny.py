@@ -23,7 +23,29 @@ SMALL = {
     "out_dim": 4,
     "num_prototypes": 6,
     "bottleneck_dim": 4,
+    "dim": 5,
+    "c4_windows": (32, 16),
+    "c3_windows": (24, 12),
 }
+# Two views of four images: overlapping; the same crop; without a common pixel; of a small image.
+RECTANGLES = torch.tensor(
+    [
+        [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 30, 30]],
+        [[40, 30, 90, 120], [5, 5, 60, 60], [90, 60, 30, 40], [20, 1, 40, 60]],
+    ],
+    dtype=torch.float64,
+)
+FLIPS = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]], dtype=torch.bool)
+SIZES = torch.tensor([[200, 160], [90, 80], [100, 120], [70, 75]])
+# Views with room for windows in common, but for the third image's, and with the same flip.
+WINDOWED = torch.tensor(
+    [
+        [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 60, 50]],
+        [[8, 15, 110, 120], [5, 5, 60, 60], [90, 60, 30, 40], [2, 1, 70, 60]],
+    ],
+    dtype=torch.float64,
+)
+TOGETHER = torch.tensor([[0, 1, 0, 1]] * 2, dtype=torch.bool)
 
 
 class FlatBackbone(nn.Module):
@@ -77,15 +99,37 @@ def make_batch(
     return batch
 
 
-def disturb(*modules: nn.Module) -> None:
+def scene_batch(side: int) -> Batch:
+    """Return random views of ``side`` pixels that are the crops above."""
+    views = torch.randn(2, 4, 3, side, side, dtype=torch.float64)
+    return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4))
+
+
+def window_batch() -> Batch:
+    """Return random views of 64 pixels with windows in common, for ReSim."""
+    return dataclasses.replace(scene_batch(64), rectangles=WINDOWED, flips=TOGETHER)
+
+
+def swapped(batch: Batch) -> Batch:
+    """Return the batch with its views in the other order."""
+    views, boxes, flips = batch.views[::-1], batch.rectangles.flip(0), batch.flips.flip(0)
+    return dataclasses.replace(batch, views=views, rectangles=boxes, flips=flips)
+
+
+def apart(batch: Batch) -> Batch:
+    """Return the batch with views that have no pixel in common."""
+    return dataclasses.replace(batch, rectangles=RECTANGLES[:, 2:3].expand(2, 4, 4))
+
+
+def disturb(*modules: nn.Module, amount: float = 0.5) -> None:
     """Move every weight at random."""
     with torch.no_grad():
         for module in modules:
             for weight in module.parameters():
-                weight.add_(0.5 * torch.randn_like(weight))
+                weight.add_(amount * torch.randn_like(weight))
 
 
-def freeze(method: Method) -> None:
+def freeze(method: Method, amount: float = 0.5) -> None:
     """Give a momentum encoder weights of its own, which stay."""
-    disturb(method.momentum_encoder)
+    disturb(method.momentum_encoder, amount=amount)
     method.options = dataclasses.replace(method.options, momentum=1.0)

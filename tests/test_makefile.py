@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_docs import options_of
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAKE = shutil.which("make")
 TEXT = (REPOSITORY / "Makefile").read_text()
@@ -93,12 +95,14 @@ def test_a_target_is_a_command_that_a_user_could_type(
     arguments: tuple[str, ...], lines: list[str]
 ) -> None:
     assert make(*arguments, DETECTRON2_DATASETS="/real data") == lines
+    for line in lines:
+        tool = re.search(r"\w+\.py", line)
+        assert tool
+        assert set(re.findall(r" (--[a-z-]+)", line)) <= options_of(f"tools/{tool[0]}")
 
 
 def test_every_target_sets_up_first_and_is_listed() -> None:
     targets = re.findall(r"^([a-z0-9-]+):.*## ", TEXT, re.M)
-    documented = re.findall(r"make ([a-z0-9-]+)", (REPOSITORY / "README.md").read_text())
-    assert set(documented) <= set(targets)
     for target in set(targets) - {"help", "clean", "setup"}:
         done = subprocess.run(
             [str(MAKE), "-n", target, "VENV=no-such-environment"],

@@ -91,12 +91,12 @@ def names_in_code() -> set[str]:
     text = MAKEFILE + "".join(
         (REPOSITORY / name).read_text() for name in FILES if name.endswith(".py")
     )
-    return {*".".join(all_keys(get_cfg())).split("."), *re.findall(r"\w+", text)}
+    return {*".".join(flatten(get_cfg())).split("."), *re.findall(r"\w+", text)}
 
 
 @each_page
 def test_keys_and_variables_exist(page):
-    keys = all_keys(get_cfg())
+    keys = flatten(get_cfg())
     known = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, 9)}
     text = re.sub(r"```python.*?```|```yaml.*?```|TOY\S+", "", page.read_text(), flags=re.S)
     for key in re.findall(r"(?<![\w.])[A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)+\b", text):

@@ -79,8 +79,8 @@ def write_report(
 def compare(folders: Sequence[Path], options: ReportOptions | None = None) -> str:
     """Return, for each task and method, our numbers beside the published ones, for a terminal.
 
-    Runs of several seeds are one mean ± sample standard deviation. If no published number may
-    stand beside ours, the reason is printed instead.
+    Runs of several seeds are one mean ± sample standard deviation. If no published number is
+    comparable with ours, the reason is printed instead.
 
     Args:
         folders: folders to search for ``results.json``, or such files.

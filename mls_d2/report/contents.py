@@ -148,7 +148,7 @@ def make_section(
 
 
 def _sources(group: Group, published: Published) -> list[str]:
-    """Return the sources of the numbers that stand beside those of ``group``, and their notes."""
+    """Return the sources of the numbers printed beside those of ``group``, and their notes."""
     beside = [published_beside(row.first, published) for row in group.rows]
     matched = [row for row in beside if row is not None]
     tables: dict[str, dict[str, None]] = {}

@@ -1,4 +1,4 @@
-"""Published numbers: their files, and which of them may stand beside a result."""
+"""Published numbers: their files, and which of them are comparable with a result."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def load_published(paths: Sequence[str | os.PathLike[str]] = ()) -> Published:
 
 
 def published_beside(result: Result, published: Published) -> PublishedRow | None:
-    """Return the row whose numbers may stand beside ``result``; None if there is none."""
+    """Return the row whose numbers are comparable with ``result``; None if there is none."""
     if not_comparable(result, published):
         return None
     rows = published.of_task(result.task)
@@ -144,7 +144,7 @@ def matching_row(
 
 
 def not_comparable(result: Result, published: Published) -> str:
-    """Return why no published number may stand beside ``result``; empty if one may.
+    """Return why no published number is comparable with ``result``; empty if one is.
 
     Preset, data, length of the fine-tuning and the backbone's preset and data decide; whether a row
     of the same method exists does not.

@@ -115,7 +115,7 @@ def p_cell(p: float) -> TableCell:
 
 
 def group_not_comparable(group: Group, published: Published) -> str:
-    """Return why no published number may stand beside ``group``; empty if one may."""
+    """Return why no published number is comparable with ``group``; empty if one is."""
     reasons = [not_comparable(row.first, published) for row in group.rows]
     return "" if "" in reasons else "; ".join(dict.fromkeys(reasons))
 

@@ -30,7 +30,7 @@ number = 100 + len(list(here.glob("*.sh")))
 shutil.copy(sys.argv[1], here / f"{number}.sh")
 print(f"Submitted batch job {number}")
 """
-# Every job of this imitation of Slurm is still waiting, but for those that a file says failed.
+# Every job of this imitation of Slurm is pending, except those with a .failed file.
 FAKE_SACCT = """#!{python}
 import pathlib, sys
 here = pathlib.Path(__file__).parent

@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 _PACKING_FILE = "packing.json"
 # Suffixes of members by Pillow's name of the format, if they are not the name itself.
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
-_INDEXED = (*IMAGE_SUFFIXES, ".jp2", ".avif")
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, 
     image = open_image(data, name=source.name(position))
     if not packing.short_side:
         suffix = _SUFFIXES.get(image.format, f".{image.format.lower()}")
-        if suffix not in _INDEXED:
+        if suffix not in IMAGE_SUFFIXES:
             raise BrokenImageError(f"{image.name}: {image.format} is no format that shards hold")
         return suffix, data
     shrink = packing.short_side / min(image.height, image.width)
@@ -225,7 +224,7 @@ def _index(shard: Path) -> None:
             rows = [
                 (member.offset_data, member.size)
                 for member in tar
-                if member.isfile() and member.name.lower().endswith(_INDEXED)
+                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
             ]
         with open(shard, "rb") as file:
             file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)

@@ -33,10 +33,7 @@ class SelfEMD(BYOL):
         """How the plan of transport is computed."""
 
         group = "SELF_EMD"
-        epsilon: float = option(
-            0.05, "weight of the plan's entropy; a lower one needs more rounds", above(0),
-            symbol="ε",
-        )  # fmt: skip
+        epsilon: float = option(0.05, "weight of the plan's entropy", above(0), symbol="ε")
         iterations: int = option(10, "rounds of Sinkhorn's algorithm", at_least(1))
 
     options: SelfEMD.Options

@@ -19,6 +19,8 @@ OPTIONS = {
     "slotcon": {"num_prototypes": 3},
     "resim": {"c3_images": 2},
     "setsim": {},
+    "lewel": {},
+    "self_emd": {},
 }
 
 

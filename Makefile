@@ -6,13 +6,8 @@ PRESET ?= quick
 METHOD ?= mls
 EPOCHS ?= 400
 OUT ?= output
-ifeq ($(PRESET),quick)
-  DATA ?= datasets/scenes
-  SUITE ?= suites/quick.yaml
-else
-  DATA ?= $(DETECTRON2_DATASETS)
-  SUITE ?= suites/paper_table1.yaml
-endif
+DATA ?= $(if $(filter quick,$(PRESET)),datasets/scenes,$(DETECTRON2_DATASETS))
+SUITE ?= suites/$(PRESET:paper=paper_table1).yaml
 
 RUN := $(VENV)/bin/python
 BENCHMARK := $(RUN) tools/benchmark.py
@@ -33,7 +28,7 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
-	benchmark plan report convert check test test-all clean
+	benchmark plan report figures convert check test test-all clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -99,6 +94,9 @@ plan: setup ## what benchmark would run, and how long it would take
 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py "$(OUT)/$(PRESET)" --out "$(OUT)/$(PRESET)/report" $(ARGS)
+
+figures: setup ## Figures 3 to 5 of the paper, of METHOD's finished runs of this PRESET
+	DETECTRON2_DATASETS="$(DATA)" $(RUN) tools/figures.py "$(OUT)/$(PRESET)" --method "$(METHOD)" $(ARGS)
 
 convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
 	$(RUN) tools/convert.py $(if $(SRC),"$(SRC)") $(if $(DST),"$(DST)") $(ARGS)

@@ -85,6 +85,10 @@ def test_the_makefile_is_short_and_plain():
             ("benchmark", "PRESET=paper", "OUT=o"),
             ['benchmark.py "suites/paper_table1.yaml" --out "o" --data "/real data"'],
         ),
+        (
+            ("benchmark", "PRESET=onegpu"),
+            ['benchmark.py "suites/onegpu.yaml" --out "output" --data "/real data"'],
+        ),
         (("report", "PRESET=paper"), ['report.py "output/paper" --out "output/paper/report"']),
         (
             ("figures", "METHOD=mocov2", "OUT=o", "ARGS=--seed 3"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.core.files import atomic_write, check_writable
+from mls_d2.core.files import atomic_write, check_writable, write_bytes
 from mls_d2.report.contents import TABLES, Report, ReportPicture, make_section
 from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
 from mls_d2.report.figures import FIGURES_FOLDER, NEIGHBOURS_FILE, SCORES_FILE, plot_sweeps, sweeps
@@ -172,8 +172,7 @@ def update_document(path: Path, report: Report) -> list[str]:
     tables = {block["name"]: _content(path, block["name"], report) for block in blocks}
     changed = _BLOCK.sub(lambda block: f"{block[1]}\n{tables[block['name']]}\n{block[3]}", text)
     if changed != text:
-        with atomic_write(str(path)) as file:
-            file.write(changed.encode("utf-8"))
+        write_bytes(str(path), changed.encode("utf-8"))
     return [block["name"] for block in blocks]
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cityscapesscripts.helpers.labels import name2label
 
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_bytes, write_image
 from mls_d2.scenes.marker import SceneParams
 from mls_d2.scenes.render import Picture
 
@@ -77,17 +78,6 @@ VOC_CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-# Per label its id, its train id, and whether it has instances.
-CITYSCAPES_IDS: dict[str, tuple[int, int, bool]] = {
-    "unlabeled": (0, 255, False), "static": (4, 255, False), "dynamic": (5, 255, False),
-    "ground": (6, 255, False),
-    "road": (7, 0, False), "sidewalk": (8, 1, False), "building": (11, 2, False),
-    "pole": (17, 5, False), "traffic light": (19, 6, False), "vegetation": (21, 8, False),
-    "terrain": (22, 9, False), "sky": (23, 10, False), "person": (24, 11, True),
-    "rider": (25, 12, True), "car": (26, 13, True), "truck": (27, 14, True), "bus": (28, 15, True),
-    "motorcycle": (32, 17, True), "bicycle": (33, 18, True),
-}  # fmt: skip
-
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 _VOC_SETS = (("VOC2007", "trainval", 10), ("VOC2007", "test", 11), ("VOC2012", "trainval", 12))
 _VOC_HEAD = """<annotation>
@@ -146,20 +136,6 @@ def all_splits(params: SceneParams) -> list[Split]:
         split = Split(name, stream, count, (2 * high, high), folders, save, None, "street", True)
         splits.append(split)
     return [split for split in splits if split.count]
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(str(path)) as file:
-        file.write(content)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write RGB ``(H, W, 3)`` uint8, or one channel ``(H, W)`` of uint8 or uint16, by suffix."""
-    pixels = np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image)
-    options = (cv2.IMWRITE_JPEG_QUALITY, 92) if path.suffix == ".jpg" else ()
-    done, content = cv2.imencode(path.suffix, pixels, options)
-    assert done, f"OpenCV could not encode {pixels.shape} {pixels.dtype} as {path.suffix}"
-    _write(path, content.tobytes())
 
 
 def visible_things(picture: Picture) -> list[tuple[int, np.ndarray, tuple[int, int, int, int]]]:
@@ -224,16 +200,15 @@ def _finish_coco(root: Path, records: list[dict], *, name: str) -> None:
         "info": {"description": "Synthetic scenes in COCO's layout", "version": "1", "year": 2017},
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
         "images": [record["image"] for record in records],
-        "categories": list(COCO_CATEGORIES),
+        "categories": COCO_CATEGORIES,
     }
     stem = "image_info" if name == "unlabeled2017" else "instances"
     if stem == "instances":
-        annotations = [item for record in records for item in record["annotations"]]
-        content["annotations"] = [
-            {**item, "id": number} for number, item in enumerate(annotations, _FIRST_ID[name])
-        ]
+        found = (item for record in records for item in record["annotations"])
+        numbered = enumerate(found, _FIRST_ID[name])
+        content["annotations"] = [{**item, "id": number} for number, item in numbered]
     path = root / "coco" / "annotations" / f"{stem}_{name}.json"
-    _write(path, json.dumps(content, separators=(",", ":")).encode())
+    write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int) -> dict:
@@ -243,7 +218,7 @@ def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int
     objects, (height, width) = voc_objects(picture), picture.ids.shape
     head = _VOC_HEAD.format(year=year, stem=stem, width=width, height=height)
     text = head + "".join(_VOC_OBJECT.format(**item) for item in objects) + "</annotation>\n"
-    _write(root / year / "Annotations" / f"{stem}.xml", text.encode())
+    write_bytes(root / year / "Annotations" / f"{stem}.xml", text.encode())
     return {"stem": stem, "objects": [(item["name"], item["difficult"]) for item in objects]}
 
 
@@ -260,11 +235,9 @@ def voc_objects(picture: Picture) -> list[dict]:
         x0, y0, x1, y1 = extent
         share = w * h / max((x1 - x0) * (y1 - y0), 1.0)
         small = max(w, h) < DIFFICULT_SIDE * picture.ids.shape[0]
-        flags = {
-            "truncated": share < TRUNCATED_BELOW,
-            "difficult": small or share < DIFFICULT_SHARE,
-        }
-        objects.append({"name": name, "box": (x + 1, y + 1, x + w, y + h), **flags})
+        hard = small or share < DIFFICULT_SHARE
+        item = {"name": name, "box": (x + 1, y + 1, x + w, y + h)}
+        objects.append({**item, "truncated": share < TRUNCATED_BELOW, "difficult": hard})
     return objects
 
 
@@ -283,7 +256,7 @@ def _finish_voc(root: Path, records: list[dict], *, year: str, name: str) -> Non
             ]
         for stem, lines in lists.items():
             text = "".join(line + "\n" for line in lines)
-            _write(root / year / "ImageSets" / "Main" / f"{stem}.txt", text.encode())
+            write_bytes(root / year / "ImageSets" / "Main" / f"{stem}.txt", text.encode())
 
 
 def _save_cityscapes(
@@ -292,15 +265,14 @@ def _save_cityscapes(
     city = cities[index % len(cities)]
     stem = f"{city}_{index // len(cities):06d}_000019"
     truth = root / "cityscapes" / "gtFine" / name / city / f"{stem}_gtFine"
-    for kind, ids in zip(
-        ("labelIds", "labelTrainIds", "instanceIds"), id_images(picture), strict=True
-    ):
-        write_image(Path(f"{truth}_{kind}.png"), ids)
+    kinds = ("labelIds", "labelTrainIds", "instanceIds")
+    for kind, ids in zip(kinds, id_images(picture), strict=True):
+        write_image(f"{truth}_{kind}.png", ids)
     height, width = picture.ids.shape
     content = {"imgHeight": height, "imgWidth": width, "objects": _city_polygons(picture)}
-    _write(Path(f"{truth}_polygons.json"), json.dumps(content).encode())
-    image = root / "cityscapes" / "leftImg8bit" / name / city / f"{stem}_leftImg8bit.png"
-    write_image(image, picture.image)
+    write_bytes(f"{truth}_polygons.json", json.dumps(content).encode())
+    folder = root / "cityscapes" / "leftImg8bit" / name / city
+    write_image(folder / f"{stem}_leftImg8bit.png", picture.image)
     return {}
 
 
@@ -313,10 +285,10 @@ def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tables = np.zeros((3, len(picture.kinds)), np.uint16)
     counts: Counter[int] = Counter()
     for number in np.unique(picture.ids).tolist():
-        label, train, has_instances = CITYSCAPES_IDS[KINDS[picture.kinds[number]][2]]
-        instance = label * 1000 + counts[label] if has_instances else label
-        counts[label] += 1
-        tables[:, number] = label, train, instance
+        label = name2label[KINDS[picture.kinds[number]][2]]
+        instance = label.id * 1000 + counts[label.id] if label.hasInstances else label.id
+        counts[label.id] += 1
+        tables[:, number] = label.id, label.trainId, instance
     label_ids, train_ids, instance_ids = tables[:, picture.ids]
     return label_ids.astype(np.uint8), train_ids.astype(np.uint8), instance_ids
 

@@ -106,13 +106,7 @@ UNLABELLED = (
 
 
 def compose(rng: np.random.Generator, size: tuple[int, int], name: str | None = None) -> Scene:
-    """Draw one scene.
-
-    Args:
-        rng: source of all variety.
-        size: (width, height) in pixels.
-        name: type of the scene, a key of :data:`SCENE_ODDS`; drawn if None.
-    """
+    """Draw a scene of ``size`` (width, height), of type ``name`` or one drawn by SCENE_ODDS."""
     s = Sketch(rng)
     name = name or str(rng.choice(list(SCENE_ODDS), p=list(SCENE_ODDS.values())))
     stage, column = _Stage(s, empty_scene(s, name, size)), list(SCENE_ODDS).index(name)

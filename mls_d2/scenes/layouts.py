@@ -1,8 +1,7 @@
-"""The label spaces of COCO, PASCAL VOC and Cityscapes, and how scenes are written in their layouts.
+"""How scenes are written in the layouts of COCO, PASCAL VOC and Cityscapes, with their labels.
 
 COCO boxes are tight around visible pixels; VOC's are 1-based pixel indices, both ends inside;
-polygons of Cityscapes continue behind what hides them and are drawn one over the other, while its
-id images hold what is visible.
+polygons of Cityscapes continue behind what hides them, its id images hold what is visible.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from cityscapesscripts.helpers.labels import name2label
 
 from mls_d2.core.files import write_bytes, write_image
@@ -29,54 +29,20 @@ TRUNCATED_BELOW, DIFFICULT_SHARE = 0.85, 0.25
 # Share of the image's height below which the box's longer side makes a VOC object difficult.
 DIFFICULT_SIDE = 1 / 13
 
+_LABELS = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 # Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label.
 KINDS: dict[str, tuple[str | None, str | None, str]] = {
-    "person": ("person", "person", "person"), "rider": ("person", "person", "rider"),
-    "bicycle": ("bicycle", "bicycle", "bicycle"), "car": ("car", "car", "car"),
-    "motorcycle": ("motorcycle", "motorbike", "motorcycle"), "bus": ("bus", "bus", "bus"),
-    "truck": ("truck", None, "truck"), "traffic light": ("traffic light", None, "traffic light"),
-    "boat": ("boat", "boat", "dynamic"), "bench": ("bench", None, "static"),
-    "cat": ("cat", "cat", "dynamic"), "dog": ("dog", "dog", "dynamic"),
-    "umbrella": ("umbrella", None, "dynamic"), "chair": ("chair", "chair", "dynamic"),
-    "couch": ("couch", "sofa", "static"), "tv": ("tv", "tvmonitor", "static"),
-    "potted plant": ("potted plant", "pottedplant", "static"),
-    **{name: (None, None, name) for name in ("sky", "building", "road", "sidewalk", "pole")},
-    **{name: (None, None, "ground") for name in ("sand", "water", "floor", "wall")},
-    **{name: (None, None, "terrain") for name in ("hills", "grass", "yard")},
-    "skyline": (None, None, "building"), "tree": (None, None, "vegetation"),
-    "path": (None, None, "sidewalk"), "clutter": (None, None, "static"),
-}  # fmt: skip
-
-# Per supercategory the id of its first category, and the names in order of their ids.
-_COCO_NAMES = (
-    ("person", 1, "person"),
-    ("vehicle", 2, "bicycle,car,motorcycle,airplane,bus,train,truck,boat"),
-    ("outdoor", 10, "traffic light,fire hydrant,,stop sign,parking meter,bench"),
-    ("animal", 16, "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe"),
-    ("accessory", 27, "backpack,umbrella,,,handbag,tie,suitcase"),
-    ("sports", 34, "frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,"
-     "surfboard,tennis racket"),
-    ("kitchen", 44, "bottle,,wine glass,cup,fork,knife,spoon,bowl"),
-    ("food", 52, "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake"),
-    ("furniture", 62, "chair,couch,potted plant,bed,,dining table,,,toilet"),
-    ("electronic", 72, "tv,laptop,mouse,remote,keyboard,cell phone"),
-    ("appliance", 78, "microwave,oven,toaster,sink,refrigerator"),
-    ("indoor", 84, "book,clock,vase,scissors,teddy bear,hair drier,toothbrush"),
-)  # fmt: skip
-
-COCO_CATEGORIES: tuple[dict, ...] = tuple(
-    {"supercategory": group, "id": first + offset, "name": name}
-    for group, first, names in _COCO_NAMES
-    for offset, name in enumerate(names.split(","))
+    **{kind: tuple(labels) for kind, labels in _LABELS["kinds"].items()},
+    **{kind: (None, None, label) for kind, label in _LABELS["surroundings"].items()},
+}
+_NAMES = [(group, name) for group, names in _LABELS["coco"].items() for name in names]
+COCO_CATEGORIES = [
+    {"supercategory": group, "id": number, "name": name}
+    for number, (group, name) in enumerate(_NAMES, start=1)
     if name
-)
-COCO_IDS: dict[str, int] = {item["name"]: item["id"] for item in COCO_CATEGORIES}
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
+]
+COCO_IDS = {item["name"]: item["id"] for item in COCO_CATEGORIES}
+VOC_CLASSES = tuple(_LABELS["voc"])
 
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 _VOC_SETS = (("VOC2007", "trainval", 10), ("VOC2007", "test", 11), ("VOC2012", "trainval", 12))
@@ -279,8 +245,7 @@ def _save_cityscapes(
 def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16.
 
-    An instance id is ``id * 1000 + n`` for the n-th visible instance of a label that has instances,
-    else the label id.
+    An instance is ``id * 1000 + n``, n counting the visible ones of a label that has instances.
     """
     tables = np.zeros((3, len(picture.kinds)), np.uint16)
     counts: Counter[int] = Counter()

@@ -42,11 +42,9 @@ class SceneParams:
 
 
 def read_marker(root: str | os.PathLike[str]) -> dict | None:
-    """Read the marker of a datasets' root.
+    """Return the marker of a datasets' root: :class:`SceneParams`, finished parts, and "complete".
 
-    Returns:
-        ``{"format": …, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
-        "complete": …}``; None if there is none: the data is then not known to be synthetic.
+    None without a marker: the data is then not known to be synthetic.
 
     Raises:
         UserError: there is a marker, but it cannot be read or is of another format.

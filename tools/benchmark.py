@@ -52,8 +52,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--seeds", metavar="LIST", help="of fine-tuning, instead of the suite's")
     add("--seed", type=int, metavar="N", help="of pretraining, and of fine-tuning without --seeds")
-    add("--preset", help="quick (default) or paper, if there is no suite")
-    add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods in preset paper")
+    add("--preset", help="quick (default), onegpu or paper, if there is no suite")
+    add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods unless quick")
     add("--name", help="folder below --out (default: the name of the suite, or the preset)")
     add(
         "--checkpoint",
@@ -138,7 +138,7 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of a suite that the command line sets."""
     methods: list[Any] = []
     for name in (args.methods or "").replace(",", " ").split():
-        longer = args.preset == "paper" and args.epochs == 800 and name != RANDOM
+        longer = args.preset not in (None, "quick") and args.epochs == 800 and name != RANDOM
         methods.append(f"{name}-800ep" if longer else name)
     if args.backbone == RANDOM:
         methods.append(RANDOM)

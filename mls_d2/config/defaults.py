@@ -35,7 +35,7 @@ def get_cfg() -> CfgNode:
 
 
 def _add_project_keys(cfg: CfgNode) -> None:
-    # Kind of recipe: "quick" (scenes, minutes on a CPU), "paper" or "custom".
+    # Kind of recipe: "quick" (scenes, minutes on a CPU), "onegpu", "paper" or "custom".
     cfg.PRESET = "custom"
     # Accept weights whose file states another colour order, pixel mean or std, or stride placement
     # than this config; False refuses them.

@@ -107,11 +107,11 @@ def check_data(suite: Suite) -> None:
         UserError: names the folder.
     """
     root = datasets_root()
-    if suite.preset != "paper":
+    if suite.preset == "quick":
         return
     if not os.path.isdir(root):
         raise UserError(
-            f"preset paper needs the real datasets, and '{root}' is not a folder; set "
+            f"preset {suite.preset} needs the real datasets, and '{root}' is not a folder; set "
             "DETECTRON2_DATASETS, or --data, to the folder with coco/, VOC2007/, …: "
             "docs/datasets.md",
             code="missing-data",
@@ -163,10 +163,10 @@ def check_can_run(
             message += f"; '{file}' is another one: BACKBONE='{file}' or --backbone evaluates it"
         raise UserError(message, code="missing-backbone")
     on_cpu = all(("MODEL.DEVICE", "cpu") in itertools.pairwise(cell.arguments) for cell in to_do)
-    if suite.preset == "paper" and to_do and not (gpus or options.slurm or on_cpu):
+    if suite.preset != "quick" and to_do and not (gpus or options.slurm or on_cpu):
         raise UserError(
-            "preset paper is for 8 GPUs, and PyTorch finds none on this machine; a CPU finishes "
-            "preset quick in minutes (MODEL.DEVICE cpu runs it nevertheless)",
+            f"preset {suite.preset} is for GPUs, and PyTorch finds none on this machine; a CPU "
+            "finishes preset quick in minutes (MODEL.DEVICE cpu runs it nevertheless)",
             code="no-gpu",
         )
 

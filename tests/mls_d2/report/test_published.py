@@ -230,6 +230,7 @@ def shorter(**solver):
     ("fields", "reason"),
     [
         ({"preset": "quick"}, "shortened schedule"),
+        ({"preset": "onegpu"}, "shortened schedule"),
         ({"preset": "custom"}, "preset custom, not the published recipe"),
         ({"config": shorter(MAX_ITER=9000)}, "9000 iterations of 16 images instead of 90000 of 16"),
         ({"config": shorter(IMS_PER_BATCH=8)}, "90000 iterations of 8 images instead of 90000"),
@@ -239,6 +240,7 @@ def shorter(**solver):
         ({"info": {**COCO_400, "synthetic": True}}, "backbone pretrained on synthetic scenes"),
         ({"info": {**COCO_400, "preset": "custom"}}, "backbone pretrained with preset custom"),
         ({"info": {**COCO_400, "preset": "quick"}}, "backbone pretrained with preset quick"),
+        ({"info": {**COCO_400, "preset": "onegpu"}}, "backbone pretrained with preset onegpu"),
         ({"info": {**COCO_400, "config": "MLS: {K: 7}"}}, "another recipe (MLS.K 7 instead of 20)"),
         ({"info": {"method": "mls"}}, "its file does not state what it was pretrained on"),
         ({"method": "simsiam", "info": {"method": "x"}}, "none for simsiam"),

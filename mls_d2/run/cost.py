@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 # Of the peak rates below. Measured on none of our runs: see PUBLISHED and docs/running.md.
-UTILISATION = 0.5
+UTILISATION = 0.6
 GB = 1e9
 _CONVOLUTION = "convolution"
 

@@ -94,7 +94,7 @@ eval-all: ## all of these
 benchmark: setup ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
 	$(SUITE_RUN)
 
-plan: setup ## what benchmark would run, and how long it would take
+plan: setup ## what benchmark would run, and its cost: GPU-hours, memory, disk
 	$(SUITE_RUN) --dry-run
 
 report: setup ## tables and plots of every result of this PRESET

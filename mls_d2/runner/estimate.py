@@ -16,7 +16,7 @@ _CONTEXT, _GAPS = 1 * GB, 1.1
 
 
 def costs_text(cells: Sequence[Cell], cost_of: CostOf) -> str:
-    """Return what training the cells costs on each kind of GPU; cells that cost the same share a row.
+    """Return what training costs on each kind of GPU; cells that cost the same share a row.
 
     A last part names the cells that do not fit into the memory of a GPU, and the keys to change.
     """
@@ -61,9 +61,7 @@ def _row(name: str, count: int, cost: RunCost) -> tuple[str, ...]:
     if cost.step is None:
         return (name, f"{count}", f"{cost.num_gpus}", "no training")
     rates = [
-        word
-        for gpu in GPUS
-        for word in (f"{cost.images_per_s(gpu):.0f}", f"{cost.hours(gpu):.1f}")
+        word for gpu in GPUS for word in (f"{cost.images_per_s(gpu):.0f}", f"{cost.hours(gpu):.1f}")
     ]
     flops = f"{cost.step.flops / cost.step.images / 1e9:.1f}"
     memory = _gb(cost.step.memory)

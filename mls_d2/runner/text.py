@@ -11,6 +11,7 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     columns = itertools.zip_longest(*rows, fillvalue="")
     widths = [max(map(len, column)) for column in columns]
     return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in rows
     ]

@@ -30,8 +30,11 @@ def transfer_cost(cfg: CfgNode, num_gpus: int) -> RunCost:
     cfg = scale_to_processes(cfg, num_gpus)
     if cfg.SOLVER.MAX_ITER == 0:
         return RunCost(None, 0, num_gpus, 0)
-    mean, largest = (_measure(cfg, num_gpus, size) for size in _sizes(cfg))
-    step = StepCost(mean.images, mean.operators, *largest.tensors)
+    mean, largest = _sizes(cfg)
+    step = _measure(cfg, num_gpus, mean)
+    if largest != mean:
+        tensors = _measure(cfg, num_gpus, largest).tensors
+        step = StepCost(step.images, step.operators, *tensors)
     kept = min(KEPT_CHECKPOINTS, cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD) + 1
     disk = kept * (step.weights + step.optimizer)
     return RunCost(step, cfg.SOLVER.MAX_ITER, num_gpus, disk, relief)

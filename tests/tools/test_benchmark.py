@@ -122,12 +122,8 @@ def test_the_plan_counts_the_cost_without_data_and_for_the_gpus_of_the_recipe(
     tool, monkeypatch, capsys, words, row
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
-    assert (
-        tool.main(
-            [*words, *"--preset paper --tasks voc2007-linear --seeds 0,1,2 --dry-run".split()]
-        )
-        == 0
-    )
+    words += ("--preset", "paper", "--tasks", "voc2007-linear", "--seeds", "0,1,2", "--dry-run")
+    assert tool.main(list(words)) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith(row) for line in rows)
 

@@ -31,9 +31,8 @@ SETUP_FROM := constraints.txt pyproject.toml tools/provide_detectron2.py
 SETUP_KEY := $(shell { $(SETUP_PYTHON) -V; cat $(SETUP_FROM); } 2>&1 | cksum | tr -dc '0-9')
 STAMP := $(VENV)/.setup-$(SETUP_KEY)
 
-.DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
-	benchmark plan report convert check test test-all clean
+	benchmark plan report convert gpu-check check test test-all clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -67,8 +66,7 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
 	@echo "setup [4/4] Detectron2"
 	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
-	@rm -f $(VENV)/.setup-*
-	@touch $@
+	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
 	$(PRETRAIN)
@@ -103,17 +101,19 @@ report: setup ## tables and plots of every result of this PRESET
 convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
 	$(RUN) tools/convert.py $(if $(SRC),"$(SRC)") $(if $(DST),"$(DST)") $(ARGS)
 
+gpu-check: setup ## check GPUs, kernels and connections in five minutes, before a long run
+	$(RUN) tools/gpu_check.py --out "$(OUT)/gpu_check.json" $(ARGS)
+
 check: setup ## format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
 # Two processes of one thread each take nearly half the time on two cores.
-test: setup ## the fast tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope -m "not full" $(ARGS)
-
-test-all: setup ## every test that this machine can run
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope $(ARGS)
+test test-all: setup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope $(if $(filter test,$@),-m "not full") $(ARGS)
+test: ## the fast tests
+test-all: ## every test that this machine can run
 
 clean: ## remove caches; keeps .venv, datasets and results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist

@@ -14,10 +14,10 @@ from mls_d2.run.cost import RunCost, measure_step
 from mls_d2.run.processes import scale_to_processes
 from mls_d2.scenes import read_marker
 from mls_d2.scenes.marker import SceneParams
-from pretrain.batch import whole_images
 from pretrain.data import image_source
 from pretrain.methods import build_method
 from pretrain.run import memory_relief, run_length
+from pretrain.samples import noise_batch
 
 
 def pretrain_cost(cfg: CfgNode, num_gpus: int) -> RunCost:
@@ -30,12 +30,11 @@ def pretrain_cost(cfg: CfgNode, num_gpus: int) -> RunCost:
     cfg = scale_to_processes(cfg, num_gpus)
     with torch.device("meta"):
         method = build_method(cfg)
-    images, node = cfg.SOLVER.IMS_PER_BATCH // num_gpus, cfg.PRETRAIN.AUGMENT
-    sides = [node.CROP_SIZE] * 2 + [node.LOCAL_SIZE] * node.LOCAL_CROPS
+    images = cfg.SOLVER.IMS_PER_BATCH // num_gpus
 
     def loss() -> Tensor:
-        views = [torch.zeros(images, 3, side, side) for side in sides]
-        return torch.stack([*method(whole_images(views)).weighted().values()]).sum()
+        output = method(noise_batch(cfg, images))
+        return torch.stack([*output.weighted().values()]).sum()
 
     amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     step = measure_step(method, loss, images=images, num_gpus=num_gpus, amp_dtype=amp_dtype)

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_the_slower_one_is_the_bound(root, tmp_path, monkeypatch):
     # Seconds of the clock: a batch of the loader, then a step.
     for times, bound in (([0, 4, 4, 5], "the loader"), ([0, 1, 1, 5], "the step")):
         clock = iter(times)
-        monkeypatch.setattr(gpu_check.time, "perf_counter", lambda clock=clock: float(next(clock)))
+        fake = SimpleNamespace(perf_counter=lambda clock=clock: float(next(clock)))
+        monkeypatch.setattr(gpu_check, "time", fake)
         text = check_rates(cfg, CPU, batches=1)
         rates = [4 / (b - a) for a, b in (times[:2], times[2:])]
         assert text == (

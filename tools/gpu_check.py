@@ -62,10 +62,10 @@ def all_checks(device: torch.device, folder: Path) -> dict[str, Check]:
 
     def rates() -> str:
         if device.type == "cpu":
-            return check_rates(quick_cfg(ROOT, "mls", **data), device, batches=2)
+            cfg = quick_cfg(ROOT, "mls", **data, SOLVER__IMS_PER_BATCH=8)
+            return check_rates(cfg, device, batches=2)
         path = str(ROOT / "pretrain/configs/mls_coco_400ep.yaml")
-        words = [f"DATASETS.TRAIN={data['DATASETS__TRAIN']}", "SOLVER.IMS_PER_BATCH=32"]
-        words = [part for word in words for part in word.split("=", 1)]
+        words = ["DATASETS.TRAIN", data["DATASETS__TRAIN"], "SOLVER.IMS_PER_BATCH", "32"]
         return check_rates(load_cfg(path, words), device)
 
     tool = Tools.below(ROOT).pretrain

@@ -61,7 +61,8 @@ def test_the_list_has_the_checks_of_the_documentation(tool, capsys):
 
 
 @pytest.mark.full
-def test_real_checks_on_the_cpu(tool):
+def test_real_checks_on_the_cpu(tool, monkeypatch):
+    monkeypatch.setattr(tool, "IMAGES", 32)
     words = ["device", "processes", "method mls", "loader and step", "kill and resume"]
     assert tool.main(["--device", "cpu", "--only", *words]) == 0
     found = json.loads(Path("gpu_check.json").read_text())["checks"]

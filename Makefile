@@ -26,9 +26,8 @@ SETUP_FROM := constraints.txt pyproject.toml tools/provide_detectron2.py
 SETUP_KEY := $(shell { $(SETUP_PYTHON) -V; cat $(SETUP_FROM); } 2>&1 | cksum | tr -dc '0-9')
 STAMP := $(VENV)/.setup-$(SETUP_KEY)
 
-.DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
-	benchmark plan report figures convert check test test-all clean
+	benchmark plan report figures convert gpu-check check test test-all clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -62,8 +61,7 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
 	@echo "setup [4/4] Detectron2"
 	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
-	@rm -f $(VENV)/.setup-*
-	@touch $@
+	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
 	$(PRETRAIN)
@@ -89,7 +87,7 @@ eval-all: ## all of these
 benchmark: setup ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
 	$(SUITE_RUN)
 
-plan: setup ## what benchmark would run, and how long it would take
+plan: setup ## what benchmark would run, and its cost: GPU-hours, memory, disk
 	$(SUITE_RUN) --dry-run
 
 report: setup ## tables and plots of every result of this PRESET
@@ -100,6 +98,9 @@ figures: setup ## Figures 3 to 5 of the paper, of METHOD's finished runs of this
 
 convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
 	$(RUN) tools/convert.py $(if $(SRC),"$(SRC)") $(if $(DST),"$(DST)") $(ARGS)
+
+gpu-check: setup ## check GPUs, kernels and connections in five minutes, before a long run
+	$(RUN) tools/gpu_check.py --out "$(OUT)/gpu_check.json" $(ARGS)
 
 check: setup ## format, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -175,8 +175,9 @@ def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str,
     }
 
 
-def _memory_relief(cfg: CfgNode) -> str:
-    share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+def memory_relief(cfg: CfgNode, world_size: int) -> str:
+    """Return the settings, with their values, that reduce the memory of a step."""
+    share = cfg.SOLVER.IMS_PER_BATCH // world_size
     return (
         f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, {share} per process), "
         f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
@@ -222,7 +223,7 @@ def _build_trainer(
         scaler=scaler,
         label_quality=build_label_quality(cfg, method),
         means=means,
-        relief=_memory_relief(cfg),
+        relief=memory_relief(cfg, world_size),
     )
     trainer.register_hooks(
         [

@@ -98,6 +98,10 @@ def test_the_makefile_is_short_and_plain():
             ],
         ),
         (("convert", "SRC=a b.pth", "ARGS=--force"), ['convert.py "a b.pth" --force']),
+        (
+            ("gpu-check", "ARGS=--device cpu"),
+            ['gpu_check.py --out "output/gpu_check.json" --device cpu'],
+        ),
         (("data",), ['make_scenes.py --root "datasets/scenes"']),
         (("data", "PRESET=paper"), ['DETECTRON2_DATASETS="/real data" prepare_data.py']),
     ],

@@ -23,9 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 ROOT = Path(__file__).resolve().parent.parent
+# It leaves out processes without input, whose number the host has to wait for.
+SYNC_BATCH_NORM = Path("torch/nn/modules/_functions.py")
 DEVICE = torch.device("cuda:0")
 
 _aten = torch.ops.aten
+_nms = torch.ops.torchvision.nms.default
 _INDEXING = (
     _aten.index.Tensor,
     _aten.index_put.default,
@@ -33,7 +36,14 @@ _INDEXING = (
     _aten._index_put_impl_.default,
     _aten._unsafe_index.Tensor,
 )
-_WAITING = (_aten.equal.default, _aten.repeat_interleave.Tensor, _aten.bincount.default)
+# SyncBatchNorm's, of which torch has no fake ones.
+_KERNELS = {
+    _aten.batch_norm_stats.default: lambda rows, *_: (_per_channel(rows),) * 2,
+    _aten.batch_norm_gather_stats_with_counts.default: lambda rows, *_: (_per_channel(rows),) * 2,
+    _aten.batch_norm_elemt.default: lambda rows, *_: torch.empty_like(rows),
+    _aten.batch_norm_backward_reduce.default: lambda _, rows, *__: (_per_channel(rows),) * 4,
+    _aten.batch_norm_backward_elemt.default: lambda _, rows, *__: torch.empty_like(rows),
+}
 
 
 class FakeGPU(TorchDispatchMode):
@@ -63,24 +73,37 @@ class FakeGPU(TorchDispatchMode):
             if kwargs.get("pin_memory"):
                 kwargs["pin_memory"] = False  # Page-locked memory needs a driver.
             return func(*args, **kwargs)
+        if func in (_aten._local_scalar_dense.default, _aten.nonzero.default, _nms):
+            self._note(func)
+            return self._answer(func, args)
+        if func is _aten.copy_.default and not isinstance(args[0], FakeTensor):
+            if not any(args[2:]):
+                self._note(func)
+            return args[0].fill_(1)
+        return self._on_gpu(func, args, kwargs)
+
+    def _answer(self, func: Any, args: Any) -> Any:
+        """Return what the host waited for."""
         if func is _aten._local_scalar_dense.default:
-            self._note(func)
             return torch.ones((), dtype=args[0].dtype).item()
-        if func is _aten.nonzero.default:
-            self._note(func)
-            return self._all_positions(args[0])
-        if func is torch.ops.torchvision.nms.default:
-            self._note(func)
+        if func is _nms:
             return self._all_positions(args[1])[:, 0]
+        return self._all_positions(args[0])
+
+    def _on_gpu(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in _INDEXING:
             args = (args[0], self._indices(func, args[1]), *args[2:])
-        elif func in _WAITING or _copies_and_waits(func, args, kwargs):
+        elif func is _aten.repeat_interleave.Tensor and "output_size" not in kwargs:
             self._note(func)
-        if func is _aten.copy_.default and not isinstance(args[0], FakeTensor):
-            return args[0].fill_(1)
-        args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
+            kwargs["output_size"] = int(args[0].copied.sum())
+        elif _copies_and_waits(func, args, kwargs):
+            self._note(func)
+        fakes, options = tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
-            return func(*args, **kwargs)
+            result = _KERNELS.get(func, func)(*fakes, **options)
+        if func is _aten._to_copy.default and not isinstance(args[0], FakeTensor):
+            result.copied = args[0]  # Its numbers are known.
+        return result
 
     def _as_fake(self, tensor: Tensor) -> Tensor:
         if isinstance(tensor, FakeTensor):
@@ -103,12 +126,18 @@ class FakeGPU(TorchDispatchMode):
         return made
 
     def _note(self, func: Any) -> None:
-        # The line of this project that is nearest to the operation.
+        # The nearest line of this project, or of SyncBatchNorm.
         for frame in reversed(traceback.extract_stack()):
             path = Path(frame.filename)
+            if path.parts[-4:] == SYNC_BATCH_NORM.parts:
+                path = ROOT / SYNC_BATCH_NORM
             if path.is_relative_to(ROOT) and path != Path(__file__):
                 self.waits.append(f"{func} at {path.relative_to(ROOT)}:{frame.lineno}")
                 return
+
+
+def _per_channel(rows: Tensor) -> Tensor:
+    return torch.empty(rows.shape[1], device=rows.device)
 
 
 def _copies_and_waits(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
@@ -135,6 +164,10 @@ def fake_gpu() -> Iterator[FakeGPU]:
         ):
             stack.enter_context(mock.patch(name, return_value=value))
         stack.enter_context(mock.patch("torch.autograd.backward", backward))
+        # Then torch.tensor(…, device="cuda:0") copies what it made in view of the mode.
+        before = torch._C._only_lift_cpu_tensors()
+        torch._C._set_only_lift_cpu_tensors(True)
+        stack.callback(torch._C._set_only_lift_cpu_tensors, before)
         yield stack.enter_context(FakeGPU())
 
 
@@ -153,9 +186,13 @@ def backward(root: Tensor, *_: Any, **__: Any) -> None:
             weight, gradient = node.variable, gradients[0]
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
             continue
-        results = node(*(gradients.get(i) for i in range(len(node._input_metadata))))
+        run = node if callable(node) else node.apply  # The latter is that of a Function in Python.
+        results = run(*(gradients.get(i) for i in range(len(node._input_metadata))))
         results = results if isinstance(results, tuple) else (results,)
-        for (child, slot), gradient in zip(node.next_functions, results, strict=True):
+        edges = node.next_functions
+        # A Function in Python returns None for its arguments that are no tensors, here the last.
+        assert all(result is None for result in results[len(edges) :])
+        for (child, slot), gradient in zip(edges, results, strict=False):
             if child is not None and gradient is not None:
                 gradient = _validated(gradient, child._input_metadata[slot])
                 slots = given.setdefault(child, {})

@@ -194,8 +194,7 @@ def backward(root: Tensor, *_: Any, **__: Any) -> None:
         assert all(result is None for result in results[len(edges) :])
         for (child, slot), gradient in zip(edges, results, strict=False):
             if child is not None and gradient is not None:
-                expected = getattr(child, "variable", child._input_metadata[slot])
-                gradient = _validated(gradient, expected)
+                gradient = _validated(gradient, child._input_metadata[slot])
                 slots = given.setdefault(child, {})
                 slots[slot] = slots[slot] + gradient if slot in slots else gradient
             users[child] -= 1

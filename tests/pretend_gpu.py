@@ -35,7 +35,9 @@ class PretendGPU(FakeGPU):
         tensors = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
         asked = kwargs.get("device")
         on_gpu = any(isinstance(tensor, FakeTensor) for tensor in tensors)
-        if not on_gpu and (asked is None or torch.device(asked).type == "cpu"):
+        if func is torch.ops.prim.device.default or not (
+            on_gpu or (asked is not None and torch.device(asked).type != "cpu")
+        ):
             return result
         generator = kwargs.get("generator")
         if generator is not None and generator.device != DEVICE:

@@ -1,9 +1,12 @@
 """The fake GPU of the dry runs finds what it is for."""
 
+import copy
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from tests.devices import on
 from tests.fake_gpu import DEVICE, backward, fake_gpu
 from tests.pretrain.methods.tiny import make_method, scene_batch, window_batch
 
@@ -80,3 +83,21 @@ def test_the_walk_back_through_the_graph_is_that_of_autograd(name):
         assert (weight.grad is None) == (expected[key] is None), key
         if weight.grad is not None:
             torch.testing.assert_close(weight.grad, expected[key])
+
+
+def test_a_pretend_gpu_computes_what_the_cpu_does():
+    expected = torch.randn(4, 3, generator=torch.Generator().manual_seed(3))
+    with on("pretend"):
+        generator = torch.Generator().manual_seed(3)
+        rows = torch.randn(4, 3, generator=generator, requires_grad=True)
+        assert rows.device == torch.zeros(1).device == DEVICE
+        rows.square().sum().backward()
+        chosen = copy.deepcopy(rows).detach()[rows > 0].cpu()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(2, generator=generator, device=DEVICE)
+        with pytest.raises(RuntimeError, match="device"):
+            rows + torch.ones(3, device="cpu")
+        gradient = rows.grad.cpu()
+    assert torch.equal(gradient, 2 * expected)
+    assert torch.equal(chosen, expected[expected > 0])
+    assert torch.zeros(1).device.type == "cpu"

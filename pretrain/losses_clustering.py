@@ -51,8 +51,8 @@ def transport_plan(
 
     Args:
         cost: c ``(N, P, P)``.
-        rows: a ``(N, P)``, the masses to move, at least 0; they are scaled to sum to 1. An image
-            without any mass has the same everywhere.
+        rows: a ``(N, P)``, the masses to move, scaled to sum to 1; one below 0 counts as 0. An
+            image without any mass has the same everywhere.
         columns: b ``(N, P)``, the masses to arrive at, likewise.
         epsilon: ε > 0; the smaller, the nearer to the earth mover's distance, and the more
             iterations are needed.

@@ -282,7 +282,7 @@ def transport_loss(
     with torch.autocast(p.device.type, enabled=False):
         cost = 1 - _unit(p) @ _unit(t).mT
         rows, columns = (
-            (one.detach() @ other.detach().mean(dim=1).unsqueeze(2)).squeeze(2).clamp_min(0)
+            (one.detach() @ other.detach().mean(dim=1).unsqueeze(2)).squeeze(2)
             for one, other in ((p, t), (t, p))
         )
     plan = transport_plan(cost, rows, columns, epsilon, iterations)

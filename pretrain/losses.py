@@ -15,6 +15,7 @@ from torch import Tensor
 from pretrain.losses_clustering import dino_loss, sinkhorn, swapped_prediction_loss  # noqa: F401
 from pretrain.losses_dense import (  # noqa: F401 - part of this module's interface
     grouping_loss,
+    object_loss,
     pixel_contrast_loss,
     pixel_propagation_loss,
     region_similarity_loss,

@@ -159,20 +159,19 @@ class SoCo(MomentumMethod):
         predicted = [rows(level_by_level(self.predictor, z)) for _, z in online]
 
         sides = [view.shape[-1] for view in batch.views]
-        terms = []
-        for pair in range(boxes.shape[1]):
-            matched = matched_rows(
-                boxes[:, pair], (sides[0], sides[pair + 1]), self.options.level_limits
-            )
-            other = pair + 1
+        limits, terms, unmatched = self.options.level_limits, [], []
+        for pair, other in enumerate(range(1, len(views))):
+            matched = matched_rows(boxes[:, pair], (sides[0], sides[other]), limits)
             terms += [
                 object_loss(predicted[0][:, pair], target[other][:, 0], matched),
                 object_loss(predicted[other][:, 0], target[0][:, pair], matched.mT),
             ]
+            unmatched.append(~matched.flatten(1).any(dim=1))
         return StepOutput(
             losses={"loss_object": torch.stack(terms).sum()},
             metrics={
                 "objects": distinct(boxes[:, :, 0, :, 4]).float().mean(),
+                "unmatched_images": torch.stack(unmatched).float().mean(),
                 "whole_images": (boxes[:, :, 0, 0, 4] < 0).float().mean(),
                 "feature_std": spread(online[0][0]),
                 "embedding_std": spread(online[0][1].flatten(0, 3)),

@@ -1,6 +1,7 @@
 """SoCo against loops over boxes and levels, its views, and the detector that gets its parts."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torchvision.ops import roi_align
 from mls_d2.checkpoint.backbone_file import write_backbone
 from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.config.loading import load_cfg
+from mls_d2.convert.convert import load_backbone
+from mls_d2.convert.layouts import torchvision_from_detectron2
 from pretrain.batch import Batch
 from pretrain.fpn import FPN
 from pretrain.methods import build_method
@@ -221,8 +224,8 @@ def test_the_fpn_takes_views_whose_sides_do_not_halve():
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> tuple[str, dict[str, torch.Tensor]]:
-    """The backbone file of the quick config's method, every tensor a draw of its own."""
+def trained() -> SoCo:
+    """The quick config's method, every tensor of its encoder a draw of its own."""
     method = build_method(load_cfg(QUICK, ["MODEL.DEVICE", "cpu"]))
     norms = [w for name, w in method.encoder.backbone.named_parameters() if "conv3.norm.w" in name]
     assert len(norms) == 16
@@ -230,15 +233,56 @@ def exported(tmp_path_factory) -> tuple[str, dict[str, torch.Tensor]]:
     for value in method.encoder.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.rand_like(value))
+    return method
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> tuple[str, dict[str, torch.Tensor]]:
+    """The backbone file, and what it holds."""
     path = str(tmp_path_factory.mktemp("soco") / "backbone.pth")
-    write_backbone(path, method.export(), {})
-    tensors = {k: v for k, v in method.export().items() if not k.endswith("num_batches_tracked")}
-    assert all(
-        torch.equal(method.encoder.neck.state_dict()[k.removeprefix("backbone.")], v)
-        for k, v in tensors.items()
-        if "fpn" in k
-    )
-    return path, tensors
+    write_backbone(path, trained.export(), {})
+    return path, {k: v for k, v in trained.export().items() if "num_batches_tracked" not in k}
+
+
+def authors_names(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of an encoder under the names of the authors' checkpoints."""
+    state = {
+        f"encoder.{torchvision_from_detectron2(name) or name}": value
+        for name, value in encoder.backbone.state_dict().items()
+    }
+    for name, value in encoder.neck.state_dict().items():
+        kind, level, leaf = re.fullmatch(r"fpn_(\w+)(\d)\.(.+)", name).groups()
+        theirs = {"lateral": "lateral_convs", "output": "fpn_convs"}[kind]
+        part = "bn." if leaf.startswith("norm.") else "conv."
+        state[f"neck.{theirs}.{int(level) - 2}.{part}{leaf.removeprefix('norm.')}"] = value
+    for name, value in encoder.box_head.state_dict().items():
+        state["head." + re.sub(r"conv(\d)\.norm", r"bn\1", name)] = value
+    return state | {f"projector.{name}": v for name, v in encoder.projector.state_dict().items()}
+
+
+def test_checkpoints_of_the_authors_and_of_a_run_give_the_same_file(trained, exported, tmp_path):
+    theirs = authors_names(trained.encoder)
+    theirs |= {
+        f"{part}_k.{rest}": 0 * value
+        for name, value in theirs.items()
+        for part, rest in [name.split(".", 1)]
+    }
+    contents = {
+        "soco": {"model": {f"module.{name}": value for name, value in theirs.items()}},
+        "mls_d2": {"model": trained.state_dict()},
+    }
+    for source, content in contents.items():
+        path = str(tmp_path / f"{source}.pth")
+        torch.save(content, path)
+        found = load_backbone(path, parts=("fpn", "box_head"), check=False)
+        assert found.info["source"] == source
+        tensors = found.state_dict | found.parts
+        assert tensors.keys() == exported[1].keys()
+        assert all(torch.equal(value, tensors[name]) for name, value in exported[1].items())
+    # Without parts, the backbone alone is taken, also out of the file of a run.
+    found = load_backbone(exported[0], check=False)
+    assert not found.in_detectron2_format
+    assert found.state_dict.keys() == trained.encoder.backbone.state_dict().keys() & exported[1]
 
 
 def test_a_detector_gets_backbone_fpn_and_box_head(exported):

@@ -40,7 +40,7 @@ _INSLOC_HEAD = (
     (rf"roi_head\.bbox_head\.shared_fcs\.0\.{_PLAIN}", rf"{_HEAD}.fc1.\1"),
 )
 _LEAF = rf"(?:{_PLAIN}|norm\.{_NORM})"
-_OWN = {
+_OWN: dict[str, tuple[tuple[str, str], ...]] = {
     FPN: ((rf"encoder\.neck\.(fpn_(?:lateral|output)\d\.{_LEAF})", r"backbone.\1"),),
     BOX_HEAD: ((rf"encoder\.box_head\.((?:conv|fc)\d\.{_LEAF})", rf"{_HEAD}.\1"),),
 }

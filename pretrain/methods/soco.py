@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mls_d2.config.options import option
 from mls_d2.config.rules import Rule, are_numbers, at_least, within
 from mls_d2.core.errors import UserError
+from mls_d2.data.proposals import Proposals
 from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, zero_last_norms
 from pretrain.fpn import FPN
@@ -27,7 +28,8 @@ from pretrain.geometry import aligned_regions
 from pretrain.heads import mlp
 from pretrain.losses import object_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
-from pretrain.views import Crop, Crops, crops_from_config
+from pretrain.views import Crop, Crops, LoaderExtra, crops_from_config
+from pretrain.views.boxes import ObjectBoxes
 
 FEATURES = ("res2", "res3", "res4", "res5")
 _CELLS = 7  # along each side of what the box head takes, MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
@@ -83,9 +85,6 @@ class SoCo(MomentumMethod):
         """Objects, the parts of the detector, and heads."""
 
         group = "SOCO"
-        proposals: str = option(
-            "", "file of object proposals of DATASETS.TRAIN", Rule(lambda _: True, "a path")
-        )
         boxes: int = option(4, "objects of a pair of views", at_least(1), symbol="K")
         jitter_prob: float = option(
             0.5, "how often a box of the whole image is moved by up to a tenth", within(1)
@@ -109,6 +108,7 @@ class SoCo(MomentumMethod):
         out_dim: int = option(256, "width of a projection", at_least(1))
 
     takes_local_views = True
+    needs_proposals = True
 
     options: SoCo.Options
     encoder: ObjectEncoder
@@ -124,6 +124,13 @@ class SoCo(MomentumMethod):
                 f"to {list(FEATURES)}, got {list(given)}",
                 code="bad-value",
             )
+
+    @classmethod
+    def loader_extras(cls, cfg: CfgNode) -> dict[str, LoaderExtra]:
+        """Return ``boxes``, the objects of each pair of views."""
+        options, source = cls.Options.from_config(cfg), Proposals.open(cfg.PRETRAIN.PROPOSALS)
+        boxes = ObjectBoxes(source, count=options.boxes, jitter_prob=options.jitter_prob)
+        return {"boxes": boxes}
 
     @classmethod
     def crops(cls, cfg: CfgNode) -> Crops:

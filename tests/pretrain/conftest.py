@@ -44,6 +44,15 @@ def images(tmp_path):
 
 
 @pytest.fixture
+def proposals(images, tmp_path) -> str:
+    """The file of proposals of the images; six of the nine have none."""
+    path, count = str(tmp_path / "proposals.npz"), 3
+    boxes = np.array([[0, 0, 33, 32], [2, 5, 40, 38]] * count, np.float32)
+    np.savez(path, boxes=boxes, offsets=np.minimum(2 * np.arange(10), len(boxes)))
+    return path
+
+
+@pytest.fixture
 def config(images, tiny, tmp_path, request):
     root = request.config.rootpath
 

@@ -47,6 +47,19 @@ DINO = LOCAL | {
     "DINO__NUM_PROTOTYPES": "8",
     "DINO__HIDDEN_DIM": "16",
 }
+# The fixture of proposals fills in their file.
+SOCO = LOCAL | {
+    "PRETRAIN__METHOD": "soco",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "PRETRAIN__PROPOSALS": "",
+    "MODEL__RESNETS__OUT_FEATURES": "['res2', 'res3', 'res4', 'res5']",
+    "SOCO__DIM": "8",
+    "SOCO__HEAD_CONVS": "1",
+    "SOCO__CONV_DIM": "8",
+    "SOCO__FC_DIM": "16",
+    "SOCO__HIDDEN_DIM": "16",
+    "SOCO__OUT_DIM": "8",
+}
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:
@@ -115,15 +128,19 @@ def test_the_momentum_follows_its_schedule_to_the_end(config):
         BYOL,
         SWAV,
         DINO,
+        SOCO,
         {
             "SOLVER__AMP__ENABLED": "True",
             "PRETRAIN__AMP_DTYPE": "float16",
             "PRETRAIN__EPOCHS": "7.0",  # the scale begins too high
         },
     ],
-    ids=["local crops", "byol", "swav", "dino", "scaled gradients"],
+    ids=["local crops", "byol", "swav", "dino", "soco", "scaled gradients"],
 )
-def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, changes):
+def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, proposals, changes):
+    if "PRETRAIN__PROPOSALS" in changes:
+        changes = changes | {"PRETRAIN__PROPOSALS": proposals}
+
     class Drawing(run_module.PretrainTrainer):
         stop = -1
 
@@ -179,6 +196,35 @@ def test_a_run_is_not_resumed_with_other_images_or_another_config(config, images
     with refuses("changed-run") as caught:
         pretrain(config(), resume=True)
     assert caught.match("DATASETS.TRAIN")
+
+
+def test_proposals_are_an_input_of_the_run(config, proposals, tmp_path, refuses):
+    changes = SOCO | {"PRETRAIN__PROPOSALS": str(tmp_path / "none.npz")}
+    with refuses("missing-file") as caught:
+        pretrain(config(**changes))
+    assert caught.match("PRETRAIN.PROPOSALS.*none.npz")
+    assert not os.path.exists(config().OUTPUT_DIR)
+    moved = shutil.copy(proposals, tmp_path / "moved.npz")
+    cfg = config(**(SOCO | {"PRETRAIN__PROPOSALS": moved}))
+    path = pretrain(cfg)
+    row = rows_of(cfg)[-1]
+    # Three images in nine have boxes; FPN and box head are in the file.
+    assert 0 < row["whole_images"] < 1
+    assert row["unmatched_images"] == 0
+    assert 1 <= row["objects"] <= 4
+    names = weights(path)
+    assert "backbone.fpn_output5.norm.running_var" in names
+    assert "roi_heads.box_head.fc1.weight" in names
+    # Another place is fine, another content is not.
+    os.unlink(path)
+    os.unlink(moved)
+    changes = SOCO | {"PRETRAIN__PROPOSALS": proposals}
+    os.unlink(pretrain(config(**changes), resume=True))
+    with open(proposals, "ab") as file:
+        file.write(b"more")
+    with refuses("changed-run") as caught:
+        pretrain(config(**changes), resume=True)
+    assert caught.match("PRETRAIN.PROPOSALS: the content has changed")
 
 
 def test_a_run_of_an_earlier_version_is_not_resumed(config, refuses):

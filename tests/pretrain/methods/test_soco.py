@@ -110,6 +110,8 @@ def test_levels_change_above_their_limits():
     sides = torch.tensor([47.9, 48.0, 48.1, 96.0, 96.1, 192.0, 192.1, 224.0])
     box = torch.stack([torch.zeros(8), torch.zeros(8), sides / 224, sides / 224], dim=1).double()
     assert box_levels(box, 224, (48.0001, 96.0001, 192.0001)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    exact = torch.tensor([[0.0, 0.0, 0.75, 0.75], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]])
+    assert box_levels(exact, 64, (32, 48, 64)).tolist() == [1, 0, 2]
     # A view of half the size never reaches the last one, and area counts, not one side.
     assert box_levels(box, 112, (48, 96, 192)).max() == 2
     long = torch.tensor(

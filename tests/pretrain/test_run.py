@@ -198,33 +198,16 @@ def test_a_run_is_not_resumed_with_other_images_or_another_config(config, images
     assert caught.match("DATASETS.TRAIN")
 
 
-def test_proposals_are_an_input_of_the_run(config, proposals, tmp_path, refuses):
-    changes = SOCO | {"PRETRAIN__PROPOSALS": str(tmp_path / "none.npz")}
-    with refuses("missing-file") as caught:
-        pretrain(config(**changes))
-    assert caught.match("PRETRAIN.PROPOSALS.*none.npz")
-    assert not os.path.exists(config().OUTPUT_DIR)
-    moved = shutil.copy(proposals, tmp_path / "moved.npz")
-    cfg = config(**(SOCO | {"PRETRAIN__PROPOSALS": moved}))
-    path = pretrain(cfg)
-    row = rows_of(cfg)[-1]
-    # Three images in nine have boxes; FPN and box head are in the file.
-    assert 0 < row["whole_images"] < 1
-    assert row["unmatched_images"] == 0
-    assert 1 <= row["objects"] <= 4
-    names = weights(path)
+def test_a_run_with_proposals_logs_its_objects_and_writes_fpn_and_box_head(config, proposals):
+    cfg = config(**(SOCO | {"PRETRAIN__PROPOSALS": proposals}))
+    names = weights(pretrain(cfg))
     assert "backbone.fpn_output5.norm.running_var" in names
     assert "roi_heads.box_head.fc1.weight" in names
-    # Another place is fine, another content is not.
-    os.unlink(path)
-    os.unlink(moved)
-    changes = SOCO | {"PRETRAIN__PROPOSALS": proposals}
-    os.unlink(pretrain(config(**changes), resume=True))
-    with open(proposals, "ab") as file:
-        file.write(b"more")
-    with refuses("changed-run") as caught:
-        pretrain(config(**changes), resume=True)
-    assert caught.match("PRETRAIN.PROPOSALS: the content has changed")
+    rows = rows_of(cfg)
+    # Three of the nine images have no proposals, and the others two.
+    assert 0 < np.mean([row["whole_images"] for row in rows]) < 1
+    assert all(row["unmatched_images"] == 0 for row in rows)
+    assert all(1 <= row["objects"] <= 2 for row in rows)
 
 
 def test_a_run_of_an_earlier_version_is_not_resumed(config, refuses):

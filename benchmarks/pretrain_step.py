@@ -1,26 +1,40 @@
 #!/usr/bin/env python3
-"""The cost of a pretraining step of methods relative to MoCo-v2: all in turn, in one run.
+"""The cost of a pretraining step of methods relative to MoCo-v2: time and peak memory.
 
 Each method has the views, heads and optimizer of its quick config, and the batch of MoCo-v2's.
+Steps are timed in turn, in one run; memory is that of two steps in a process of their own: of the
+GPU, or what the resident memory grows by.
 
 Example:
     python benchmarks/pretrain_step.py --methods mls densecl byol
+    python benchmarks/pretrain_step.py --methods all
 """
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
 import torch
+from detectron2.config import CfgNode
 from timing import parse, take_turns
+from torch import Tensor
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
 from mls_d2.run.environment import resolve_device
+from mls_d2.run.hooks import peak_memory_mb
 from pretrain.batch import whole_images
 from pretrain.methods import METHODS, build_method
 from pretrain.optim import build_optimizer
 from pretrain.views import augment_from_config
 
 BASE = "mocov2"
+# Height and width of the images whose crops the views are.
+_SIZE = (480, 640)
 
 
 class Stepper:
@@ -40,13 +54,17 @@ class Stepper:
             ).byte()
             for group in METHODS.get(name).crops(cfg).groups
         ]
+        self.extras = {
+            key: values.to(self.device) for key, values in loader_extras(name, cfg).items()
+        }
         self.iteration = 0
 
     def step(self) -> None:
         """Take one step, with augmentation and without loading."""
         self.method.before_step(self.iteration)
         views = self.augment(self.groups, self.iteration)
-        output = self.method(whole_images(views, epoch=1e9, progress=0.5))
+        batch = whole_images(views, epoch=1e9, progress=0.5)
+        output = self.method(dataclasses.replace(batch, extras=self.extras))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(output.weighted().values())).sum().backward()
         self.method.before_optimizer_step()
@@ -56,17 +74,63 @@ class Stepper:
         self.iteration += 1
 
 
+def loader_extras(name: str, cfg: CfgNode) -> dict[str, Tensor]:
+    """Return what the method's loader brings besides views, of a batch of images with 50 boxes."""
+    method, rng, count = METHODS.get(name), np.random.default_rng(0), cfg.SOLVER.IMS_PER_BATCH
+    if name != "soco":
+        return {}
+    from mls_d2.data.proposals import (  # type: ignore[import-not-found]
+        NO_KEY,
+        ProposalsWriter,
+        Recipe,
+    )
+
+    cfg = cfg.clone()
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.PRETRAIN.PROPOSALS = f"{folder}/proposals"
+        recipe = Recipe(source="", search="random", short_side=0, min_side=0, seed=0)
+        writer = ProposalsWriter(cfg.PRETRAIN.PROPOSALS, recipe)
+        for _ in range(count):
+            corner = rng.integers(0, 240, (50, 2))
+            boxes = np.concatenate([corner, corner + rng.integers(100, 240, (50, 2))], axis=1)
+            writer.append(NO_KEY, _SIZE, boxes)
+        writer.finish()
+        made, crops = method.loader_extras(cfg), method.crops(cfg)
+        drawn = [crops.draw(*_SIZE, rng) for _ in range(count)]
+        return {
+            key: torch.from_numpy(np.stack([make(i, _SIZE, drawn[i], rng) for i in range(count)]))
+            for key, make in made.items()
+        }
+
+
+def peak_memory(name: str, opts: list[str]) -> float:
+    """Return the peak memory of building a method and of two steps, in MiB."""
+    before = peak_memory_mb()
+    stepper = Stepper(name, opts)
+    for _ in range(2):
+        stepper.step()
+    return peak_memory_mb() - (0 if stepper.device.type == "cuda" else before)
+
+
 def main() -> None:
-    """Time rounds of steps and print medians and their ratios."""
+    """Time rounds of steps and print medians, their ratios, and peak memory."""
     args = parse(__doc__, opts=True, methods=["mls"], steps=40, warmup=5)
     batch = load_cfg(f"pretrain/configs/{BASE}_quick.yaml", args.opts).SOLVER.IMS_PER_BATCH
     opts = [*args.opts, "SOLVER.IMS_PER_BATCH", str(batch)]
-    steppers = {name: Stepper(name, opts) for name in (BASE, *args.methods)}
+    names = [name for name in METHODS.names() if name != BASE]
+    names = names if args.methods == ["all"] else args.methods
+    memory = {}
+    for name in (BASE, *names):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            memory[name] = fresh.submit(peak_memory, name, opts).result()
+    steppers = {name: Stepper(name, opts) for name in (BASE, *names)}
     work = {name: stepper.step for name, stepper in steppers.items()}
     times = take_turns(work, rounds=args.steps, warmup=args.warmup)
     print(f"batch {batch} on {steppers[BASE].device}, {torch.get_num_threads()} threads, per step")
-    for name in args.methods:
+    for name in names:
         times.show(name, BASE)
+        ratio = memory[name] / memory[BASE]
+        print(f"  peak memory {memory[name]:.0f} MiB, {ratio:.3f} of {BASE}'s {memory[BASE]:.0f}")
 
 
 if __name__ == "__main__":

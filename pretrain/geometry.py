@@ -190,6 +190,40 @@ def pooled_regions(maps: Tensor, boxes: Tensor, scale: float) -> Tensor:
         return torch.einsum("nrh,nchw,nrw->nrc", rows, maps, columns)
 
 
+def aligned_regions(maps: Tensor, boxes: Tensor, cells: int) -> Tensor:
+    """Return maps of boxes: RoIAlign with ``aligned=True`` and as many samples as a cell needs.
+
+    Args:
+        maps: ``(N, C, H, W)``.
+        boxes: ``(N, R, 4)`` x0, y0, x1, y1 in shares of the view, in [0, 1].
+        cells: along each side of the result.
+
+    Returns:
+        ``(N, R, C, cells, cells)``, float32 at least, with gradient with respect to the map.
+
+    Source: Mask R-CNN (arXiv 1703.06870), section 3, as in torchvision's ``roi_align``.
+    """
+    maps = wide(maps)
+    x0, y0, x1, y1 = boxes.to(maps.dtype).unbind(dim=-1)
+    rows = _sampled_weights(y0, y1, cells, maps.shape[2])
+    columns = _sampled_weights(x0, x1, cells, maps.shape[3])
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("nrih,nchw,nrjw->nrcij", rows, maps, columns)
+
+
+def _sampled_weights(low: Tensor, high: Tensor, cells: int, count: int) -> Tensor:
+    """Return ``(N, R, cells, count)``: how much each position of a map adds to a cell's mean."""
+    start, extent = (low * count - 0.5)[..., None, None], ((high - low) * count)[..., None, None]
+    most = -(-count // cells)
+    samples = (extent / cells).ceil().clamp(1, most)
+    steps = torch.arange(most, device=low.device, dtype=low.dtype)
+    cell = torch.arange(cells, device=low.device, dtype=low.dtype).unsqueeze(1)
+    points = start + (cell + (steps + 0.5) / samples) * extent / cells  # (N, R, cells, most)
+    places = torch.arange(count, device=low.device, dtype=low.dtype)
+    hats = (1 - (points.clamp(0, count - 1).unsqueeze(-1) - places).abs()).clamp_min(0)
+    return (hats * (steps < samples).unsqueeze(-1)).sum(dim=-2) / samples
+
+
 def _mean_weights(low: Tensor, high: Tensor, count: int) -> Tensor:
     """Return ``(N, R, count)``: how much each cell adds to the mean over [low, high]."""
     cells = torch.arange(count, device=low.device, dtype=low.dtype)

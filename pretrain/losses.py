@@ -20,6 +20,7 @@ from pretrain.losses_clustering import (  # noqa: F401 - part of this module's i
 )
 from pretrain.losses_dense import (  # noqa: F401
     grouping_loss,
+    object_loss,
     pixel_contrast_loss,
     pixel_propagation_loss,
     region_similarity_loss,

@@ -36,9 +36,30 @@ def pixel_propagation_loss(prediction: Tensor, target: Tensor, positive: Tensor)
 
     Source: PixPro (arXiv 2011.10043), section 3.2; the factor 2 and 1e-6 are its code's.
     """
-    cosines = _position_cosines(prediction, target, positive)
-    chosen = positive.to(cosines.dtype)
-    return -2 * ((cosines * chosen).sum(dim=(1, 2)) / (chosen.sum(dim=(1, 2)) + 1e-6)).mean()
+    return _matched_loss(prediction, target, positive)
+
+
+def object_loss(prediction: Tensor, target: Tensor, matched: Tensor) -> Tensor:
+    """Return minus twice the mean cosine of an object's boxes in two views, in one order of them.
+
+    ``-2/N Σ_n [Σ_ij M_ij cos(p_i, t_j) / (Σ_ij M_ij + 1e-6)]``: an image without a matched pair
+    adds 0 and counts in N. A row is a box on a level of the pyramid; a row without a match gets no
+    gradient.
+
+    Args:
+        prediction: p ``(N, P, d)``, predictions of the boxes of one view, not normalised.
+        target: t ``(N, P, d)``, projections of the other view's; a method stops its gradient.
+        matched: M ``(N, P, P)`` bool; rows are those of ``prediction``.
+
+    Returns:
+        Scalar in [-2, 2].
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: SoCo (arXiv 2106.02637), section 3; the mean over pairs and 1e-6 are its code's.
+    """
+    return _matched_loss(prediction, target, matched)
 
 
 def pixel_contrast_loss(query: Tensor, key: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -300,6 +321,13 @@ def _position_cosines(one: Tensor, other: Tensor, positive: Tensor) -> Tensor:
         )
     with torch.autocast(one.device.type, enabled=False):
         return _unit(one) @ _unit(other).mT
+
+
+def _matched_loss(prediction: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+    """Return -2 times the mean cosine of the pairs of an image, then the mean over images."""
+    cosines = _position_cosines(prediction, target, pairs)
+    chosen = pairs.to(cosines.dtype)
+    return -2 * ((cosines * chosen).sum(dim=(1, 2)) / (chosen.sum(dim=(1, 2)) + 1e-6)).mean()
 
 
 def _mean_of_rows(terms: Tensor, chosen: Tensor) -> Tensor:

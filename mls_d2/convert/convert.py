@@ -131,7 +131,8 @@ def load_backbone(
     info["architecture"] = asdict(architecture)
     info["left"] = {why: len(names) for why, names in left_for.items()}
     info["verified"] = difference
-    ready = not given and not parts and _is_detectron2_format(content, chosen)
+    # With an FPN or a box head beside it, there is a backbone to take out.
+    ready = not (given or parts or left) and _is_detectron2_format(content, chosen)
     return ConvertedBackbone(state, info, extra, ready, left_for)
 
 

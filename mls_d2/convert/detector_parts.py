@@ -39,9 +39,15 @@ _INSLOC_HEAD = (
     ),
     (rf"roi_head\.bbox_head\.shared_fcs\.0\.{_PLAIN}", rf"{_HEAD}.fc1.\1"),
 )
+_LEAF = rf"(?:{_PLAIN}|norm\.{_NORM})"
+_OWN: dict[str, tuple[tuple[str, str], ...]] = {
+    FPN: ((rf"encoder\.neck\.(fpn_(?:lateral|output)\d\.{_LEAF})", r"backbone.\1"),),
+    BOX_HEAD: ((rf"encoder\.box_head\.((?:conv|fc)\d\.{_LEAF})", rf"{_HEAD}.\1"),),
+}
 # By KnownSource.detector_parts and the part.
 _RULES: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     "": {},
+    "mls_d2": _OWN,
     "ReSim": {FPN: _RESIM_FPN},
     "SoCo": {FPN: _MMDET_FPN, BOX_HEAD: _SOCO_HEAD},
     "InsLoc": {FPN: _MMDET_FPN, BOX_HEAD: _INSLOC_HEAD},

@@ -111,6 +111,9 @@ def _note(source: KnownSource) -> str:
         source.note,
         "" if source.auto else "never recognised: name it",
         "FPN and box head on request" if source.detector_parts in ("SoCo", "InsLoc") else "",
+        "FPN and box head of SoCo, FPN of ReSim on request"
+        if source.detector_parts == "mls_d2"
+        else "",
         "FPN on request" if source.detector_parts == "ReSim" else "",
         f"not known: {source.doubt}" if source.doubt else "",
     ]

@@ -208,11 +208,15 @@ class MomentumMethod(Method):
         return {"momentum": torch.tensor(self._moved_with)}
 
     @torch.no_grad()
-    def keys(self, view: Tensor) -> tuple[Tensor, ...]:
-        """Return what the encoder returns of a view, from the momentum encoder."""
+    def keys(self, *view: Tensor) -> tuple[Tensor, ...]:
+        """Return what the encoder returns of a view, from the momentum encoder.
+
+        Args:
+            view: ``(N, 3, H, W)``, and ``(N, …)`` that the encoder takes with it.
+        """
         if self.shuffle is None:
-            return self.momentum_encoder(view)
-        rows = self.momentum_encoder(self.shuffle.shuffle(view))
+            return self.momentum_encoder(*view)
+        rows = self.momentum_encoder(*(self.shuffle.shuffle(part) for part in view))
         return tuple(self.shuffle.restore(part) for part in rows)
 
 

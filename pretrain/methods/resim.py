@@ -22,6 +22,7 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.batchnorm import gather
 from pretrain.dictionary import Dictionary
 from pretrain.encoder import Encoder
+from pretrain.fpn import FPN
 from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
 from pretrain.heads import mlp
 from pretrain.losses import info_nce_from_similarities, region_similarity_loss, similarities
@@ -36,34 +37,6 @@ _SIDE_AND_STRIDE = Rule(
     lambda pair: len(pair) == 2 and all(isinstance(x, int) and x >= 1 for x in pair),
     "two whole numbers >= 1, side and stride",
 )
-
-
-class FPNNeck(nn.Module):
-    """The part of an FPN above C3: laterals of C5, C4 and C3, outputs on levels 4 and 3.
-
-    Its layers have the names and initial values of Detectron2's, without norm and activation.
-
-    Args:
-        channels: of res3, res4 and res5.
-        dim: of the levels.
-    """
-
-    def __init__(self, channels: dict[str, int], dim: int) -> None:
-        super().__init__()
-        self.fpn_lateral3 = nn.Conv2d(channels["res3"], dim, 1)
-        self.fpn_lateral4 = nn.Conv2d(channels["res4"], dim, 1)
-        self.fpn_lateral5 = nn.Conv2d(channels["res5"], dim, 1)
-        self.fpn_output3 = nn.Conv2d(dim, dim, 3, padding=1)
-        self.fpn_output4 = nn.Conv2d(dim, dim, 3, padding=1)
-        for layer in self.children():
-            c2_xavier_fill(layer)
-
-    def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Return P4 and P3."""
-        top = self.fpn_lateral5(features["res5"])
-        four = _added(self.fpn_lateral4(features["res4"]), top)
-        three = _added(self.fpn_lateral3(features["res3"]), four)
-        return [self.fpn_output4(four), self.fpn_output3(three)]
 
 
 class C4Neck(nn.Module):
@@ -154,10 +127,14 @@ class ReSim(DictionaryMethod):
         self.options = options
         shapes = backbone.output_shape()  # type: ignore[operator]
         channels = {name: shape.channels for name, shape in shapes.items()}
-        neck = FPNNeck if options.neck == "fpn" else C4Neck
+        neck = (
+            FPN(channels, options.dim, outputs=(3, 4))
+            if options.neck == "fpn"
+            else C4Neck(channels, options.dim)
+        )
         out = options.projector_out_dim
         projector = mlp(feature_dim, options.projector_hidden_dim, out, norm=options.projector_norm)
-        self.set_encoder(RegionEncoder(backbone, projector, neck(channels, options.dim)))
+        self.set_encoder(RegionEncoder(backbone, projector, neck))
         self.dictionary = Dictionary(options.dictionary_size, {"z": out})
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -234,7 +211,3 @@ class MirroredTogether(Crops):
         flipped = float(rng.random() < self.flip_prob)
         scale = self.groups[0].scale
         return [random_crop(height, width, scale, flipped, rng) for _ in range(2)]
-
-
-def _added(lateral: Tensor, top: Tensor) -> Tensor:
-    return lateral + F.interpolate(top, size=lateral.shape[2:], mode="nearest")

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from mls_d2.config.loading import load_cfg
+from pretrain.data import image_source
 
 
 @pytest.fixture
@@ -41,6 +42,21 @@ def images(tmp_path):
         pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def proposals(images, tmp_path) -> str:
+    """A file of proposals of the images, of which every third has none; nothing is searched."""
+    made = pytest.importorskip("mls_d2.data.proposals")
+    from pretrain.proposing import Search
+
+    source, path = image_source([str(images)]), str(tmp_path / "proposals.boxes")
+    writer = made.ProposalsWriter(path, Search().recipe(source))
+    boxes = np.array([[0, 0, 33, 32], [2, 5, 40, 38]])
+    for place in range(9):
+        writer.append(made.image_key(source.read(place)), (40, 50), boxes[: 2 if place % 3 else 0])
+    writer.finish()
+    return path
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from torchvision.ops import roi_align
 
 from pretrain.geometry import (
     aligned_maps,
+    aligned_regions,
     carried_boxes,
     cell_distances,
     inside,
@@ -133,6 +134,50 @@ def test_overlap_boxes_of_equal_views_are_whole():
         boxes, present = overlap_boxes(same, flips)
         assert present.all()
         assert boxes.tolist() == [[[0, 0, 1, 1]] * 3] * 2
+
+
+def shares(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return boxes in shares of a view, some of which are slivers, the last one the whole view."""
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.rand(*shape, 2, 2, generator=generator, dtype=torch.float64).sort(dim=-2).values
+    boxes = ends.flatten(-2)
+    boxes[..., 0, 2:] = boxes[..., 0, :2] + 1e-3
+    boxes[..., -1, :] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return boxes
+
+
+@pytest.mark.parametrize("size", [(56, 56), (7, 7), (4, 4), (1, 1), (9, 30)])
+def test_aligned_regions_are_those_of_roi_align(size):
+    boxes = shares(3, 12)
+    maps = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    images = torch.arange(3.0).repeat_interleave(12).double().unsqueeze(1)
+    height, width = size
+    scaled = boxes.flatten(0, 1) * torch.tensor([width, height, width, height])
+    expected = roi_align(maps, torch.cat([images, scaled], dim=1), 7, aligned=True)
+    got = aligned_regions(maps, boxes, 7)
+    torch.testing.assert_close(got.flatten(0, 1), expected)
+    weight = torch.randn_like(expected)
+    gradients = [
+        torch.autograd.grad((out.reshape(expected.shape) * weight).sum(), maps, retain_graph=True)
+        for out in (got, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_aligned_regions_of_single_and_half_precision():
+    boxes, maps = shares(3, 12), torch.randn(3, 5, 14, 14)
+    exact = aligned_regions(maps.double(), boxes, 7)
+    torch.testing.assert_close(aligned_regions(maps, boxes, 7).double(), exact, rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert aligned_regions(maps.bfloat16(), boxes.float(), 7).dtype == torch.float32
+
+
+def test_a_box_without_area_has_finite_regions():
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 1.0, 0.0]]])
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    # At the middle lie the four inner cells; at the corner the last of the first row.
+    regions = aligned_regions(maps, boxes, 2)
+    assert regions.flatten(2).tolist() == [[[7.5] * 4, [3.0] * 4]]
 
 
 def test_aligned_maps_are_those_of_roi_align_mirrored_back():

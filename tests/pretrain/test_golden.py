@@ -17,7 +17,7 @@ from torch import nn
 from pretrain.batch import whole_images
 from pretrain.heads import dense_projector, mlp
 from pretrain.methods import METHODS
-from tests.pretrain.methods.tiny import SMALL, Pyramid, make_batch
+from tests.pretrain.methods.tiny import PYRAMIDS, SMALL, make_backbone, make_batch
 
 GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {
@@ -33,7 +33,7 @@ OPTIONS = {
 # Values of options that many methods have.
 SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
 # Their heads stay as they are.
-OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "lewel", "self_emd")
+OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "lewel", "self_emd", "soco")
 PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4), "mocov3": (4, 8, 4)}
 
 
@@ -55,8 +55,7 @@ def build(name: str) -> nn.Module:
     cls = METHODS.get(name)
     known = {item.name for item in dataclasses.fields(cls.Options)}
     values = {key: value for key, value in (SMALL | SHARED).items() if key in known}
-    backbone = Pyramid() if name == "resim" else Backbone()
-    method = cls(backbone, 6, cls.Options(**(values | OPTIONS.get(name, {}))))
+    method = cls(make_backbone(name, Backbone), 6, cls.Options(**(values | OPTIONS.get(name, {}))))
     for encoder in (method.encoder, getattr(method, "momentum_encoder", None)):
         if encoder is None:
             continue
@@ -89,8 +88,9 @@ def loss_curves(name: str) -> dict[str, list[float]]:
             for table in map(method.dictionary.__getitem__, method.dictionary.names):
                 table.copy_(F.normalize(draw(*table.shape), dim=1))
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
-    # ReSim reads maps of strides 8 to 32, of views with the same flip.
-    side, batch = (64, whole_images) if name == "resim" else (12, make_batch)
+    side = 64 if name in PYRAMIDS else 12
+    # ReSim's views have the same flip.
+    batch = whole_images if name == "resim" else make_batch
     scenes = draw(24, 3, side, side)
     for step in range(40):
         method.before_step(step)

@@ -8,6 +8,7 @@ import torch
 from pretrain.losses import (
     grouping_loss,
     info_nce,
+    object_loss,
     pixel_contrast_loss,
     pixel_propagation_loss,
     region_similarity_loss,
@@ -111,18 +112,21 @@ def grouping_loops(s, t, c, tau_s, tau_t):
     return sum(terms) / len(terms)
 
 
-def test_propagation_equals_its_loop_in_both_orders():
+# PixPro's loss of pixels and SoCo's of boxes are one formula.
+MATCHED = pytest.mark.parametrize("loss", [pixel_propagation_loss, object_loss])
+
+
+@MATCHED
+def test_the_loss_of_matched_pairs_equals_its_loop_in_both_orders(loss):
     y, x, mask = normal(4, 5, 6), normal(4, 5, 6, seed=1), pairs(4, 5, 5)
-    assert pixel_propagation_loss(y, x, mask).item() == pytest.approx(
-        propagation_loops(y, x, mask), abs=1e-12
-    )
-    swapped = pixel_propagation_loss(x, y, mask.mT)
-    torch.testing.assert_close(swapped, pixel_propagation_loss(y, x, mask))
+    assert loss(y, x, mask).item() == pytest.approx(propagation_loops(y, x, mask), abs=1e-12)
+    torch.testing.assert_close(loss(x, y, mask.mT), loss(y, x, mask))
 
 
-def test_propagation_is_minus_two_where_all_agree_and_lengths_do_not_matter():
+@MATCHED
+def test_it_is_minus_two_where_all_agree_and_lengths_do_not_matter(loss):
     y, mask = normal(1, 1, 6).expand(3, 5, 6), torch.ones(3, 5, 5, dtype=torch.bool)
-    assert pixel_propagation_loss(y, 3 * y, mask).item() == pytest.approx(-2, abs=1e-6)
+    assert loss(y, 3 * y, mask).item() == pytest.approx(-2, abs=1e-6)
 
 
 def test_pixel_contrast_equals_its_loop():
@@ -219,6 +223,9 @@ def test_the_grouping_loss_equals_its_loop():
     assert flat.item() == pytest.approx(math.log(4))
 
 
+NAMES = ("propagation", "object", "contrast", "set", "slot", "region")
+
+
 def call_all(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return every loss of rows ``(N, P, d)`` with a mask ``(N, P, P)``, of which rows count."""
     some = mask.any(dim=2)
@@ -226,6 +233,7 @@ def call_all(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> dict[str, 
     flat = [rows.flatten(0, 1) for rows in (q, k)]
     return {
         "propagation": pixel_propagation_loss(q, k, mask),
+        "object": object_loss(q, k, mask),
         "contrast": pixel_contrast_loss(q, k, mask, TAU),
         "set": set_similarity_loss(q, k, mask, queue, TAU),
         "slot": slot_loss(*flat, flat[1], TAU, counted=some.flatten(), valid=some.flatten()),
@@ -233,7 +241,7 @@ def call_all(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize("name", ["propagation", "contrast", "set", "slot", "region"])
+@pytest.mark.parametrize("name", NAMES)
 def test_without_anything_to_compare_the_loss_is_zero_with_a_graph(name):
     q, k = normal(2, 4, 6).requires_grad_(), normal(2, 4, 6, seed=1).requires_grad_()
     loss = call_all(q, k, torch.zeros(2, 4, 4, dtype=torch.bool))[name]
@@ -244,7 +252,7 @@ def test_without_anything_to_compare_the_loss_is_zero_with_a_graph(name):
     assert q.grad is not None
 
 
-@pytest.mark.parametrize("name", ["propagation", "contrast", "set", "slot", "region"])
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_right_and_reach_rows_that_count_alone(name):
     q, k, mask = normal(2, 3, 4), normal(2, 3, 4, seed=1), pairs(2, 3, 3, share=0.8)
     mask[0, 0, 0] = False  # A row of positives alone has nothing to contrast.
@@ -255,7 +263,7 @@ def test_gradients_are_right_and_reach_rows_that_count_alone(name):
     assert torch.equal(reached, mask.any(dim=2))
 
 
-@pytest.mark.parametrize("name", ["propagation", "contrast", "set", "slot", "region"])
+@pytest.mark.parametrize("name", NAMES)
 def test_losses_are_in_float32_under_autocast(name):
     q, k, mask = normal(2, 4, 6).float(), normal(2, 4, 6, seed=1).float(), pairs(2, 4, 4)
     plain = call_all(q, k, mask)[name]
@@ -270,6 +278,7 @@ def test_losses_are_in_float32_under_autocast(name):
     [
         (lambda q: pixel_propagation_loss(q, q, torch.ones(2, 4, 3) > 0), r"\(2, 4, 3\)"),
         (lambda q: pixel_propagation_loss(q, q, torch.ones(2, 4, 4)), "torch.float32"),
+        (lambda q: object_loss(q, q[:, :3], torch.ones(2, 4, 3) > 0), r"\(2, 3, 6\)|\(2, 4, 3\)"),
         (lambda q: pixel_contrast_loss(q, q, torch.ones(2, 4, 4) > 0, 0.0), "must be > 0, got 0"),
         (
             lambda q: set_similarity_loss(q, q, torch.ones(2, 4, 4) > 0, q[0, :, :2], 1.0),

@@ -47,6 +47,19 @@ DINO = LOCAL | {
     "DINO__NUM_PROTOTYPES": "8",
     "DINO__HIDDEN_DIM": "16",
 }
+# The fixture of proposals fills in their file.
+SOCO = LOCAL | {
+    "PRETRAIN__METHOD": "soco",
+    "PRETRAIN__BATCH_NORM": "sync",
+    "PRETRAIN__PROPOSALS": "",
+    "MODEL__RESNETS__OUT_FEATURES": "['res2', 'res3', 'res4', 'res5']",
+    "SOCO__DIM": "8",
+    "SOCO__HEAD_CONVS": "1",
+    "SOCO__CONV_DIM": "8",
+    "SOCO__FC_DIM": "16",
+    "SOCO__HIDDEN_DIM": "16",
+    "SOCO__OUT_DIM": "8",
+}
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:
@@ -115,15 +128,19 @@ def test_the_momentum_follows_its_schedule_to_the_end(config):
         BYOL,
         SWAV,
         DINO,
+        SOCO,
         {
             "SOLVER__AMP__ENABLED": "True",
             "PRETRAIN__AMP_DTYPE": "float16",
             "PRETRAIN__EPOCHS": "7.0",  # the scale begins too high
         },
     ],
-    ids=["local crops", "byol", "swav", "dino", "scaled gradients"],
+    ids=["local crops", "byol", "swav", "dino", "soco", "scaled gradients"],
 )
-def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, changes):
+def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, request, changes):
+    if "PRETRAIN__PROPOSALS" in changes:
+        changes = changes | {"PRETRAIN__PROPOSALS": request.getfixturevalue("proposals")}
+
     class Drawing(run_module.PretrainTrainer):
         stop = -1
 
@@ -179,6 +196,18 @@ def test_a_run_is_not_resumed_with_other_images_or_another_config(config, images
     with refuses("changed-run") as caught:
         pretrain(config(), resume=True)
     assert caught.match("DATASETS.TRAIN")
+
+
+def test_a_run_with_proposals_logs_its_objects_and_writes_fpn_and_box_head(config, proposals):
+    cfg = config(**(SOCO | {"PRETRAIN__PROPOSALS": proposals}))
+    names = weights(pretrain(cfg))
+    assert "backbone.fpn_output5.norm.running_var" in names
+    assert "roi_heads.box_head.fc1.weight" in names
+    rows = rows_of(cfg)
+    # Three of the nine images have no proposals, and the others two.
+    assert 0 < np.mean([row["whole_images"] for row in rows]) < 1
+    assert all(row["unmatched_images"] == 0 for row in rows)
+    assert all(1 <= row["objects"] <= 2 for row in rows)
 
 
 def test_a_run_of_an_earlier_version_is_not_resumed(config, refuses):

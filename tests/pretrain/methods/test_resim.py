@@ -10,9 +10,10 @@ from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
 from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.config.loading import load_cfg
 from pretrain.batch import Batch
+from pretrain.fpn import FPN as Neck
 from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
 from pretrain.methods import build_method
-from pretrain.methods.resim import FPNNeck, MirroredTogether, ReSim
+from pretrain.methods.resim import MirroredTogether, ReSim
 from pretrain.views import ViewGroup
 from tests.pretrain.loops import info_nce
 from tests.pretrain.methods.tiny import (
@@ -101,7 +102,7 @@ def test_the_losses_are_those_of_the_paper(batch, neck, images):
 def test_the_neck_is_detectron2s_fpn_without_its_norms():
     backbone = Pyramid()
     fpn = FPN(backbone, ["res3", "res4", "res5"], 5)
-    neck = FPNNeck(Pyramid.channels, 5)
+    neck = Neck(Pyramid.channels, 5, outputs=(3, 4))
     loaded = fpn.load_state_dict(neck.state_dict(), strict=False)
     assert loaded.unexpected_keys == []
     assert {k.split(".")[0] for k in loaded.missing_keys} == {"fpn_output5", "bottom_up"}

@@ -7,7 +7,13 @@ import torch
 
 from pretrain.batch import Batch
 from pretrain.batchnorm import gather
-from tests.pretrain.methods.tiny import disturb, make_method, scene_batch, window_batch
+from tests.pretrain.methods.tiny import (
+    PYRAMIDS,
+    disturb,
+    make_method,
+    scene_batch,
+    window_batch,
+)
 from tests.pretrain.two_processes import halves
 
 OPTIONS = {
@@ -21,6 +27,7 @@ OPTIONS = {
     "setsim": {},
     "lewel": {},
     "self_emd": {},
+    "soco": {},
 }
 
 
@@ -33,6 +40,7 @@ def own_part(batch: Batch, rank: int, world_size: int) -> Batch:
         rectangles=batch.rectangles[:, own],
         flips=batch.flips[:, own],
         image_sizes=batch.image_sizes[own],
+        extras={name: values[own] for name, values in batch.extras.items()},
     )
 
 
@@ -42,7 +50,8 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
     # BatchNorm takes its running statistics: those of a batch are a process's own.
     method = make_method(name, **OPTIONS[name]).eval()
     disturb(method)
-    batches = [window_batch() if name == "resim" else scene_batch(3) for _ in range(2)]
+    side = 64 if name in PYRAMIDS else 3
+    batches = [window_batch() if name == "resim" else scene_batch(side) for _ in range(2)]
     for step, batch in enumerate(batches):
         method.before_step(step)
         method.zero_grad()

@@ -1,7 +1,7 @@
 """Tiny methods and batches for tests."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -24,6 +24,10 @@ SMALL = {
     "num_prototypes": 6,
     "bottleneck_dim": 4,
     "dim": 5,
+    "head_convs": 1,
+    "conv_dim": 3,
+    "fc_dim": 6,
+    "level_limits": (16, 32, 48),
     "c4_windows": (32, 16),
     "c3_windows": (24, 12),
     "groups": 2,
@@ -61,25 +65,35 @@ class FlatBackbone(nn.Module):
 
 
 class Pyramid(Backbone):
-    """Three maps of colours, at an eighth, a sixteenth and a thirty-second of the view."""
+    """Maps of colours, from res5 at a thirty-second of the view to res2 at a quarter."""
 
     channels = {"res3": 3, "res4": 4, "res5": 6}
 
-    def __init__(self) -> None:
+    def __init__(self, channels: dict[str, int] | None = None) -> None:
         super().__init__()
+        self.channels = channels or self.channels
         self.convs = nn.ModuleDict({n: nn.Conv2d(3, c, 1) for n, c in self.channels.items()})
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {
-            name: self.convs[name](nn.functional.avg_pool2d(images, stride))
-            for name, stride in zip(self.channels, (8, 16, 32), strict=True)
+            name: self.convs[name](nn.functional.avg_pool2d(images, shape.stride, ceil_mode=True))
+            for name, shape in self.output_shape().items()
         }
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
-            name: ShapeSpec(channels=channels, stride=stride)
-            for (name, channels), stride in zip(self.channels.items(), (8, 16, 32), strict=True)
+            name: ShapeSpec(channels=channels, stride=2 ** int(name[-1]))
+            for name, channels in self.channels.items()
         }
+
+
+# Methods that read maps of several strides, and so want views of 32 pixels and more.
+PYRAMIDS = {"resim": Pyramid.channels, "soco": {"res2": 2} | Pyramid.channels}
+
+
+def make_backbone(name: str, flat: Callable[[], nn.Module] = FlatBackbone) -> nn.Module:
+    """Return the backbone of six channels that a method needs."""
+    return Pyramid(PYRAMIDS[name]) if name in PYRAMIDS else flat()
 
 
 def make_method(name: str, **changes: object) -> Method:
@@ -87,8 +101,7 @@ def make_method(name: str, **changes: object) -> Method:
     method = METHODS.get(name)
     fields = {item.name for item in dataclasses.fields(method.Options)}
     small = {key: value for key, value in SMALL.items() if key in fields}
-    backbone = Pyramid() if name == "resim" else FlatBackbone()
-    return method(backbone, 6, method.Options(**(small | changes))).double()
+    return method(make_backbone(name), 6, method.Options(**(small | changes))).double()
 
 
 def make_batch(
@@ -97,13 +110,27 @@ def make_batch(
     """Return a batch of views ``(N, 3, H, W)`` that are whole images, the second one mirrored."""
     batch = whole_images(views, epoch=epoch, progress=progress)
     batch.flips[1] = True
+    batch.extras["boxes"] = object_boxes(len(views[0]), len(views) - 1)
     return batch
+
+
+def object_boxes(images: int, pairs: int) -> torch.Tensor:
+    """Return SoCo's boxes ``(N, B, 2, 4, 5)`` of every size, the last one a copy."""
+    sides = torch.tensor([0.15, 0.4, 0.65, 0.9])
+    image, pair, view, box = torch.meshgrid(
+        *map(torch.arange, (images, pairs, 2, 4)), indexing="ij"
+    )
+    number = torch.where(box == 3, (image + pair) % 3, box)
+    side = sides[(number + image + pair) % 4] * (1 + 0.05 * view)
+    start = (1 - side) * ((2 * number + image + 3 * view) % 5) / 4
+    return torch.stack([start, 1 - start - side, start + side, 1 - start, number.float()], dim=-1)
 
 
 def scene_batch(side: int) -> Batch:
     """Return random views of ``side`` pixels that are the crops above."""
     views = torch.randn(2, 4, 3, side, side, dtype=torch.float64)
-    return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4))
+    extras = {"boxes": object_boxes(4, 1)}
+    return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4), extras=extras)
 
 
 def window_batch() -> Batch:

@@ -107,7 +107,8 @@ def draw_figures(run: Path, out: Path, *, seed: int = 0) -> list[Path]:
     source = image_source(cfg.DATASETS.TRAIN)
     check_writable(str(out))
     queries, rows = embed_crops(cfg, source, (before, after), seed=seed)
-    data = "synthetic scenes" if source.synthetic else ", ".join(cfg.DATASETS.TRAIN)
+    names = (Path(name).name for name in cfg.DATASETS.TRAIN)  # of datasets or folders
+    data = "synthetic scenes" if source.synthetic else ", ".join(names)
     about = f"{cfg.PRETRAIN.METHOD}, {cfg.PRETRAIN.EPOCHS:g} epochs, {data}"
     chosen = choose_queries(queries, rows, seed=seed)
     facts = {"run": about, "seed": seed}

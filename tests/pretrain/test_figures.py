@@ -154,6 +154,7 @@ def test_the_files_hold_what_the_pictures_show(config, images):
     pictures = draw_figures(run, run / "figures", seed=0)
     assert [path.name for path in pictures] == ["figure3.svg", "figure4.jpg"]
     assert "before training" in pictures[0].read_text()
+    assert "8 rows: mls, 2 epochs, images" in pictures[0].read_text()
     scores = json.loads((run / "figures/figure3.json").read_text())["panels"]
     assert set(scores) == {"backbone g·Q_g", "projector z·Q_z"}
     shown = json.loads((run / "figures/figure4.json").read_text())["queries"]

@@ -107,12 +107,13 @@ def draw_figures(run: Path, out: Path, *, seed: int = 0) -> list[Path]:
     source = image_source(cfg.DATASETS.TRAIN)
     check_writable(str(out))
     queries, rows = embed_crops(cfg, source, (before, after), seed=seed)
-    data = "synthetic scenes" if source.synthetic else ", ".join(cfg.DATASETS.TRAIN)
+    names = (Path(name).name for name in cfg.DATASETS.TRAIN)  # of datasets or folders
+    data = "synthetic scenes" if source.synthetic else ", ".join(names)
     about = f"{cfg.PRETRAIN.METHOD}, {cfg.PRETRAIN.EPOCHS:g} epochs, {data}"
     chosen = choose_queries(queries, rows, seed=seed)
     facts = {"run": about, "seed": seed}
     pictures = [out / SCORES_FILE, out / NEIGHBOURS_FILE]
-    scores = _scores(queries, rows, chosen[0])
+    scores = scores_of(queries, rows, chosen[0])
     title = f"Scores of one query with {len(rows.index):,} rows: {about}"
     plot_scores(scores, title=title, path=pictures[0])
     write_json(str(out / "figure3.json"), facts | _score_facts(scores))
@@ -269,7 +270,7 @@ def _nearest(queries: Crops, rows: Crops) -> tuple[Tensor, Tensor]:
     return nearest_rows(queries.embedded[-1][0], rows.embedded[-1][0], own, k)
 
 
-def _scores(queries: Crops, rows: Crops, number: int) -> dict[str, dict[str, np.ndarray]]:
+def scores_of(queries: Crops, rows: Crops, number: int) -> dict[str, dict[str, np.ndarray]]:
     """Return the cosines of one query with all rows of other images, of g and of z."""
     others = ~_own(queries, rows)[number]
     return {

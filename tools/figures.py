@@ -40,16 +40,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     setup_logging()
     pictures = draw_sweeps(args.runs, args.runs[0] / FIGURES_FOLDER)
+    problems = []
     for run in finished_runs(args.runs, args.method):
-        pictures += draw_figures(run, run / FIGURES_FOLDER, seed=args.seed)
+        try:
+            pictures += draw_figures(run, run / FIGURES_FOLDER, seed=args.seed)
+        except UserError as error:
+            problems.append(error)
+            print(f"left out {run}: {error}", file=sys.stderr)
+    for picture in pictures:
+        print(picture)
+    if not pictures and problems:
+        raise problems[0]
     if not pictures:
         raise UserError(
             f"no finished pretraining of '{args.method}' below {', '.join(map(str, args.runs))}, "
             "and no results that differ in D or λ alone; run `make pretrain` first",
             code="missing-file",
         )
-    for picture in pictures:
-        print(picture)
 
 
 if __name__ == "__main__":

@@ -130,10 +130,8 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]]:
     for contour, link in zip(contours, links[0] if contours else (), strict=True):
         if link[3] >= 0:  # a hole
             cut = int(contour[:, 0, 0].min() + contour[:, 0, 0].max()) // 4
-            left, right = mask.copy(), mask.copy()
-            left[:, cut:] = False
-            right[:, :cut] = False
-            return mask_polygons(left) + mask_polygons(right)
+            left = np.arange(mask.shape[1]) < cut
+            return mask_polygons(mask & left) + mask_polygons(mask & ~left)
         corners = (contour[:, 0] + 1) // 2
         kept = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
         polygons.append(kept.ravel().astype(float).tolist())

@@ -230,10 +230,8 @@ def boat(s: Sketch) -> None:
     if s.chance(0.55):
         top = s.any(0.8, 1.2)
         s.limb((0.08 * length, deck), (0.08 * length, deck + top * length), (0.12, 0.08), METAL)
-        for corners in (
-            ((0.06, 0.1), (0.07, top), (-0.44, 0.1)),
-            ((0.1, top), (0.1, 0.1), (0.46, 0.1)),
-        ):
+        sails = ((0.06, 0.1), (0.07, top), (-0.44, 0.1)), ((0.1, top), (0.1, 0.1), (0.46, 0.1))
+        for corners in sails:
             s.poly(np.array(corners) * length + (0, deck), sail)
     else:
         cabin = np.array(((-0.25, 0), (0.25, 0), (0.12, 0.2), (-0.22, 0.2))) * length

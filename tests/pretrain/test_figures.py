@@ -17,6 +17,7 @@ from pretrain.figures import (
     finished_runs,
     initial_method,
     nearest_rows,
+    scores_of,
     trained_method,
 )
 from pretrain.run import pretrain
@@ -57,6 +58,17 @@ def test_the_last_query_has_the_least_similar_neighbours_and_the_others_follow_t
     assert chosen[-1] == 7
     assert chosen == choose_queries(queries, keys, seed=0)
     assert chosen != choose_queries(queries, keys, seed=1)
+
+
+def test_scores_are_cosines_with_the_rows_of_other_images():
+    generator = torch.Generator().manual_seed(2)
+    g, rows = (torch.randn(n, 5, generator=generator) for n in (2, 4))
+    queries, keys = crops_of(g, [8, 3]), crops_of(rows, [1, 3, 5, 7])
+    found = scores_of(queries, keys, 1)["backbone g·Q_g"]["after"]
+    cosine = torch.nn.functional.cosine_similarity
+    expected = [float(cosine(g[1], rows[row], dim=0)) for row in (0, 2, 3)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(scores_of(queries, keys, 0)["projector z·Q_z"]["before"]) == 4
 
 
 def test_before_is_what_the_run_started_with_and_after_what_it_ended_with(config):
@@ -120,6 +132,19 @@ def test_rectangles_are_those_of_the_views_mirrored_or_not(config, gradients):
     assert torch.equal(found["0.0"], found["1.0"])
 
 
+def test_the_views_follow_the_seed_of_the_figure(config, gradients):
+    cfg = config(DATASETS__TRAIN=f"('{gradients}',)")
+    found = {}
+    for seed in (0, 0, 1):
+        queries, rows = embed_crops(
+            cfg, image_source(cfg.DATASETS.TRAIN), (initial_method(cfg),), seed=seed
+        )
+        shown = dict(zip(queries.index.tolist(), queries.rectangles.tolist(), strict=True))
+        assert len(rows.index) == 12
+        assert found.setdefault(seed, shown) == shown
+    assert all(found[0][index] != found[1][index] for index in found[0])
+
+
 def test_the_files_hold_what_the_pictures_show(config, images):
     cfg = config()
     pretrain(cfg.clone())
@@ -129,6 +154,7 @@ def test_the_files_hold_what_the_pictures_show(config, images):
     pictures = draw_figures(run, run / "figures", seed=0)
     assert [path.name for path in pictures] == ["figure3.svg", "figure4.jpg"]
     assert "before training" in pictures[0].read_text()
+    assert "8 rows: mls, 2 epochs, images" in pictures[0].read_text()
     scores = json.loads((run / "figures/figure3.json").read_text())["panels"]
     assert set(scores) == {"backbone g·Q_g", "projector z·Q_z"}
     shown = json.loads((run / "figures/figure4.json").read_text())["queries"]

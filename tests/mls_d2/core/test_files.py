@@ -7,11 +7,19 @@ import os
 import resource
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mls_d2.core.errors import EXIT_USER_ERROR, UserError, exit_code_of
-from mls_d2.core.files import atomic_write, check_writable, trim_metrics, write_json
+from mls_d2.core.files import (
+    atomic_write,
+    check_writable,
+    trim_metrics,
+    write_image,
+    write_json,
+)
 
 
 def test_a_finished_write_is_complete_with_the_permissions_of_open(tmp_path):
@@ -132,3 +140,18 @@ def test_an_error_about_a_file_is_one_line_that_names_it_and_others_are_bugs(tmp
 
     with pytest.raises(OSError, match="no file in sight"):
         exit_code_of(fail)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", np.uint8), (".png", np.uint16)])
+def test_one_channel_is_written_as_it_is(tmp_path, suffix, kind):
+    pixels = np.arange(12, dtype=kind).reshape(3, 4) * 17
+    write_image(tmp_path / f"a{suffix}", pixels)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / f"a{suffix}")), pixels)
+
+
+def test_colours_are_written_as_rgb(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[..., 0] = 200
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / name, pixels)
+        assert np.abs(np.array(Image.open(tmp_path / name)).astype(int) - pixels).max() <= 3

@@ -206,6 +206,7 @@ def test_a_run_of_two_processes_goes_on_with_one_of_the_same_batch(start, tmp_pa
     for process in pair:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    before = torch.load(folder / "model_0000002.pth", weights_only=True)["model"]
     refused = start("killed", resume=True, **changes)
     error = refused.communicate(timeout=PATIENCE_S)[1]
     assert refused.returncode == 2
@@ -213,8 +214,12 @@ def test_a_run_of_two_processes_goes_on_with_one_of_the_same_batch(start, tmp_pa
     assert "add SOLVER.REFERENCE_WORLD_SIZE 1" in error
     finish(start("killed", resume=True, **changes | {"SOLVER__REFERENCE_WORLD_SIZE": "1"}))
     whole, other = (final_state(path)["model"] for path in (tmp_path / "whole", folder))
-    worst = {name: float((other[name] - value).abs().max()) for name, value in whole.items()}
-    assert max(worst.values()) < 1e-4, worst
+    weights = [name for name in whole if name.startswith("encoder.")]
+    moved, apart = (
+        max(float((state[name] - whole[name]).abs().max()) for name in weights)
+        for state in (before, other)
+    )
+    assert apart < 0.02 * moved
     rows = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "killed")]
     steps = [[json.loads(line)["iteration"] for line in text.splitlines()] for text in rows]
     assert steps[0] == steps[1]

@@ -25,6 +25,8 @@ SETUP_PYTHON := $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))
 SETUP_FROM := constraints.txt pyproject.toml tools/provide_detectron2.py
 SETUP_KEY := $(shell { $(SETUP_PYTHON) -V; cat $(SETUP_FROM); } 2>&1 | cksum | tr -dc '0-9')
 STAMP := $(VENV)/.setup-$(SETUP_KEY)
+# The tested versions, but not in an environment of your own: what is installed there stays.
+PINS = $$(test -e $(VENV)/.made-here && echo "-c constraints.txt")
 
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
 	benchmark plan report figures convert gpu-check check test test-all clean
@@ -43,7 +45,7 @@ help: ## list targets and variables
 	@echo "    METHODS= TASKS= SEEDS=…   of benchmark, instead of those of SUITE=$(SUITE)"
 	@echo "    BACKBONE=…     another backbone file to evaluate"
 	@echo "    ARGS=…         appended: 'KEY VALUE' of the config, or options of the tool"
-	@echo "    VENV=$(VENV)     may be an environment of your own; its Detectron2 is kept"
+	@echo "    VENV=$(VENV)     may be an environment of your own: what is installed there is kept"
 
 setup: $(STAMP) ## make .venv with the tested versions, Detectron2 and this project
 	@$(if $(filter 0,$(MAKELEVEL)),echo "setup: $(VENV) is up to date",:)
@@ -54,13 +56,11 @@ $(STAMP):
 	@$(SETUP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "error: $$($(SETUP_PYTHON) -V 2>&1) is too old: Python 3.10 or newer is needed." \
 	    "Use make PYTHON=python3.11 or similar (and remove $(VENV) if it was made with the old one)." >&2; exit 2; }
-	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "setup [1/4] $(VENV), with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "setup [1/4] $(VENV), with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV) && touch $(VENV)/.made-here; }
 	@echo "setup [2/4] torch and torchvision (large: minutes if they are not cached)"
-	@$(RUN) -m pip install -q -c constraints.txt torch torchvision
-	@echo "setup [3/4] this project, editable, and its dependencies"
-	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
-	@echo "setup [4/4] Detectron2"
-	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
+	@$(RUN) -m pip install -q $(PINS) torch torchvision
+	@echo "setup [3/4] this project, editable, and its dependencies" && $(RUN) -m pip install -q $(PINS) -e '.[dev]'
+	@echo "setup [4/4] Detectron2" && $(RUN) tools/provide_detectron2.py $(PINS)
 	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report

@@ -127,3 +127,30 @@ def test_every_target_sets_up_first_and_is_listed() -> None:
         )
         setup = done.stdout.index("tools/provide_detectron2.py")
         assert setup < done.stdout.rindex("no-such-environment/bin/"), target
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_setup_keeps_the_versions_of_an_environment_of_the_users_own(tmp_path, ours):
+    python = tmp_path / "env/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    if ours:
+        (tmp_path / "env/.made-here").touch()
+    subprocess.run(
+        [str(MAKE), "setup", f"VENV={tmp_path}/env"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+    )
+    pins = " -c constraints.txt" if ours else ""
+    installed = [
+        line
+        for line in (tmp_path / "calls").read_text().splitlines()
+        if "/" in line or "install" in line
+    ]
+    assert installed == [
+        f"-m pip install -q{pins} torch torchvision",
+        f"-m pip install -q{pins} -e .[dev]",
+        f"tools/provide_detectron2.py{pins}",
+    ]

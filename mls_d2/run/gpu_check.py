@@ -28,7 +28,7 @@ from mls_d2.run.launch import environments, join_processes
 from mls_d2.run.spawn import run_processes
 
 Check = Callable[[], str]
-OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+OK, FAILED = "ok", "failed"
 # Minutes until processes that do not meet are given up.
 _MEET_MIN = 1.0
 _REDUCED_MB = 100
@@ -38,16 +38,12 @@ class CheckFailed(Exception):
     """What was found is not what was expected."""
 
 
-class CheckSkipped(Exception):
-    """The check means nothing on this machine."""
-
-
 @dataclass(frozen=True)
 class Finding:
     """The result of one check."""
 
     name: str
-    state: str  # "ok", "failed" or "skipped"
+    state: str  # "ok" or "failed"
     text: str  # what was found
     seconds: float
     details: str = ""  # the traceback of an unexpected error
@@ -63,8 +59,6 @@ def run_checks(checks: Mapping[str, Check]) -> Iterator[Finding]:
         start, details = time.perf_counter(), ""
         try:
             state, text = OK, check()
-        except CheckSkipped as reason:
-            state, text = SKIPPED, str(reason)
         except (CheckFailed, UserError) as error:
             state, text = FAILED, str(error)
         except Exception as error:  # whatever a driver or a kernel raises

@@ -64,6 +64,11 @@ def test_a_batch_of_twice_the_size_costs_twice_as_much():
     assert one.steps == 2 * two.steps
     assert two.step.flops == 2 * one.step.flops
     assert two.step.weights == one.step.weights
+    # 6000 steps, a checkpoint every 500: the two newest, the final one, and the backbone's file.
+    with torch.device("meta"):
+        backbone = build_backbone(config("mls_quick.yaml", **SHALLOW)).state_dict()
+    values = sum(value.numel() for value in backbone.values())
+    assert one.disk == 3 * (one.step.weights + one.step.optimizer) + 4 * values
     assert 1.5 < two.step.activations / one.step.activations < 2.5
 
 

@@ -195,7 +195,8 @@ def test_two_processes_that_were_killed_end_as_two_that_were_not(start, tmp_path
 @pytest.mark.full
 def test_a_run_of_two_processes_goes_on_with_one_of_the_same_batch(start, tmp_path):
     # Without BatchNorm, whose statistics are those of a process, the numbers are the same.
-    changes = {"MODEL__RESNETS__NORM": "GN", "SOLVER__REFERENCE_WORLD_SIZE": "2"}
+    changes = {"MODEL__RESNETS__NORM": "GN", "PRETRAIN__METHOD": "mocov2"}
+    changes["SOLVER__REFERENCE_WORLD_SIZE"] = "2"
     widths = ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS", "WIDTH_PER_GROUP")
     changes |= {f"MODEL__RESNETS__{width}": "32" for width in widths}
     finish(*start_two(start, "whole", **changes))
@@ -205,15 +206,20 @@ def test_a_run_of_two_processes_goes_on_with_one_of_the_same_batch(start, tmp_pa
     for process in pair:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    before = torch.load(folder / "model_0000002.pth", weights_only=True)["model"]
     refused = start("killed", resume=True, **changes)
     error = refused.communicate(timeout=PATIENCE_S)[1]
     assert refused.returncode == 2
     assert "SOLVER.IMS_PER_BATCH: was 16, is 8" in error
     assert "add SOLVER.REFERENCE_WORLD_SIZE 1" in error
     finish(start("killed", resume=True, **changes | {"SOLVER__REFERENCE_WORLD_SIZE": "1"}))
-    for name, value in final_state(tmp_path / "whole")["model"].items():
-        other = final_state(folder)["model"][name]
-        torch.testing.assert_close(other, value, atol=1e-5, rtol=1e-3, msg=name)
+    whole, other = (final_state(path)["model"] for path in (tmp_path / "whole", folder))
+    weights = [name for name in whole if name.startswith("encoder.")]
+    moved, apart = (
+        max(float((state[name] - whole[name]).abs().max()) for name in weights)
+        for state in (before, other)
+    )
+    assert apart < 0.02 * moved
     rows = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "killed")]
     steps = [[json.loads(line)["iteration"] for line in text.splitlines()] for text in rows]
     assert steps[0] == steps[1]

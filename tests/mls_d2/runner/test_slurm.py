@@ -191,6 +191,10 @@ def test_a_job_that_ends_without_a_result_says_why(bench, tmp_path):
     assert failed.message == "exit code 2, error: no such thing"
     assert failed.log[-1] == "error: no such thing"
     assert failed.folder == store.place(pretrain).folder
+    # Cancelled by the user, although its backbone is there.
+    bench.control()
+    assert CellJob(pretrain, bench.out, bench.tools)().status == "finished"
+    assert outcome(coco, "CANCELLED by 0").status == "failed"
 
 
 @pytest.mark.full

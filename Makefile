@@ -6,13 +6,8 @@ PRESET ?= quick
 METHOD ?= mls
 EPOCHS ?= 400
 OUT ?= output
-ifeq ($(PRESET),quick)
-  DATA ?= datasets/scenes
-  SUITE ?= suites/quick.yaml
-else
-  DATA ?= $(DETECTRON2_DATASETS)
-  SUITE ?= suites/paper_table1.yaml
-endif
+DATA ?= $(if $(filter quick,$(PRESET)),datasets/scenes,$(DETECTRON2_DATASETS))
+SUITE ?= suites/$(PRESET:paper=paper_table1).yaml
 
 RUN := $(VENV)/bin/python
 BENCHMARK := $(RUN) tools/benchmark.py
@@ -31,20 +26,19 @@ SETUP_FROM := constraints.txt pyproject.toml tools/provide_detectron2.py
 SETUP_KEY := $(shell { $(SETUP_PYTHON) -V; cat $(SETUP_FROM); } 2>&1 | cksum | tr -dc '0-9')
 STAMP := $(VENV)/.setup-$(SETUP_KEY)
 
-.DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
-	benchmark plan report convert check test test-all clean
+	benchmark plan report figures convert gpu-check check test test-all clean
 
 help: ## list targets and variables
 	@echo "Targets:"
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
 	  | awk -F'|' '{ printf "  %-16s %s\n", $$1, $$2 }'
 	@echo "Variables (now):"
-	@echo "    PRESET=$(PRESET)   quick: small, on generated scenes; paper: the published recipes on real data"
+	@echo "    PRESET=$(PRESET)   quick: on generated scenes; onegpu: a day on one GPU; paper: published recipes"
 	@echo "    METHOD=$(METHOD)     one of: $(patsubst pretrain/configs/%_quick.yaml,%,$(wildcard pretrain/configs/*_quick.yaml)); to evaluate: random"
-	@echo "    EPOCHS=$(EPOCHS)     of PRESET=paper: 400 or 800"
+	@echo "    EPOCHS=$(EPOCHS)     of the published recipes: 400 or 800"
 	@echo "    SEED=$(SEED)         of every random choice; SEEDS=0,1,2 evaluates with each of them"
-	@echo "    DATA=$(DATA)   root of the datasets; PRESET=paper takes DETECTRON2_DATASETS"
+	@echo "    DATA=$(DATA)   root of the datasets; unless quick, DETECTRON2_DATASETS"
 	@echo "    OUT=$(OUT)     folder of all runs    NUM_GPUS=$(NUM_GPUS) processes per run, one per GPU"
 	@echo "    METHODS= TASKS= SEEDS=…   of benchmark, instead of those of SUITE=$(SUITE)"
 	@echo "    BACKBONE=…     another backbone file to evaluate"
@@ -67,15 +61,14 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
 	@echo "setup [4/4] Detectron2"
 	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
-	@rm -f $(VENV)/.setup-*
-	@touch $@
+	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
 	$(PRETRAIN)
 	$(BENCHMARK) --only eval --methods "$(METHOD) random" --tasks coco --jobs 2 $(ONE) $(ARGS)
 	$(RUN) tools/report.py "$(OUT)/$(PRESET)" --out "$(OUT)/$(PRESET)/report"
 
-data: setup ## PRESET=quick: generate the scenes; PRESET=paper: check and prepare the datasets
+data: setup ## PRESET=quick: generate the scenes; else check and prepare the datasets
 	$(if $(filter quick,$(PRESET)),$(RUN) tools/make_scenes.py --root "$(DATA)", \
 	  DETECTRON2_DATASETS="$(DATA)" $(RUN) tools/prepare_data.py) $(ARGS)
 
@@ -94,14 +87,20 @@ eval-all: ## all of these
 benchmark: setup ## METHODS × TASKS × SEEDS, or a SUITE: what is not finished yet, and the report
 	$(SUITE_RUN)
 
-plan: setup ## what benchmark would run, and how long it would take
+plan: setup ## what benchmark would run, and its cost: GPU-hours, memory, disk
 	$(SUITE_RUN) --dry-run
 
 report: setup ## tables and plots of every result of this PRESET
 	$(RUN) tools/report.py "$(OUT)/$(PRESET)" --out "$(OUT)/$(PRESET)/report" $(ARGS)
 
+figures: setup ## Figures 3 to 5 of the paper, of METHOD's finished runs of this PRESET
+	DETECTRON2_DATASETS="$(DATA)" $(RUN) tools/figures.py "$(OUT)/$(PRESET)" --method "$(METHOD)" $(ARGS)
+
 convert: setup ## make a backbone file of any ResNet checkpoint or URL: SRC=… [DST=…]
 	$(RUN) tools/convert.py $(if $(SRC),"$(SRC)") $(if $(DST),"$(DST)") $(ARGS)
+
+gpu-check: setup ## check GPUs, kernels and connections in five minutes, before a long run
+	$(RUN) tools/gpu_check.py --out "$(OUT)/gpu_check.json" $(ARGS)
 
 check: setup ## format, lint and types
 	$(VENV)/bin/ruff format --check .
@@ -109,11 +108,10 @@ check: setup ## format, lint and types
 	$(VENV)/bin/mypy
 
 # Two processes of one thread each take nearly half the time on two cores.
-test: setup ## the fast tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope -m "not full" $(ARGS)
-
-test-all: setup ## every test that this machine can run
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope $(ARGS)
+test test-all: setup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope $(if $(filter test,$@),-m "not full") $(ARGS)
+test: ## the fast tests
+test-all: ## every test that this machine can run
 
 clean: ## remove caches; keeps .venv, datasets and results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist

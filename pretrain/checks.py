@@ -24,7 +24,7 @@ from pretrain.data import DECODING
 from pretrain.methods import method_class
 from pretrain.optim import OPTIMIZERS
 
-AMP_DTYPES = ("bfloat16", "float16")
+AMP_DTYPES = ("auto", "bfloat16", "float16")
 # Those that Detectron2's ResNet has.
 DEPTHS = (18, 34, 50, 101, 152)
 

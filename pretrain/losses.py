@@ -12,8 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.losses_clustering import dino_loss, sinkhorn, swapped_prediction_loss  # noqa: F401
-from pretrain.losses_dense import (  # noqa: F401 - part of this module's interface
+from pretrain.losses_clustering import (  # noqa: F401 - part of this module's interface
+    dino_loss,
+    sinkhorn,
+    swapped_prediction_loss,
+    transport_plan,
+)
+from pretrain.losses_dense import (  # noqa: F401
     grouping_loss,
     object_loss,
     pixel_contrast_loss,
@@ -21,6 +26,7 @@ from pretrain.losses_dense import (  # noqa: F401 - part of this module's interf
     region_similarity_loss,
     set_similarity_loss,
     slot_loss,
+    transport_loss,
 )
 from pretrain.numerics import check_temperature, wide
 

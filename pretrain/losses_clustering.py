@@ -1,7 +1,7 @@
-"""Losses of methods that assign views to prototypes: SwAV and DINO.
+"""Losses of methods that assign views to prototypes, SwAV and DINO, and plans of transport.
 
 Shape legend: N images of the batch, V views of each, the first T of which make targets; K
-prototypes.
+prototypes; P positions of a map.
 """
 
 from __future__ import annotations
@@ -34,17 +34,72 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 
     Source: SwAV (arXiv 2006.09882), Eqs. 3 to 5 and Algorithm 1; Cuturi (arXiv 1306.0895).
     """
-    if scores.ndim != 2 or epsilon <= 0 or iterations < 1:
-        raise ValueError(
-            f"expected scores (N, K), epsilon > 0 and iterations >= 1, got {tuple(scores.shape)}, "
-            f"{epsilon} and {iterations}"
-        )
-    log_q = wide(scores) / epsilon
+    if scores.ndim != 2:
+        raise ValueError(f"expected scores (N, K), got {tuple(scores.shape)}")
+    _check_sinkhorn(epsilon, iterations)
     # Constants such as 1/K cancel in the step that comes last.
+    return _balanced(wide(scores) / epsilon, iterations).exp()
+
+
+@torch.no_grad()
+def transport_plan(
+    cost: Tensor, rows: Tensor, columns: Tensor, epsilon: float = 0.05, iterations: int = 10
+) -> Tensor:
+    """Return plans Π that move masses at a low cost: ``Σ_ij Π_ij c_ij - ε · entropy`` is least.
+
+    ``Π = exp(-c / ε)``, then ``iterations`` times: the columns' sums become b, the rows' sums a.
+
+    Args:
+        cost: c ``(N, P, P)``.
+        rows: a ``(N, P)``, the masses to move, scaled to sum to 1; one below 0 counts as 0. An
+            image without any mass has the same everywhere.
+        columns: b ``(N, P)``, the masses to arrive at, likewise.
+        epsilon: ε > 0; the smaller, the nearer to the earth mover's distance, and the more
+            iterations are needed.
+        iterations: >= 1.
+
+    Returns:
+        ``(N, P, P)`` without gradient, float32 at least; its rows sum to a exactly, its columns to
+        b nearly. It is a bᵀ if all costs are equal.
+
+    Raises:
+        ValueError: shapes that do not fit, or a value out of range.
+
+    Source: Cuturi (arXiv 1306.0895), Algorithm 1.
+    """
+    if cost.ndim != 3 or rows.shape != cost.shape[:2] or columns.shape != cost.shape[::2]:
+        raise ValueError(
+            f"expected costs (N, P, P) and masses (N, P) twice, got {tuple(cost.shape)}, "
+            f"{tuple(rows.shape)} and {tuple(columns.shape)}"
+        )
+    _check_sinkhorn(epsilon, iterations)
+    log_a, log_b = _log_shares(rows).unsqueeze(2), _log_shares(columns).unsqueeze(1)
+    return _balanced(-wide(cost) / epsilon, iterations, log_a, log_b).exp()
+
+
+def _balanced(
+    log_q: Tensor,
+    iterations: int,
+    log_rows: Tensor | float = 0.0,
+    log_columns: Tensor | float = 0.0,
+) -> Tensor:
+    """Scale columns, then rows, of ``(…, N, K)`` to sums given by their logarithms, repeatedly."""
     for _ in range(iterations):
-        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
-        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
-    return log_q.exp()
+        log_q = log_q - log_q.logsumexp(dim=-2, keepdim=True) + log_columns
+        log_q = log_q - log_q.logsumexp(dim=-1, keepdim=True) + log_rows
+    return log_q
+
+
+def _log_shares(masses: Tensor) -> Tensor:
+    """Return the logarithms of ``(N, P)`` masses scaled to sum to 1, finite also for 0."""
+    return wide(masses).clamp_min(torch.finfo(wide(masses).dtype).tiny).log().log_softmax(dim=1)
+
+
+def _check_sinkhorn(epsilon: float, iterations: int) -> None:
+    if not epsilon > 0 or iterations < 1:
+        raise ValueError(
+            f"expected epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}"
+        )
 
 
 def swapped_prediction_loss(scores: Tensor, codes: Tensor, temperature: float = 0.1) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.losses_clustering import transport_plan
 from pretrain.numerics import check_temperature, wide
 
 
@@ -267,6 +268,46 @@ def region_similarity_loss(
     own = (r * other).sum(dim=2, keepdim=True) / temperature
     terms = torch.cat([own, against], dim=2).logsumexp(dim=2) - own.squeeze(2)
     return _mean_of_counted(terms.flatten(), None if valid is None else valid.flatten(), count)
+
+
+def transport_loss(
+    prediction: Tensor, target: Tensor, epsilon: float = 0.05, iterations: int = 10
+) -> Tensor:
+    """Return the earth mover's distance of two maps, mean over images.
+
+    ``Σ_ij Π_ij (1 - cos(p_i, t_j))`` with the plan Π of :func:`transport_plan` for these costs.
+    The mass of a position is its inner product with the mean of the other map, 0 if negative, as a
+    share of its map's.
+
+    Args:
+        prediction: p ``(N, P, d)`` of one view, not normalised.
+        target: t ``(N, P, d)`` of the other; a method stops its gradient.
+        epsilon: ε > 0.
+        iterations: >= 1.
+
+    Returns:
+        Scalar in [0, 2]. It is 0 if all positions of both maps are equal. Masses and plan have no
+        gradient.
+
+    Raises:
+        ValueError: shapes that differ, or a value out of range.
+
+    Source: Self-EMD (arXiv 2011.13677); masses and costs are DeepEMD's (arXiv 2003.06777).
+    """
+    if prediction.shape != target.shape or prediction.ndim != 3:
+        raise ValueError(
+            f"expected positions (N, P, d) twice, got {tuple(prediction.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    p, t = wide(prediction), wide(target)
+    with torch.autocast(p.device.type, enabled=False):
+        cost = 1 - _unit(p) @ _unit(t).mT
+        rows, columns = (
+            (one.detach() @ other.detach().mean(dim=1).unsqueeze(2)).squeeze(2)
+            for one, other in ((p, t), (t, p))
+        )
+    plan = transport_plan(cost, rows, columns, epsilon, iterations)
+    return (plan * cost).sum(dim=(1, 2)).mean()
 
 
 def _position_cosines(one: Tensor, other: Tensor, positive: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ import os
 import signal
 import tarfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,16 +20,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_bytes
+from mls_d2.core.workers import worker_map
 from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
 from pretrain.sources import SHARDS_FILE, ImageSource, ShardsIndex, index_path
 
 logger = logging.getLogger(__name__)
 
 _PACKING_FILE = "packing.json"
+_ADVICE = (
+    "if nobody stopped it, memory ran out: repeat the command with fewer --workers, which keeps "
+    "the shards that are finished"
+)
 # Suffixes of members by Pillow's name of the format, if they are not the name itself.
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
-_INDEXED = (*IMAGE_SUFFIXES, ".jp2", ".avif")
 
 
 @dataclass(frozen=True)
@@ -87,27 +89,20 @@ def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0
     parts = np.split(order, range(packing.per_shard, length, packing.per_shard))
     shards = [Path(folder) / f"{number:06d}.tar" for number in range(len(parts))]
     packer = _Packer(source, packing)
+    tasks = list(zip(shards, parts, strict=True))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(
             tqdm(total=length, desc="packing", unit="img", smoothing=0.05)
         )
-        run: Iterable[list[str]] = map(packer, zip(shards, parts, strict=True))
+        run: Iterable[list[str]] = map(packer, tasks)
         if workers:
             # The packer goes to each process once: it may hold millions of paths.
-            pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(packer,))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            run = pool.map(_pack_received, zip(shards, parts, strict=True))
-        try:
-            for part, broken in zip(parts, run, strict=True):
-                for message in broken:
-                    logger.warning("left out a broken image: %s", message)
-                progress.update(len(part))
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed; if nobody did that, memory ran out: repeat the "
-                "command with fewer --workers, which keeps the shards that are finished",
-                code="dead-worker",
-            ) from None
+            pool = worker_map(workers, advice=_ADVICE, initializer=_receive, initargs=(packer,))
+            run = stack.enter_context(pool)(_pack_received, tasks)
+        for part, broken in zip(parts, run, strict=True):
+            for message in broken:
+                logger.warning("left out a broken image: %s", message)
+            progress.update(len(part))
     return write_shards_file(folder, shards, synthetic=source.synthetic)
 
 
@@ -132,8 +127,8 @@ def write_shards_file(folder: str, shards: Sequence[Path], *, synthetic: bool) -
         (shard.name, count, shard.stat().st_size)
         for shard, count in zip(shards, counts, strict=True)
     ]
-    with atomic_write(os.path.join(folder, SHARDS_FILE)) as file:
-        file.write(msgspec.json.encode(ShardsIndex(shards=rows, synthetic=synthetic)))
+    content = msgspec.json.encode(ShardsIndex(shards=rows, synthetic=synthetic))
+    write_bytes(os.path.join(folder, SHARDS_FILE), content)
     return sum(counts)
 
 
@@ -206,7 +201,7 @@ def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, 
     image = open_image(data, name=source.name(position))
     if not packing.short_side:
         suffix = _SUFFIXES.get(image.format, f".{image.format.lower()}")
-        if suffix not in _INDEXED:
+        if suffix not in IMAGE_SUFFIXES:
             raise BrokenImageError(f"{image.name}: {image.format} is no format that shards hold")
         return suffix, data
     shrink = packing.short_side / min(image.height, image.width)
@@ -225,7 +220,7 @@ def _index(shard: Path) -> None:
             rows = [
                 (member.offset_data, member.size)
                 for member in tar
-                if member.isfile() and member.name.lower().endswith(_INDEXED)
+                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
             ]
         with open(shard, "rb") as file:
             file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)

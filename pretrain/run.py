@@ -175,8 +175,9 @@ def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str,
     }
 
 
-def _memory_relief(cfg: CfgNode) -> str:
-    share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+def memory_relief(cfg: CfgNode, world_size: int) -> str:
+    """Return the settings, with their values, that reduce the memory of a step."""
+    share = cfg.SOLVER.IMS_PER_BATCH // world_size
     return (
         f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}, {share} per process), "
         f"SOLVER.AMP.ENABLED ({cfg.SOLVER.AMP.ENABLED}), "
@@ -190,7 +191,7 @@ def _build_trainer(
     """Build the trainer, load the newest checkpoint, and return it with the first iteration."""
     device = torch.device(cfg.MODEL.DEVICE)
     rank, world_size = comm.get_rank(), comm.get_world_size()
-    method = _build_method(cfg, device)
+    method = method_on_device(cfg, device)
     optimizer = build_optimizer(cfg, method)
     amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
@@ -222,7 +223,7 @@ def _build_trainer(
         scaler=scaler,
         label_quality=build_label_quality(cfg, method),
         means=means,
-        relief=_memory_relief(cfg),
+        relief=memory_relief(cfg, world_size),
     )
     trainer.register_hooks(
         [
@@ -306,7 +307,7 @@ def _check_export(method: Method) -> None:
         )
 
 
-def _build_method(cfg: CfgNode, device: torch.device) -> Method:
+def method_on_device(cfg: CfgNode, device: torch.device) -> Method:
     """Return the method on its device, with the BatchNorm that the config asks for.
 
     Raises:
@@ -321,7 +322,7 @@ def _build_method(cfg: CfgNode, device: torch.device) -> Method:
         for encoder in method.children():
             if isinstance(encoder, Encoder):
                 encoder.backbone.compile()
-    return method.to(device).to(memory_format=torch.channels_last)
+    return method.to(device=device, memory_format=torch.channels_last)
 
 
 def _measurements(cfg: CfgNode, method: Method, length: Length) -> list[HookBase]:

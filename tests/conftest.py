@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,24 @@ import pytest
 import torch
 
 import pretrain.methods  # noqa: F401 - the config then has the options of all methods
+from tests.devices import DEVICES, on
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_COCO = "MLS_D2_REAL_COCO"
+# They run on every device that is there.
+NUMERIC = (
+    "tests/pretrain/methods/",
+    "tests/pretrain/test_dictionary.py",
+    "tests/pretrain/test_encoder.py",
+    "tests/pretrain/test_gather.py",
+    "tests/pretrain/test_geometry.py",
+    "tests/pretrain/test_heads.py",
+    "tests/pretrain/test_losses",
+    "tests/pretrain/test_optim.py",
+    "tests/pretrain/views/test_photometric.py",
+    "tests/mls_d2/evaluation/test_segmentation_evaluator.py",
+    "tests/mls_d2/modeling/",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +52,19 @@ def refuses() -> Callable[[str], Any]:
     from mls_d2.core.errors import UserError
 
     return lambda code: pytest.raises(UserError, check=lambda error: error.code == code)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    path = metafunc.definition.path.relative_to(REPOSITORY).as_posix()
+    if len(DEVICES) > 1 and path.startswith(NUMERIC):
+        metafunc.parametrize("_device", DEVICES, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the test, and the fixtures after this one, make their tensors on a device."""
+    with on(getattr(request, "param", "cpu")):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,8 +85,23 @@ def test_the_makefile_is_short_and_plain():
             ("benchmark", "PRESET=paper", "OUT=o"),
             ['benchmark.py "suites/paper_table1.yaml" --out "o" --data "/real data"'],
         ),
+        (
+            ("benchmark", "PRESET=onegpu"),
+            ['benchmark.py "suites/onegpu.yaml" --out "output" --data "/real data"'],
+        ),
         (("report", "PRESET=paper"), ['report.py "output/paper" --out "output/paper/report"']),
+        (
+            ("figures", "METHOD=mocov2", "OUT=o", "ARGS=--seed 3"),
+            [
+                'DETECTRON2_DATASETS="datasets/scenes" figures.py "o/quick" --method "mocov2" '
+                "--seed 3"
+            ],
+        ),
         (("convert", "SRC=a b.pth", "ARGS=--force"), ['convert.py "a b.pth" --force']),
+        (
+            ("gpu-check", "ARGS=--device cpu"),
+            ['gpu_check.py --out "output/gpu_check.json" --device cpu'],
+        ),
         (("data",), ['make_scenes.py --root "datasets/scenes"']),
         (("data", "PRESET=paper"), ['DETECTRON2_DATASETS="/real data" prepare_data.py']),
     ],

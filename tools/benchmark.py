@@ -15,12 +15,16 @@ from typing import Any
 # Python puts this script's folder first, where tools/pretrain.py hides the package pretrain.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import pretrain.methods  # noqa: E402, F401 - after the path above; registers the methods' keys
+from mls_d2.config.loading import load_cfg  # noqa: E402 - after the path above
 from mls_d2.core.errors import UserError, run_tool  # noqa: E402
-from mls_d2.runner.cells import Tools  # noqa: E402
+from mls_d2.run.cost import RunCost  # noqa: E402
+from mls_d2.run.registration import register_all  # noqa: E402
+from mls_d2.runner.cells import PRETRAIN, Cell, Tools  # noqa: E402
 from mls_d2.runner.slurm import DAY_MIN, SlurmOptions  # noqa: E402
 from mls_d2.runner.suite import RANDOM, Suite, build_suite, read_suite  # noqa: E402
 from mls_d2.runner.suite_run import Options, run_suite  # noqa: E402
+from mls_d2.transfer.cost import transfer_cost  # noqa: E402
+from pretrain.cost import pretrain_cost  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """\
@@ -52,8 +56,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--seeds", metavar="LIST", help="of fine-tuning, instead of the suite's")
     add("--seed", type=int, metavar="N", help="of pretraining, and of fine-tuning without --seeds")
-    add("--preset", help="quick (default) or paper, if there is no suite")
-    add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods in preset paper")
+    add("--preset", help="quick (default), onegpu or paper, if there is no suite")
+    add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods unless quick")
     add("--name", help="folder below --out (default: the name of the suite, or the preset)")
     add(
         "--checkpoint",
@@ -72,7 +76,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("output"), metavar="DIR", help="default: output")
     add("--num-gpus", type=int, metavar="N", help="per cell")
     add("--jobs", type=int, metavar="N", help="cells at a time")
-    add("--dry-run", action="store_true", help="only show the plan")
+    add("--dry-run", action="store_true", help="only show the plan and its cost")
     add("--follow", action="store_true", help="print the output of the tools")
     add("--update", type=Path, metavar="FILE", help="Markdown file whose tables the report updates")
     add("--slurm", metavar="PARTITION", help="queue the cells there")
@@ -102,8 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         report=args.only is None,
         update=args.update,
         follow=args.follow,
+        cost_of=cost_of,
     )
     return run_suite(suite, options, Tools.below(ROOT))
+
+
+def cost_of(cell: Cell) -> RunCost:
+    """Return what training a cell costs."""
+    register_all()
+    cfg = load_cfg(*cell.recipe)
+    return (pretrain_cost if cell.stage == PRETRAIN else transfer_cost)(cfg, cell.num_gpus)
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
@@ -138,7 +150,7 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of a suite that the command line sets."""
     methods: list[Any] = []
     for name in (args.methods or "").replace(",", " ").split():
-        longer = args.preset == "paper" and args.epochs == 800 and name != RANDOM
+        longer = args.preset not in (None, "quick") and args.epochs == 800 and name != RANDOM
         methods.append(f"{name}-800ep" if longer else name)
     if args.backbone == RANDOM:
         methods.append(RANDOM)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from mls_d2.core.errors import UserError, run_tool
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_image
 from mls_d2.scenes import SceneParams, generate
 
 
@@ -125,10 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters = {name: getattr(args, name) for name in names} | {"size": tuple(args.size)}
     generate(args.root, num_workers=args.workers, **parameters)
     if args.contact_sheet is not None:
-        done, png = cv2.imencode(".png", contact_sheet(Path(args.root)))
-        assert done, "OpenCV could not encode the contact sheet"
-        with atomic_write(str(args.contact_sheet)) as file:
-            file.write(png.tobytes())
+        write_image(str(args.contact_sheet), contact_sheet(Path(args.root))[..., ::-1])
         print(f"contact sheet: {args.contact_sheet}")
 
 

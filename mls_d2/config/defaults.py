@@ -35,7 +35,7 @@ def get_cfg() -> CfgNode:
 
 
 def _add_project_keys(cfg: CfgNode) -> None:
-    # Kind of recipe: "quick" (scenes, minutes on a CPU), "paper" or "custom".
+    # Kind of recipe: "quick" (scenes, minutes on a CPU), "onegpu", "paper" or "custom".
     cfg.PRESET = "custom"
     # Accept weights whose file states another colour order, pixel mean or std, or stride placement
     # than this config; False refuses them.
@@ -62,9 +62,9 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.BATCH_NORM = "shuffled"
     # Parts into which BatchNorm splits a process's images (>= 1): 8 on one big GPU is 8 processes.
     node.BATCH_NORM_GROUPS = 1
-    # With SOLVER.AMP.ENABLED: "bfloat16", or "float16" for GPUs without it; the latter scales the
-    # gradients and waits for the device once per step.
-    node.AMP_DTYPE = "bfloat16"
+    # With SOLVER.AMP.ENABLED: "bfloat16"; "float16", which scales the gradients and waits for the
+    # device once per step; or "auto": "float16" on GPUs that lack bfloat16 (before Ampere) alone.
+    node.AMP_DTYPE = "auto"
     # Compile the encoders with torch.compile: minutes at the start, faster steps on recent GPUs.
     node.COMPILE = False
     # Largest share of unreadable images tolerated before the run stops, in [0, 1].

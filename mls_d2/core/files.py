@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+import cv2
+import numpy as np
 import yaml
 
 from mls_d2.core.errors import UserError
@@ -57,6 +59,22 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file, atomically."""
+    with atomic_write(os.fspath(path)) as file:
+        file.write(content)
+
+
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Write RGB ``(H, W, 3)`` uint8, or one channel ``(H, W)`` of uint8 or uint16, by suffix."""
+    pixels = np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image)
+    suffix = os.path.splitext(path)[1]
+    options = (cv2.IMWRITE_JPEG_QUALITY, 92) if suffix == ".jpg" else ()
+    done, content = cv2.imencode(suffix, pixels, options)
+    assert done, f"OpenCV could not encode {pixels.shape} {pixels.dtype} as {suffix}"
+    write_bytes(path, content.tobytes())
 
 
 def write_json(path: str, content: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import cv2
@@ -31,7 +32,7 @@ _OPACITY = 0.6
 _MIN_HEIGHT = 480
 _TITLE_PX = 24  # above each row of a grid
 _COLUMNS = 6
-_LINE = 26  # letters below an image
+_LINE = 26  # letters of a line below an image
 
 
 def draw_output(
@@ -158,8 +159,8 @@ def write_classifications(
 ) -> None:
     """Write a PNG of some test images, as the model gets them, with their classes.
 
-    Below each are its classes, and as many of the model's best classes, green if all of them are
-    right and red otherwise. The images are spread evenly over the dataset.
+    Below each are all of its classes, and as many of the model's best classes: the right ones in
+    green and the wrong ones in red. The images are spread evenly over the dataset.
 
     Args:
         path: the file to write.
@@ -172,26 +173,50 @@ def write_classifications(
     """
     mapped = [mapper(record) for record in evenly_spaced(records, num_images)]
     inputs = [item for item in mapped if item is not None]
-    rows = -(-len(inputs) // _COLUMNS)
-    figure = Figure(figsize=(2 * _COLUMNS, 2.8 * rows), dpi=100)
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
-    for axis in axes:
+    texts = []
+    for item, output in zip(inputs, _run(model, inputs), strict=True):
+        truth, found = compare(output["scores"].cpu(), item["classes"], item["difficult"])
+        texts.append(captions(truth, found, {*item["classes"], *item["difficult"]}, names))
+    rows, cell = -(-len(inputs) // _COLUMNS), 2.0  # inches
+    high = cell + 0.16 * max(map(len, texts), default=0)
+    width, height = cell * _COLUMNS, high * rows
+    figure = Figure(figsize=(width, height), dpi=100)
+    for number, (item, lines) in enumerate(zip(inputs, texts, strict=True)):
+        row, column = divmod(number, _COLUMNS)
+        left, top = cell * column + 0.05, height - high * row - 0.05
+        side = cell - 0.1
+        axis = figure.add_axes((left / width, (top - side) / height, side / width, side / height))
         axis.set_axis_off()
-    for axis, item, output in zip(axes, inputs, _run(model, inputs), strict=False):
         image = item["image"] if colours == "RGB" else item["image"].flip(0)
         axis.imshow(image.permute(1, 2, 0).numpy())
-        truth, found = compare(output["scores"].cpu(), item["classes"], item["difficult"])
-        right = set(found) <= {*item["classes"], *item["difficult"]}
-        for line, classes, place, colour in (
-            ("is", truth, -0.03, "black"),
-            ("found", found, -0.21, "green" if right else "firebrick"),
-        ):
-            text = f"{line}: " + (", ".join(names[index] for index in classes) or "none of them")
-            wrapped = "\n".join(textwrap.wrap(text, _LINE, max_lines=2, placeholder=" …"))
-            axis.text(0, place, wrapped, color=colour, fontsize=8, va="top",
-                      transform=axis.transAxes)  # fmt: skip
-    figure.subplots_adjust(0.01, 0.29 / rows, 0.99, 0.99, wspace=0.08, hspace=0.42)
+        for place, (text, colour) in enumerate(lines):
+            below = (top - side - 0.02 - 0.15 * place) / height
+            figure.text(left / width, below, text, color=colour, fontsize=8, va="top")
     _save(figure, path)
+
+
+def captions(
+    truth: Sequence[int], found: Sequence[int], right: AbstractSet[int], names: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the lines below an image, each with its colour; no class is left out.
+
+    Args:
+        truth: classes that the image shows.
+        found: classes that the model found.
+        right: classes that count as right.
+        names: of the classes.
+    """
+    lines = []
+    for word, classes, colour in (
+        ("is", truth, "black"),
+        ("right", [one for one in found if one in right], "green"),
+        ("wrong", [one for one in found if one not in right], "firebrick"),
+    ):
+        text = ", ".join(names[one] for one in classes)
+        if text or word == "is":
+            wrapped = textwrap.wrap(f"{word}: {text or 'none of them'}", _LINE)
+            lines += [(line, colour) for line in wrapped]
+    return lines
 
 
 def compare(

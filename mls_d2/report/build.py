@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.core.files import atomic_write, check_writable
+from mls_d2.core.files import atomic_write, check_writable, write_bytes
 from mls_d2.report.contents import TABLES, Report, ReportPicture, make_section
-from mls_d2.report.curves import METRICS_FILE, pretraining_curves, read_curves
+from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
+from mls_d2.report.figures import FIGURES_FOLDER, NEIGHBOURS_FILE, SCORES_FILE, plot_sweeps, sweeps
 from mls_d2.report.groups import Group, group_results
 from mls_d2.report.plots import LOSS, plot_group, plot_pretraining
 from mls_d2.report.published import published_beside, why_not_compared
@@ -29,6 +30,11 @@ from mls_d2.results.schema import RESULTS_FILE, LocatedResult, collect_results
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"  # the file to open first
+# What tools/figures.py makes of a pretraining run, and what it shows.
+_FIGURES = {
+    SCORES_FILE: "scores of a query before and after training",
+    NEIGHBOURS_FILE: "query crops (red) and their nearest crops (yellow)",
+}
 PICTURE_FILE = "predictions.png"  # beside a results.json, if the evaluation drew one
 
 _MARKER = re.compile(r"^[ \t]*<!--\s*report:(?:begin|end)\b.*?-->[ \t]*$", re.MULTILINE)
@@ -59,9 +65,11 @@ def write_report(
     check_writable(str(out))
     sections = []
     for number, group in enumerate(groups, start=1):
-        curves, pictures = _plot_curves(group, number, out), _copy_pictures(group, number, out)
+        curves = [_plot_curves(group, number, out), *_plot_sweeps(group, number, out)]
+        pictures = _copy_pictures(group, number, out)
         sections.append(make_section(group, options, curves, pictures, out))
-    report = Report(sections, _plot_pretraining(folders, results, out), problems, options)
+    pretraining = _plot_pretraining(folders, results, out)
+    report = Report(sections, pretraining, problems, options)
     for line in report.disagreements:
         logger.warning("%s", line)
     texts = {
@@ -108,6 +116,24 @@ def compare(folders: Sequence[Path], options: ReportOptions | None = None) -> st
     return "\n\n".join(blocks)
 
 
+def draw_sweeps(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write Figure 5 of the MLS paper of every group of results that has the runs for it.
+
+    Args:
+        folders: folders to search for ``results.json``.
+        out: folder to write to; created if it is needed.
+
+    Returns:
+        The pictures, ``figure5.svg``, ``figure5-2.svg`` and so on.
+    """
+    pictures = []
+    for number, group in enumerate(group_results(collect_results(folders)[0])[0], start=1):
+        if sweeps(group):
+            check_writable(str(out))
+            pictures += [out / item.file for item in _plot_sweeps(group, number, out)]
+    return pictures
+
+
 def update_document(path: Path, report: Report) -> list[str]:
     """Replace the tables between markers in a Markdown file by those of ``report``.
 
@@ -146,8 +172,7 @@ def update_document(path: Path, report: Report) -> list[str]:
     tables = {block["name"]: _content(path, block["name"], report) for block in blocks}
     changed = _BLOCK.sub(lambda block: f"{block[1]}\n{tables[block['name']]}\n{block[3]}", text)
     if changed != text:
-        with atomic_write(str(path)) as file:
-            file.write(changed.encode("utf-8"))
+        write_bytes(str(path), changed.encode("utf-8"))
     return [block["name"] for block in blocks]
 
 
@@ -199,14 +224,36 @@ def _plot_curves(group: Group, number: int, out: Path) -> ReportPicture:
     return ReportPicture(name, f"Training loss and results, {group.title}")
 
 
+def _plot_sweeps(group: Group, number: int, out: Path) -> list[ReportPicture]:
+    name = "figure5.svg" if number == 1 else f"figure5-{number}.svg"
+    caption = f"Results against D and λ, {group.title}"
+    return [ReportPicture(name, caption)] if plot_sweeps(group, out / name) else []
+
+
 def _plot_pretraining(
     folders: Sequence[Path], results: Sequence[LocatedResult], out: Path
-) -> ReportPicture | None:
-    runs = pretraining_curves([path for path in folders if path.is_dir()], results)
+) -> list[ReportPicture]:
+    """Plot the curves of all runs, and copy the figures that tools/figures.py made of some."""
+    runs = pretraining_runs([path for path in folders if path.is_dir()], results)
     if not runs:
-        return None
-    plot_pretraining(runs, title="Pretraining", path=out / "pretraining.svg")
-    return ReportPicture("pretraining.svg", "Losses, similarity and feature spread in pretraining")
+        return []
+    curves = {label: read_curves(folder / METRICS_FILE) for label, folder in runs.items()}
+    plot_pretraining(curves, title="Pretraining", path=out / "pretraining.svg")
+    caption = "Losses, similarity and feature spread in pretraining"
+    pictures = [ReportPicture("pretraining.svg", caption)]
+    for number, (label, folder) in enumerate(runs.items(), start=1):
+        for file, shows in _FIGURES.items():
+            source = folder / FIGURES_FOLDER / file
+            if source.is_file():
+                name = f"{source.stem}-{number}{source.suffix}"
+                _copy(source, out / name)
+                pictures.append(ReportPicture(name, f"{label}: {shows}"))
+    return pictures
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as read, atomic_write(str(target)) as written:
+        shutil.copyfileobj(read, written)
 
 
 def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
@@ -218,8 +265,7 @@ def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
             caption = f"{row.label}, seed {seed}"
             slug = re.sub(r"[^A-Za-z0-9.]+", "-", caption).strip("-.")[:60]
             name = f"predictions-{number}-{len(pictures) + 1}-{slug}.png"
-            with source.open("rb") as read, atomic_write(str(out / name)) as written:
-                shutil.copyfileobj(read, written)
+            _copy(source, out / name)
             pictures.append(ReportPicture(name, caption))
     return pictures
 

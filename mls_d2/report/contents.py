@@ -51,7 +51,7 @@ class Section:
     remarks: Sequence[str]  # further sentences above the table of results
     footnotes: Sequence[str]  # sentences under the table of results
     tables: Mapping[str, Table | None]  # by kind, one of TABLES; None if it would be empty
-    curves: ReportPicture
+    curves: Sequence[ReportPicture]  # training loss and results; Figure 5 if there are its runs
     pictures: Sequence[ReportPicture]  # predictions of the models, one per row; may be empty
 
     @property
@@ -67,7 +67,7 @@ class Report:
     """Everything that a report shows."""
 
     sections: Sequence[Section]
-    pretraining: ReportPicture | None  # None if no pretraining run was found
+    pretraining: Sequence[ReportPicture]  # curves and figures; empty if no run was found
     problems: Sequence[str]  # one message for each result that was left out
     options: ReportOptions = dataclasses.field(default_factory=ReportOptions)
 
@@ -112,7 +112,7 @@ class Report:
 def make_section(
     group: Group,
     options: ReportOptions,
-    curves: ReportPicture,
+    curves: Sequence[ReportPicture],
     pictures: Sequence[ReportPicture] = (),
     out: Path | None = None,
 ) -> Section:

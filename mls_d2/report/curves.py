@@ -81,17 +81,15 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def pretraining_curves(
-    folders: Iterable[Path], results: Iterable[LocatedResult]
-) -> dict[str, Curves]:
-    """Return the curves of the pretraining runs that belong to a report, in the order of paths.
+def pretraining_runs(folders: Iterable[Path], results: Iterable[LocatedResult]) -> dict[str, Path]:
+    """Return the pretraining runs that belong to a report, in the order of paths.
 
     They are every folder below ``folders`` that has a ``metrics.json`` and no result, and the
     folders of the results' backbone files; only those that logged ``feature_std`` count, which
     every method does and no fine-tuning.
 
     Returns:
-        Name of the folder, or the whole path if names repeat, to curves. It starts with
+        Name of the folder, or the whole path if names repeat, to the folder. It starts with
         "synthetic" if a result or the run itself records that it was trained on generated scenes.
     """
     candidates: dict[Path, Path] = {}
@@ -110,13 +108,16 @@ def pretraining_curves(
             candidates.setdefault(folder.resolve(), folder)
         if backbone.synthetic:
             synthetic.add(folder.resolve())
-    runs = {folder: read_curves(folder / METRICS_FILE) for folder in sorted(candidates.values())}
-    runs = {folder: curves for folder, curves in runs.items() if "feature_std" in curves}
+    runs = [
+        folder
+        for folder in sorted(candidates.values())
+        if read_curves(folder / METRICS_FILE, only="feature_std")
+    ]
     names = [folder.name for folder in runs]
     labelled = {}
-    for folder, curves in runs.items():
+    for folder in runs:
         label = folder.name if names.count(folder.name) == 1 else str(folder)
-        labelled[f"synthetic, {label}" if folder.resolve() in synthetic else label] = curves
+        labelled[f"synthetic, {label}" if folder.resolve() in synthetic else label] = folder
     return labelled
 
 

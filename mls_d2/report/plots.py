@@ -29,7 +29,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*"
 _RANDOM_STYLE = {"color": "#6E6E6E", "linestyle": (0, (4, 1)), "marker": "X"}
-_RC: Any = {
+RC: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -67,10 +67,10 @@ def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, path:
     """
     numbers = itertools.count()
     styles = [
-        _RANDOM_STYLE if row.first.method == "random" else _style(next(numbers))
+        _RANDOM_STYLE if row.first.method == "random" else line_style(next(numbers))
         for row in group.rows
     ]
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         labels = [row.label for row in group.rows]
         figure, panels = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
         left, right = panels.flat
@@ -79,7 +79,7 @@ def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, path:
             _draw_curves(left, [loss for loss in losses if loss is not None], style)
         _label_curves(left, "total training loss (sum of all terms)")
         _draw_results(right, group, styles)
-        _save(figure, path)
+        save_svg(figure, path)
 
 
 def plot_pretraining(runs: Mapping[str, Curves], *, title: str, path: Path) -> None:
@@ -90,14 +90,14 @@ def plot_pretraining(runs: Mapping[str, Curves], *, title: str, path: Path) -> N
         title: printed above.
         path: the SVG to write.
     """
-    styles = [_style(index) for index in range(len(runs))]
+    styles = [line_style(index) for index in range(len(runs))]
     shown = [
         (metric, label)
         for metric, label in _PRETRAINING_PANELS.items()
         if any(metric in curves for curves in runs.values())
     ]
     lines = math.ceil(len(shown) / 2)
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         figure, panels = _figure(3.5 * lines, (lines, 2), title, list(runs), styles)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
@@ -105,7 +105,7 @@ def plot_pretraining(runs: Mapping[str, Curves], *, title: str, path: Path) -> N
             for curves, style in zip(runs.values(), styles, strict=True):
                 _draw_curves(axes, [curves[metric]] if metric in curves else [], style)
             _label_curves(axes, label)
-        _save(figure, path)
+        save_svg(figure, path)
 
 
 def _figure(
@@ -138,7 +138,8 @@ def _figure(
     return figure, panels
 
 
-def _style(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
+    """Return colour, line and marker of the row ``index`` of a picture."""
     styles = {"color": _COLOURS, "linestyle": _LINES, "marker": _MARKERS}
     return {name: values[index % len(values)] for name, values in styles.items()}
 
@@ -199,7 +200,8 @@ def _draw_results(axes: Axes, group: Group, styles: Sequence[Style]) -> None:
     axes.margins(y=0.15)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure, atomically and without a date."""
     # Only this format: drawing a picture twice would take longer than all the rest of a report.
     with atomic_write(str(path)) as file:
         figure.savefig(file, format="svg", metadata={"Date": None})

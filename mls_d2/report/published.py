@@ -19,6 +19,8 @@ from mls_d2.config.recipes import Recipe, pretraining_recipe, transfer_recipe
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.results.schema import InitialWeights, Result
 
+_SHORT = ("quick", "onegpu")  # presets whose schedules are shorter than the published ones
+
 
 class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fine-tuning that a result on a task needs to be compared with published numbers."""
@@ -150,7 +152,7 @@ def not_comparable(result: Result, published: Published) -> str:
     of the same method exists does not.
     """
     reasons = []
-    if result.preset == "quick":
+    if result.preset in _SHORT:
         reasons.append("shortened schedule")
     elif result.preset != "paper":
         reasons.append(f"preset {result.preset}, not the published recipe")
@@ -195,7 +197,7 @@ def why_not_compared(result: Result, published: Published) -> str:
 def is_shortened(result: Result, published: Published) -> bool:
     """Whether a result's fine-tuning was shorter than the published one, on purpose or not."""
     protocol = published.protocols.get(result.task)
-    return result.preset == "quick" or (protocol is not None and bool(_shortened(result, protocol)))
+    return result.preset in _SHORT or (protocol is not None and bool(_shortened(result, protocol)))
 
 
 def _shortened(result: Result, protocol: Protocol) -> str:

@@ -61,8 +61,8 @@ def render_html(report: Report, out: Path) -> str:
         return {"caption": picture.caption, "href": quote(picture.file), "uri": uri}
 
     # First the curves, of which each stands for many numbers.
-    pretraining = report.pretraining and figure(report.pretraining)
-    curves = [figure(section.curves) for section in report.sections]
+    pretraining = list(map(figure, report.pretraining))
+    curves = [list(map(figure, section.curves)) for section in report.sections]
     pictures = [list(map(figure, section.pictures)) for section in report.sections]
     sections = zip(report.sections, curves, pictures, strict=True)
     template = _templates(autoescape=True).get_template("report.html.j2")

@@ -73,7 +73,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     method: str  # for example "mls", "mocov2", "random"
     backbone: InitialWeights
     task: str  # for example "coco_mask_rcnn_fpn"
-    preset: str  # "quick", "paper" or "custom"
+    preset: str  # "quick", "onegpu", "paper" or "custom"
     metrics: dict[str, dict[str, float]]  # {"bbox": {"AP": 40.1, …}, …}, in percent
     seed: int
     dataset: Dataset

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from mls_d2.checkpoint.reading import read_object
@@ -77,6 +78,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Name the newest checkpoint in ``save_dir/last_checkpoint``."""
         with atomic_write(os.path.join(self.save_dir, LAST_CHECKPOINT), "w") as file:
             file.write(last_filename_basename)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a local file.
+
+        Not by Detectron2's method: on its main branch that takes what follows a ``?`` in a path
+        for a query, and asserts when it is called again after an exception.
+        """
+        return Checkpointer.load(self, path, *args, **kwargs)
 
     def resume(self) -> dict[str, Any] | None:
         """Load the newest intact checkpoint of ``save_dir``, with all its parts (collective).

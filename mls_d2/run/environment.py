@@ -121,11 +121,19 @@ def setup_logging(output_dir: str | None = None) -> None:
 
 
 def resolve_device(cfg: CfgNode) -> None:
-    """Set ``cfg.MODEL.DEVICE`` to the CPU if there is no GPU, and apply ``CUDNN_BENCHMARK``."""
+    """Apply ``CUDNN_BENCHMARK`` and set what depends on the device.
+
+    ``MODEL.DEVICE`` becomes the CPU if there is no GPU, and ``PRETRAIN.AMP_DTYPE`` "auto" the type
+    that the device computes with.
+    """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU found: running on the CPU with %d threads", torch.get_num_threads())
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.PRETRAIN.AMP_DTYPE == "auto":
+        device = cfg.MODEL.DEVICE
+        old = device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0)
+        cfg.PRETRAIN.AMP_DTYPE = "float16" if old else "bfloat16"
 
 
 def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:

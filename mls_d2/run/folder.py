@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 import yaml
 from detectron2.config import CfgNode
 
-from mls_d2.config.changes import config_changes
+from mls_d2.config.changes import RESUMABLE_CHANGES, config_changes, differences
 from mls_d2.core.errors import UserError
 from mls_d2.run.checkpointer import list_checkpoints
 from mls_d2.run.environment import CONFIG_FILE, ENVIRONMENT_FILE
 
 logger = logging.getLogger(__name__)
+
+_REFERENCE = "SOLVER.REFERENCE_WORLD_SIZE"
+# The batch, rate and length that follow from the reference are compared instead.
+_MAY_DIFFER = (*RESUMABLE_CHANGES, _REFERENCE)
 
 
 class RunState(enum.Enum):
@@ -49,11 +53,11 @@ def run_state(
     if not finished and not started:
         return RunState.NEW
     saved = _read(folder, CONFIG_FILE)
-    changes = config_changes(saved, cfg.dump())
+    changes = config_changes(saved, cfg.dump(), _MAY_DIFFER)
     if cfg.SEED < 0:
         cfg.SEED = yaml.safe_load(saved).get("SEED", cfg.SEED)
-        changes = config_changes(saved, cfg.dump())
-    _refuse(folder, changes + _input_changes(folder, inputs or {}))
+        changes = config_changes(saved, cfg.dump(), _MAY_DIFFER)
+    _refuse(folder, changes + _input_changes(folder, inputs or {}), _other_processes(saved, cfg))
     if finished:
         return RunState.FINISHED
     if not resume:
@@ -87,12 +91,26 @@ def check_inputs(cfg: CfgNode, inputs: Mapping[str, str]) -> None:
     _refuse(cfg.OUTPUT_DIR, _input_changes(cfg.OUTPUT_DIR, inputs))
 
 
-def _refuse(folder: str, changes: Sequence[str]) -> None:
+def _other_processes(saved: str, cfg: CfgNode) -> str:
+    """Return how to go on with another number of processes than the run had; "" if it had as many.
+
+    A config that was made for some processes was scaled to those of the run.
+    """
+    for key, before, now in differences(saved, cfg.dump()):
+        if key == _REFERENCE and before and now:
+            return (
+                f"the run was of {before} processes, this one is of {now}: to keep batch and "
+                f"learning rate, add {_REFERENCE} {now}; or "
+            )
+    return ""
+
+
+def _refuse(folder: str, changes: Sequence[str], remedy: str = "") -> None:
     if changes:
         listed = "\n  ".join(changes)
         raise UserError(
             f"'{folder}' holds a run that differs from this one:\n  {listed}\n"
-            "use the old values, choose another OUTPUT_DIR, or remove that folder",
+            f"{remedy}use the old values, choose another OUTPUT_DIR, or remove that folder",
             code="changed-run",
         )
 

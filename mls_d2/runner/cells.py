@@ -64,6 +64,7 @@ class Cell:
     stage: str  # "pretrain", "convert" or "transfer"
     content: Mapping[str, Any] = field(repr=False)  # decides the result, except the weights
     family: str  # equal for cells that take equally long: same recipe, any seed and weights
+    recipe: tuple[str, tuple[str, ...]] = ("", ())  # config file and KEY VALUE words
     arguments: tuple[str, ...] = ()  # of the tool, except folder and weights
     needs: Cell | None = None  # makes its weights
     weights: Path | None = None  # a backbone file of the user to start from
@@ -141,7 +142,7 @@ def _source(method: SuiteMethod, seed: int, num_gpus: int) -> Cell | None:
     words = [str(method.checkpoint.resolve()), "--method", method.name]
     words += ["--dataset", *method.dataset] if method.dataset else []
     words += ["--epochs", f"{method.epochs:g}"] if method.epochs else []
-    return Cell(f"convert/{method.name}", CONVERT, content, CONVERT, tuple(words))
+    return Cell(f"convert/{method.name}", CONVERT, content, CONVERT, arguments=tuple(words))
 
 
 def _transfer(
@@ -174,6 +175,7 @@ def _trained(
         stage=stage,
         content=content,
         family=_digest(same_length),
+        recipe=(str(path), words),
         arguments=("--config-file", str(path), "--resume", *gpus, *words, "SEED", str(seed)),
         num_gpus=num_gpus,
         cpus=num_gpus * (workers + 1),

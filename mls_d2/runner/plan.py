@@ -11,6 +11,7 @@ from dataclasses import asdict
 from mls_d2.runner.cells import Cell, dependents
 from mls_d2.runner.store import FAILED, FINISHED, INTERRUPTED, RUNNING, Store
 from mls_d2.runner.suite import Suite
+from mls_d2.runner.text import aligned
 from mls_d2.runner.tool_process import NOT_RUN, REUSED, SKIPPED, Outcome
 
 _ORDER = (FINISHED, REUSED, FAILED, SKIPPED, INTERRUPTED, NOT_RUN)
@@ -36,7 +37,7 @@ def plan_text(
         seconds = durations.get(cell.family)
         length = "" if state == FINISHED else clock(seconds) if seconds is not None else "unknown"
         rows.append((cell.name, state, length))
-    return "\n".join([head, *_aligned(rows), *_left_out(suite)])
+    return "\n".join([head, *aligned(rows), *_left_out(suite)])
 
 
 def time_to_go(
@@ -81,7 +82,7 @@ def summary_text(suite: Suite, cells: Sequence[Cell], outcomes: Mapping[Cell, Ou
         outcome = outcomes[cell]
         length = clock(outcome.seconds) if outcome.seconds else ""
         rows.append((cell.name, outcome.status, length, outcome.message))
-    lines = [f"suite '{suite.name}': {counted}", *_aligned(rows), *_left_out(suite)]
+    lines = [f"suite '{suite.name}': {counted}", *aligned(rows), *_left_out(suite)]
     for cell in cells:
         outcome = outcomes[cell]
         if outcome.status == FAILED:
@@ -119,12 +120,3 @@ def _state(cell: Cell, store: Store) -> str:
         return "running now"
     record = store.record(place)
     return _STATES.get(record.status, "its output is gone") if record else "new"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

@@ -24,8 +24,8 @@ from mls_d2.run.launch import Main, launch
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import CONVERT, Cell, Tools
 from mls_d2.runner.executors import LocalExecutor, Pool, Running, Wait, run_cells, visible_gpus
-from mls_d2.runner.store import FAILED, INTERRUPTED, RUNNING, Place, Store, tail
-from mls_d2.runner.tool_process import Outcome
+from mls_d2.runner.store import FAILED, INTERRUPTED, LOG_FILE, RUNNING, Place, Store, tail
+from mls_d2.runner.tool_process import SKIPPED, Outcome
 
 JOBS_FILE = "jobs.json"
 DAY_MIN = 24 * 60
@@ -50,6 +50,10 @@ class SlurmOptions:
     cluster: str = "slurm"  # or "local" for submitit's imitation of it on this machine
 
 
+class CellNotFinishedError(Exception):
+    """A job has ended without finishing its cell."""
+
+
 class CellJob:
     """What the job of a cell runs; submitit pickles it."""
 
@@ -57,7 +61,12 @@ class CellJob:
         self._cell, self._out, self._tools = cell, out, tools
 
     def __call__(self) -> Outcome:
-        """Run the cell as on one machine; requeue it if the scheduler stops it."""
+        """Run the cell as on one machine; requeue it if the scheduler stops it.
+
+        Raises:
+            CellNotFinishedError: the cell failed. The job then ends with an error, after which
+                Slurm cancels those that wait for it.
+        """
         gpus = visible_gpus()
         store = Store(self._out)
         executor = LocalExecutor(store, self._tools, Pool(gpus, None if gpus else 1))
@@ -66,6 +75,8 @@ class CellJob:
         if outcome.status == INTERRUPTED and guard.requested in _REQUEUE_SIGNALS:
             # The checkpoint is written; submitit's handler of this signal requeues.
             signal.raise_signal(guard.requested)
+        if not outcome.done:
+            raise CellNotFinishedError(f"{self._cell.name} {outcome.status}: {outcome.message}")
         return outcome
 
     def checkpoint(self) -> Any:
@@ -102,10 +113,20 @@ class QueuedCell:
         try:
             result = self.job.result()
         except Exception as error:  # submitit raises whatever ended the job
-            log = tuple(tail(Path(self.job.paths.stderr), _LOG_LINES))
-            reason = [*str(error).strip().splitlines(), repr(error)][0]
-            return Outcome(FAILED, f"{self}: {reason}", 0, log)
+            return self._without_result(error)
         return result if isinstance(result, Outcome) else Outcome(FAILED, "the job has no outcome")
+
+    def _without_result(self, error: Exception) -> Outcome:
+        place = self.store.place(self.cell)
+        if place is None and self.cell.needs and str(self.job.state).startswith("CANCELLED"):
+            return Outcome(SKIPPED, f"needs {self.cell.needs.name}, which did not finish")
+        record = self.store.record(place) if place else None
+        if place and record and record.status == FAILED:
+            log = tuple(tail(place.folder / LOG_FILE, _LOG_LINES))
+            return Outcome(FAILED, record.message, record.seconds, log, place.folder)
+        log = tuple(tail(Path(self.job.paths.stderr), _LOG_LINES))
+        reason = [*str(error).strip().splitlines(), repr(error)][0]
+        return Outcome(FAILED, f"{self}: {reason}", 0, log)
 
 
 class SlurmExecutor:
@@ -143,8 +164,9 @@ class SlurmExecutor:
                 return QueuedCell(cell, job, self._store, fresh=False)
         extra = {}
         if source is not None and self._options.cluster == "slurm":
-            # After any end: if it cannot run it ends with that outcome, and does not wait for ever.
-            extra = {"dependency": f"afterany:{source.job.job_id}"}
+            # If the other one fails or is cancelled, so is this one, which would wait for ever.
+            dependency = f"afterok:{source.job.job_id}"
+            extra = {"dependency": dependency, "kill_on_invalid_dep": "yes"}
         elif source is not None:
             source.job.wait()
         self._executor.update_parameters(

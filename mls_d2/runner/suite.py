@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import YAML_FAULTS
+from mls_d2.runner.onegpu import ONE_GPU, one_gpu_pretraining, one_gpu_transfer
 
 RANDOM = "random"
 
@@ -39,6 +40,7 @@ _CLASSIFICATION = {
     "quick": ("voc2007-finetune", "voc2007-svm", "voc2007-knn", "scenes-objects-finetune"),
     "paper": tuple(f"{name}-finetune" for name in _TABLE_5),
 }
+PRESETS = ("quick", ONE_GPU, "paper")
 
 
 class Seeds(tuple[int, ...]):
@@ -92,7 +94,7 @@ class Suite:
     """Methods × tasks × seeds."""
 
     name: str  # of the folder of its links, summary and report
-    preset: str  # "quick" or "paper": selects the configs that names stand for
+    preset: str  # one of PRESETS: selects the configs that names stand for
     methods: tuple[SuiteMethod, ...]  # those that can run
     tasks: tuple[SuiteTask, ...]  # empty to pretrain alone
     seeds: tuple[int, ...]  # of fine-tuning
@@ -105,7 +107,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
     """The keys of a suite file."""
 
     name: str = "custom"
-    preset: Literal["quick", "paper"] = "quick"
+    preset: Literal["quick", "onegpu", "paper"] = "quick"
     methods: str | list[str | SuiteMethod] = []
     tasks: str | list[str | SuiteTask] = []
     seeds: Seeds | None = None
@@ -117,7 +119,7 @@ _FIELDS = {field for kind in (_Content, SuiteMethod, SuiteTask) for field in kin
 
 
 def method_configs(root: Path, preset: str) -> dict[str, Path]:
-    """Return pretraining configs by name; in the paper also ``mls-800ep`` and the ablations."""
+    """Return pretraining configs by name; except in quick also ``mls-800ep`` and the ablations."""
     folder = root / "pretrain" / "configs"
     if preset == "quick":
         return {path.stem.removesuffix("_quick"): path for path in folder.glob("*_quick.yaml")}
@@ -130,12 +132,13 @@ def method_configs(root: Path, preset: str) -> dict[str, Path]:
 
 def task_configs(root: Path, preset: str) -> dict[str, list[SuiteTask]]:
     """Return tasks by name; several tasks if the name is that of a group."""
-    folder, quick = root / "transfer_configs", preset == "quick"
+    folder, quick, one = root / "transfer_configs", preset == "quick", preset == ONE_GPU
     single = {}
     for name, (stem, length, seeds, max_gpus) in _DENSE.items():
         path = folder / f"{stem}_{'quick' if quick else length}.yaml"
         task = SuiteTask(name, config=path)
-        single[name] = task if quick else replace(task, seeds=Seeds(seeds), max_gpus=max_gpus)
+        published = replace(task, seeds=Seeds(seeds), max_gpus=max_gpus)
+        single[name] = task if quick or one else published
     for path in sorted((folder / "classification").glob("*.yaml")):
         stem = path.stem.removesuffix("_quick")
         if stem.endswith(_PROTOCOLS) and path.stem.endswith("_quick") == quick:
@@ -144,8 +147,8 @@ def task_configs(root: Path, preset: str) -> dict[str, list[SuiteTask]]:
             single[name] = SuiteTask(name, config=path, max_gpus=None if quick else 1)
     names: dict[str, Sequence[str]] = {name: (name,) for name in single}
     names["cityscapes"] = ("cityscapes-pspnet", "cityscapes-psanet")
-    names["cls"] = _CLASSIFICATION[preset]
-    names["all"] = (*_DENSE, *_CLASSIFICATION[preset])
+    names["cls"] = _CLASSIFICATION["quick" if quick else "paper"]
+    names["all"] = (*_DENSE, *names["cls"])
     there = {name for name, task in single.items() if task.config and task.config.is_file()}
     found = {
         name: [single[item] for item in members if item in there] for name, members in names.items()
@@ -196,6 +199,12 @@ def build_suite(
     """
     given = _convert(content)
     _check_name(given.name, "the suite")
+    if given.preset == ONE_GPU and given.num_gpus > 1:
+        raise UserError(
+            f"preset {ONE_GPU} is for one GPU, got num_gpus {given.num_gpus}; preset paper is for "
+            "several",
+            code="bad-value",
+        )
     if given.name == "cells":
         raise UserError("a suite cannot have the name 'cells': it is reserved", code="bad-value")
     methods = [_method(item, root, given.preset) for item in _items(given.methods)]
@@ -236,7 +245,7 @@ def _convert(content: Mapping[str, Any]) -> _Content:
         unknown = re.search(r"unknown field `(.*?)`|enum value '(.*?)'", str(error))
         field, value = unknown.groups() if unknown else ("", "")
         hint = f"; {nearest(field, _FIELDS)}" if field else ""
-        hint = f"; {nearest(value, ('quick', 'paper', 'follow'))}" if value else hint
+        hint = f"; {nearest(value, (*PRESETS, 'follow'))}" if value else hint
         raise UserError(
             f"suite '{content.get('name', 'custom')}': {error}{hint} ($ is the suite; "
             "docs/benchmark.md lists keys and values)",
@@ -282,7 +291,10 @@ def _method(item: str | SuiteMethod, root: Path, preset: str) -> SuiteMethod:
             code="bad-suite",
         )
     dataset = (entry.dataset,) if isinstance(entry.dataset, str) else entry.dataset
-    return replace(entry, name=name, config=config, dataset=dataset)
+    opts = entry.opts
+    if preset == ONE_GPU and config is not None and entry.config is None:
+        opts = one_gpu_pretraining(config) | opts
+    return replace(entry, name=name, config=config, dataset=dataset, opts=opts)
 
 
 def _complete(methods: list[SuiteMethod], files: Mapping[str, Path]) -> list[SuiteMethod]:
@@ -324,6 +336,7 @@ def _tasks(item: str | SuiteTask, root: Path, content: _Content) -> list[SuiteTa
             name=entry.name or task.name,
             config=task.config,
             max_gpus=entry.max_gpus or task.max_gpus,
+            opts=_shortened(task, content.preset) | entry.opts if entry.task else entry.opts,
             # The seeds of the published recipe if nothing else is asked for.
             seeds=entry.seeds or (task.seeds if content.seeds is None else None),
         )
@@ -332,6 +345,10 @@ def _tasks(item: str | SuiteTask, root: Path, content: _Content) -> list[SuiteTa
     for task in tasks:
         _check_name(task.name, "a task")
     return tasks
+
+
+def _shortened(task: SuiteTask, preset: str) -> dict[str, Any]:
+    return one_gpu_transfer(task.config) if preset == ONE_GPU and task.config else {}
 
 
 def _find(name: str, known: Mapping[str, Any], kind: str, preset: str, *others: str) -> Any:

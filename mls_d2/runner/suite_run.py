@@ -26,6 +26,7 @@ from mls_d2.runner.cells import (
     plan_cells,
 )
 from mls_d2.runner.display import Display
+from mls_d2.runner.estimate import CostOf, costs_text
 from mls_d2.runner.executors import Executor, LocalExecutor, Pool, run_cells, visible_gpus
 from mls_d2.runner.plan import plan_text, summary_text, summary_values
 from mls_d2.runner.slurm import SlurmExecutor, SlurmOptions
@@ -55,6 +56,7 @@ class Options:
     report: bool = True  # else print the results beside the paper's
     update: Path | None = None  # a Markdown file whose tables the report updates
     follow: bool = False  # print the output of the tools
+    cost_of: CostOf | None = None  # for a dry run: what training a cell costs
 
 
 def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
@@ -67,11 +69,14 @@ def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
         KeyboardInterrupt: Ctrl-C; the cells have written their checkpoints.
         Preempted: a signal of a scheduler; likewise.
     """
-    check_data(suite)
-    if suite.preset == "quick" and not options.dry_run:
-        provide_scenes(Path(datasets_root()), parts_of_scenes(suite))
+    if not options.dry_run:
+        check_data(suite)
+        if suite.preset == "quick":
+            provide_scenes(Path(datasets_root()), parts_of_scenes(suite))
     gpus = visible_gpus()
-    cells = plan_cells(suite, gpus=bool(gpus) or options.slurm is not None)
+    # Published recipes are planned for the GPUs that they are made for, on any machine.
+    planned = options.slurm is not None or (options.dry_run and suite.preset == "paper")
+    cells = plan_cells(suite, gpus=bool(gpus) or planned)
     store = Store(options.out)
     to_do = [cell for cell in cells if not store.has_finished(cell)]
     pool = Pool(gpus, options.jobs, most=len(to_do))
@@ -79,6 +84,8 @@ def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
     jobs = len(cells) if options.slurm else pool.jobs
     print_now(plan_text(suite, cells, store, durations, jobs))
     if options.dry_run:
+        if options.cost_of is not None and to_do:
+            print_now(costs_text(to_do, options.cost_of))
         return 0
     check_can_run(suite, to_do, options, gpus)
     folder = store.out / suite.name
@@ -107,11 +114,11 @@ def check_data(suite: Suite) -> None:
         UserError: names the folder.
     """
     root = datasets_root()
-    if suite.preset != "paper":
+    if suite.preset == "quick":
         return
     if not os.path.isdir(root):
         raise UserError(
-            f"preset paper needs the real datasets, and '{root}' is not a folder; set "
+            f"preset {suite.preset} needs the real datasets, and '{root}' is not a folder; set "
             "DETECTRON2_DATASETS, or --data, to the folder with coco/, VOC2007/, …: "
             "docs/datasets.md",
             code="missing-data",
@@ -163,10 +170,10 @@ def check_can_run(
             message += f"; '{file}' is another one: BACKBONE='{file}' or --backbone evaluates it"
         raise UserError(message, code="missing-backbone")
     on_cpu = all(("MODEL.DEVICE", "cpu") in itertools.pairwise(cell.arguments) for cell in to_do)
-    if suite.preset == "paper" and to_do and not (gpus or options.slurm or on_cpu):
+    if suite.preset != "quick" and to_do and not (gpus or options.slurm or on_cpu):
         raise UserError(
-            "preset paper is for 8 GPUs, and PyTorch finds none on this machine; a CPU finishes "
-            "preset quick in minutes (MODEL.DEVICE cpu runs it nevertheless)",
+            f"preset {suite.preset} is for GPUs, and PyTorch finds none on this machine; a CPU "
+            "finishes preset quick in minutes (MODEL.DEVICE cpu runs it nevertheless)",
             code="no-gpu",
         )
 

@@ -106,13 +106,7 @@ UNLABELLED = (
 
 
 def compose(rng: np.random.Generator, size: tuple[int, int], name: str | None = None) -> Scene:
-    """Draw one scene.
-
-    Args:
-        rng: source of all variety.
-        size: (width, height) in pixels.
-        name: type of the scene, a key of :data:`SCENE_ODDS`; drawn if None.
-    """
+    """Draw a scene of ``size`` (width, height), of type ``name`` or one drawn by SCENE_ODDS."""
     s = Sketch(rng)
     name = name or str(rng.choice(list(SCENE_ODDS), p=list(SCENE_ODDS.values())))
     stage, column = _Stage(s, empty_scene(s, name, size)), list(SCENE_ODDS).index(name)
@@ -167,11 +161,8 @@ def _light(s: Sketch, indoors: bool) -> Light:
     warmth, gain, turn = s.any(-0.1, 0.1), s.any(0.88, 1.12), s.any(-1.2, 1.2)
     tint = (red * gain * (1 + warmth), green * gain, blue * gain * (1 - warmth))
     toward = (0.8 * math.sin(turn), 0.6, -0.8 * math.cos(turn))
-    shadow, clouds, sky = (
-        0.2 + 0.5 * sun * s.any(0.5, 1.2),
-        s.any(0.1, 0.8),
-        (s.like(top), s.like(low, 8)),
-    )
+    shadow, clouds = 0.2 + 0.5 * sun * s.any(0.5, 1.2), s.any(0.1, 0.8)
+    sky = (s.like(top), s.like(low, 8))
     return Light(tint, sun * s.any(0.7, 1.2), toward, sky, shadow, clouds)
 
 
@@ -215,9 +206,8 @@ class _Stage:
     def _draw_spot(self, role: Role) -> Place | None:
         """Draw a position and a heading (x, z, radians); None if the role cannot stand there."""
         s, camera, strips = self.s, self.scene.camera, self.scene.strips
-        scale = (
-            role.pixels * 2.0 ** s.any(0, 1) * camera.height / 128 / role.height
-        )  # pixels per metre
+        # Pixels per metre.
+        scale = role.pixels * 2.0 ** s.any(0, 1) * camera.height / 128 / role.height
         x, z = (s.any(0.05, 0.95) * camera.width - camera.centre) / scale, camera.focal / scale
         across, along = self.turned(x, z, -1.0)
         number = next(k for k, strip in enumerate(strips) if across < strip.high)

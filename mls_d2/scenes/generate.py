@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mls_d2.core.errors import UserError
 from mls_d2.core.files import check_writable
+from mls_d2.core.workers import worker_map
 from mls_d2.scenes.compose import compose
 from mls_d2.scenes.layouts import Split, all_splits
 from mls_d2.scenes.marker import SceneParams, merge_with_marker, write_marker
@@ -28,7 +24,10 @@ from mls_d2.scenes.render import Picture, render
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 16  # images per task of a process
+_ADVICE = (
+    "out of memory, or it could not start because the script that calls generate() does so outside "
+    "of `if __name__ == '__main__':`; try num_workers=1"
+)
 
 
 def picture_of(seed: int, split: Split, index: int) -> Picture:
@@ -63,7 +62,9 @@ def generate(
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     check_writable(str(root))
     write_marker(root, params, finished, complete=False)
-    with _mapper(workers) as run:
+    # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
+    options: Any = {"start_method": "spawn", "initializer": _init_worker, "chunksize": 16}
+    with worker_map(workers if workers > 1 else 0, advice=_ADVICE, **options) as run:
         for split in missing:
             _write_split(root, params.seed, split, run)
             finished.append(split.name)
@@ -71,49 +72,23 @@ def generate(
     logger.info("wrote %s to %s", ", ".join(split.name for split in missing), root)
 
 
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield a function like ``map`` that runs in this many processes, or in this one."""
-    if workers <= 1:
-        yield map
-        return
-    # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_init_worker)
-    try:
-        yield pool.map
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died: out of memory, or it could not start because the script that "
-            "calls generate() does so outside of `if __name__ == '__main__':`; try num_workers=1",
-            code="dead-worker",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterable[Any]]) -> None:
     for folder in split.folders:
         check_writable(str(root / folder))
-    records: list[dict] = []
     # In a log file, each update is a line.
     pause = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=split.count, desc=split.name, unit="img", mininterval=pause) as bar:
-        for chunk in run(partial(_write_chunk, root, seed, split), range(0, split.count, _CHUNK)):
-            records += chunk
-            bar.update(len(chunk))
+    saved = run(partial(_save, root, seed, split), range(split.count))
+    bar = tqdm(saved, desc=split.name, unit="img", total=split.count, mininterval=pause)
+    records = list(bar)
     if split.finish is not None:
         split.finish(root, records)
+
+
+def _save(root: Path, seed: int, split: Split, index: int) -> dict:
+    return split.save(root, index, picture_of(seed, split, index))
 
 
 def _init_worker() -> None:
     # There is one process per core already, and the parent handles Ctrl-C.
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write_chunk(root: Path, seed: int, split: Split, start: int) -> list[dict]:
-    return [
-        split.save(root, index, picture_of(seed, split, index))
-        for index in range(start, min(start + _CHUNK, split.count))
-    ]

@@ -1,8 +1,7 @@
-"""The label spaces of COCO, PASCAL VOC and Cityscapes, and how scenes are written in their layouts.
+"""How scenes are written in the layouts of COCO, PASCAL VOC and Cityscapes, with their labels.
 
 COCO boxes are tight around visible pixels; VOC's are 1-based pixel indices, both ends inside;
-polygons of Cityscapes continue behind what hides them and are drawn one over the other, while its
-id images hold what is visible.
+polygons of Cityscapes continue behind what hides them, its id images hold what is visible.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
+from cityscapesscripts.helpers.labels import name2label
 
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_bytes, write_image
 from mls_d2.scenes.marker import SceneParams
 from mls_d2.scenes.render import Picture
 
@@ -28,65 +29,20 @@ TRUNCATED_BELOW, DIFFICULT_SHARE = 0.85, 0.25
 # Share of the image's height below which the box's longer side makes a VOC object difficult.
 DIFFICULT_SIDE = 1 / 13
 
+_LABELS = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 # Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label.
 KINDS: dict[str, tuple[str | None, str | None, str]] = {
-    "person": ("person", "person", "person"), "rider": ("person", "person", "rider"),
-    "bicycle": ("bicycle", "bicycle", "bicycle"), "car": ("car", "car", "car"),
-    "motorcycle": ("motorcycle", "motorbike", "motorcycle"), "bus": ("bus", "bus", "bus"),
-    "truck": ("truck", None, "truck"), "traffic light": ("traffic light", None, "traffic light"),
-    "boat": ("boat", "boat", "dynamic"), "bench": ("bench", None, "static"),
-    "cat": ("cat", "cat", "dynamic"), "dog": ("dog", "dog", "dynamic"),
-    "umbrella": ("umbrella", None, "dynamic"), "chair": ("chair", "chair", "dynamic"),
-    "couch": ("couch", "sofa", "static"), "tv": ("tv", "tvmonitor", "static"),
-    "potted plant": ("potted plant", "pottedplant", "static"),
-    **{name: (None, None, name) for name in ("sky", "building", "road", "sidewalk", "pole")},
-    **{name: (None, None, "ground") for name in ("sand", "water", "floor", "wall")},
-    **{name: (None, None, "terrain") for name in ("hills", "grass", "yard")},
-    "skyline": (None, None, "building"), "tree": (None, None, "vegetation"),
-    "path": (None, None, "sidewalk"), "clutter": (None, None, "static"),
-}  # fmt: skip
-
-# Per supercategory the id of its first category, and the names in order of their ids.
-_COCO_NAMES = (
-    ("person", 1, "person"),
-    ("vehicle", 2, "bicycle,car,motorcycle,airplane,bus,train,truck,boat"),
-    ("outdoor", 10, "traffic light,fire hydrant,,stop sign,parking meter,bench"),
-    ("animal", 16, "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe"),
-    ("accessory", 27, "backpack,umbrella,,,handbag,tie,suitcase"),
-    ("sports", 34, "frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,"
-     "surfboard,tennis racket"),
-    ("kitchen", 44, "bottle,,wine glass,cup,fork,knife,spoon,bowl"),
-    ("food", 52, "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake"),
-    ("furniture", 62, "chair,couch,potted plant,bed,,dining table,,,toilet"),
-    ("electronic", 72, "tv,laptop,mouse,remote,keyboard,cell phone"),
-    ("appliance", 78, "microwave,oven,toaster,sink,refrigerator"),
-    ("indoor", 84, "book,clock,vase,scissors,teddy bear,hair drier,toothbrush"),
-)  # fmt: skip
-
-COCO_CATEGORIES: tuple[dict, ...] = tuple(
-    {"supercategory": group, "id": first + offset, "name": name}
-    for group, first, names in _COCO_NAMES
-    for offset, name in enumerate(names.split(","))
+    **{kind: tuple(labels) for kind, labels in _LABELS["kinds"].items()},
+    **{kind: (None, None, label) for kind, label in _LABELS["surroundings"].items()},
+}
+_NAMES = [(group, name) for group, names in _LABELS["coco"].items() for name in names]
+COCO_CATEGORIES = [
+    {"supercategory": group, "id": number, "name": name}
+    for number, (group, name) in enumerate(_NAMES, start=1)
     if name
-)
-COCO_IDS: dict[str, int] = {item["name"]: item["id"] for item in COCO_CATEGORIES}
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
-
-# Per label its id, its train id, and whether it has instances.
-CITYSCAPES_IDS: dict[str, tuple[int, int, bool]] = {
-    "unlabeled": (0, 255, False), "static": (4, 255, False), "dynamic": (5, 255, False),
-    "ground": (6, 255, False),
-    "road": (7, 0, False), "sidewalk": (8, 1, False), "building": (11, 2, False),
-    "pole": (17, 5, False), "traffic light": (19, 6, False), "vegetation": (21, 8, False),
-    "terrain": (22, 9, False), "sky": (23, 10, False), "person": (24, 11, True),
-    "rider": (25, 12, True), "car": (26, 13, True), "truck": (27, 14, True), "bus": (28, 15, True),
-    "motorcycle": (32, 17, True), "bicycle": (33, 18, True),
-}  # fmt: skip
+]
+COCO_IDS = {item["name"]: item["id"] for item in COCO_CATEGORIES}
+VOC_CLASSES = tuple(_LABELS["voc"])
 
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 _VOC_SETS = (("VOC2007", "trainval", 10), ("VOC2007", "test", 11), ("VOC2012", "trainval", 12))
@@ -146,20 +102,6 @@ def all_splits(params: SceneParams) -> list[Split]:
         split = Split(name, stream, count, (2 * high, high), folders, save, None, "street", True)
         splits.append(split)
     return [split for split in splits if split.count]
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(str(path)) as file:
-        file.write(content)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write RGB ``(H, W, 3)`` uint8, or one channel ``(H, W)`` of uint8 or uint16, by suffix."""
-    pixels = np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 else image)
-    options = (cv2.IMWRITE_JPEG_QUALITY, 92) if path.suffix == ".jpg" else ()
-    done, content = cv2.imencode(path.suffix, pixels, options)
-    assert done, f"OpenCV could not encode {pixels.shape} {pixels.dtype} as {path.suffix}"
-    _write(path, content.tobytes())
 
 
 def visible_things(picture: Picture) -> list[tuple[int, np.ndarray, tuple[int, int, int, int]]]:
@@ -224,16 +166,15 @@ def _finish_coco(root: Path, records: list[dict], *, name: str) -> None:
         "info": {"description": "Synthetic scenes in COCO's layout", "version": "1", "year": 2017},
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
         "images": [record["image"] for record in records],
-        "categories": list(COCO_CATEGORIES),
+        "categories": COCO_CATEGORIES,
     }
     stem = "image_info" if name == "unlabeled2017" else "instances"
     if stem == "instances":
-        annotations = [item for record in records for item in record["annotations"]]
-        content["annotations"] = [
-            {**item, "id": number} for number, item in enumerate(annotations, _FIRST_ID[name])
-        ]
+        found = (item for record in records for item in record["annotations"])
+        numbered = enumerate(found, _FIRST_ID[name])
+        content["annotations"] = [{**item, "id": number} for number, item in numbered]
     path = root / "coco" / "annotations" / f"{stem}_{name}.json"
-    _write(path, json.dumps(content, separators=(",", ":")).encode())
+    write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int) -> dict:
@@ -243,7 +184,7 @@ def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int
     objects, (height, width) = voc_objects(picture), picture.ids.shape
     head = _VOC_HEAD.format(year=year, stem=stem, width=width, height=height)
     text = head + "".join(_VOC_OBJECT.format(**item) for item in objects) + "</annotation>\n"
-    _write(root / year / "Annotations" / f"{stem}.xml", text.encode())
+    write_bytes(root / year / "Annotations" / f"{stem}.xml", text.encode())
     return {"stem": stem, "objects": [(item["name"], item["difficult"]) for item in objects]}
 
 
@@ -260,11 +201,9 @@ def voc_objects(picture: Picture) -> list[dict]:
         x0, y0, x1, y1 = extent
         share = w * h / max((x1 - x0) * (y1 - y0), 1.0)
         small = max(w, h) < DIFFICULT_SIDE * picture.ids.shape[0]
-        flags = {
-            "truncated": share < TRUNCATED_BELOW,
-            "difficult": small or share < DIFFICULT_SHARE,
-        }
-        objects.append({"name": name, "box": (x + 1, y + 1, x + w, y + h), **flags})
+        hard = small or share < DIFFICULT_SHARE
+        item = {"name": name, "box": (x + 1, y + 1, x + w, y + h)}
+        objects.append({**item, "truncated": share < TRUNCATED_BELOW, "difficult": hard})
     return objects
 
 
@@ -283,7 +222,7 @@ def _finish_voc(root: Path, records: list[dict], *, year: str, name: str) -> Non
             ]
         for stem, lines in lists.items():
             text = "".join(line + "\n" for line in lines)
-            _write(root / year / "ImageSets" / "Main" / f"{stem}.txt", text.encode())
+            write_bytes(root / year / "ImageSets" / "Main" / f"{stem}.txt", text.encode())
 
 
 def _save_cityscapes(
@@ -292,31 +231,29 @@ def _save_cityscapes(
     city = cities[index % len(cities)]
     stem = f"{city}_{index // len(cities):06d}_000019"
     truth = root / "cityscapes" / "gtFine" / name / city / f"{stem}_gtFine"
-    for kind, ids in zip(
-        ("labelIds", "labelTrainIds", "instanceIds"), id_images(picture), strict=True
-    ):
-        write_image(Path(f"{truth}_{kind}.png"), ids)
+    kinds = ("labelIds", "labelTrainIds", "instanceIds")
+    for kind, ids in zip(kinds, id_images(picture), strict=True):
+        write_image(f"{truth}_{kind}.png", ids)
     height, width = picture.ids.shape
     content = {"imgHeight": height, "imgWidth": width, "objects": _city_polygons(picture)}
-    _write(Path(f"{truth}_polygons.json"), json.dumps(content).encode())
-    image = root / "cityscapes" / "leftImg8bit" / name / city / f"{stem}_leftImg8bit.png"
-    write_image(image, picture.image)
+    write_bytes(f"{truth}_polygons.json", json.dumps(content).encode())
+    folder = root / "cityscapes" / "leftImg8bit" / name / city
+    write_image(folder / f"{stem}_leftImg8bit.png", picture.image)
     return {}
 
 
 def id_images(picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return label ids and train ids ``(H, W)`` uint8, and instance ids ``(H, W)`` uint16.
 
-    An instance id is ``id * 1000 + n`` for the n-th visible instance of a label that has instances,
-    else the label id.
+    An instance is ``id * 1000 + n``, n counting the visible ones of a label that has instances.
     """
     tables = np.zeros((3, len(picture.kinds)), np.uint16)
     counts: Counter[int] = Counter()
     for number in np.unique(picture.ids).tolist():
-        label, train, has_instances = CITYSCAPES_IDS[KINDS[picture.kinds[number]][2]]
-        instance = label * 1000 + counts[label] if has_instances else label
-        counts[label] += 1
-        tables[:, number] = label, train, instance
+        label = name2label[KINDS[picture.kinds[number]][2]]
+        instance = label.id * 1000 + counts[label.id] if label.hasInstances else label.id
+        counts[label.id] += 1
+        tables[:, number] = label.id, label.trainId, instance
     label_ids, train_ids, instance_ids = tables[:, picture.ids]
     return label_ids.astype(np.uint8), train_ids.astype(np.uint8), instance_ids
 

@@ -30,27 +30,21 @@ class SceneParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
-        problem = ""
-        for name in ("seed", *COUNTS):
-            if getattr(self, name) < 0:
-                problem = f"{name} is {getattr(self, name)}, expected 0 or more"
-        if 0 < self.voc < 4:
-            problem = f"voc is {self.voc}, expected 0, or 4 or more to fill train and val"
-        if len(self.size) != 2 or not all(32 <= side <= 4096 for side in self.size):
-            problem = f"size is {self.size}, expected width and height of 32 to 4096 pixels"
-        if problem:
-            raise UserError(problem, code="bad-value")
-
-
-_KEYS = {"format", "synthetic", "finished", "complete", *SceneParams.__dataclass_fields__}
+        rules = {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", *COUNTS)}
+        if self.voc:
+            rules["voc"] = (self.voc >= 4, "0, or 4 or more to fill train and val")
+        fits = len(self.size) == 2 and all(32 <= side <= 4096 for side in self.size)
+        rules["size"] = (fits, "width and height of 32 to 4096 pixels")
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                message = f"{name} is {getattr(self, name)}, expected {expected}"
+                raise UserError(message, code="bad-value")
 
 
 def read_marker(root: str | os.PathLike[str]) -> dict | None:
-    """Read the marker of a datasets' root.
+    """Return the marker of a datasets' root: :class:`SceneParams`, finished parts, and "complete".
 
-    Returns:
-        ``{"format": …, "synthetic": True, "seed": …, …, "size": [w, h], "finished": [parts],
-        "complete": …}``; None if there is none: the data is then not known to be synthetic.
+    None without a marker: the data is then not known to be synthetic.
 
     Raises:
         UserError: there is a marker, but it cannot be read or is of another format.
@@ -63,12 +57,11 @@ def read_marker(root: str | os.PathLike[str]) -> dict | None:
     except (OSError, RecursionError, ValueError) as error:
         message = f"{path} cannot be read ({error}); {remedy}"
         raise UserError(message, code="damaged-file") from error
+    keys = {"format", "synthetic", "finished", "complete", *SceneParams.__dataclass_fields__}
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT or not content.keys() >= _KEYS:
-        message = (
-            f"{path} has format {found!r}, expected {FORMAT}: another version made it; {remedy}"
-        )
-        raise UserError(message, code="other-version")
+    if found != FORMAT or not content.keys() >= keys:
+        message = f"{path} has format {found!r}, expected {FORMAT}: another version made it"
+        raise UserError(f"{message}; {remedy}", code="other-version")
     return content
 
 

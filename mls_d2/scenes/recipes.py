@@ -68,11 +68,8 @@ def person(s: Sketch, pose: str = "") -> None:
 
 def animal(s: Sketch, cat: bool) -> None:
     """A cat (round face, pricked ears, raised tail) or a dog (long legs and snout), sideways."""
-    pose, fur, thick = (
-        s.pick(("walk", "sit", "lie" if cat else "walk")),
-        s.like(s.pick(EARTHS)),
-        0.28,
-    )
+    pose = s.pick(("walk", "sit", "lie" if cat else "walk"))
+    fur, thick = s.like(s.pick(EARTHS)), 0.28
     patch = s.like(s.pick(EARTHS)) if s.chance(0.4) else fur
     leg = 0.02 if pose == "lie" else s.any(0.2, 0.28) if cat else s.any(0.3, 0.45)
     swing, back = s.any(0, 0.35), leg + thick / 2
@@ -164,13 +161,8 @@ def _lamps(s: Sketch, number: int, along: Point, colour: Colour) -> None:
 
 def car(s: Sketch) -> None:
     """A car between a coupe and a van, 3.8 to 5 m long, from any side."""
-    nose, half, roof, glass, paint = (
-        s.any(1.9, 2.5),
-        0.9,
-        s.any(1.35, 1.9),
-        s.like(GLASS),
-        s.paint(),
-    )
+    nose, half, roof = s.any(1.9, 2.5), 0.9, s.any(1.35, 1.9)
+    glass, paint = s.like(GLASS), s.paint()
     belt, f0, f1 = 0.62 * roof, -nose * s.any(0.66, 0.96), nose * s.any(0.4, 0.75)
     t0, t1 = f0 + nose * s.any(0.06, 0.28), f1 - nose * s.any(0.28, 0.36)
     s.solid(rectangle(-0.92 * nose, 0.92 * nose, 0.06, 0.4), -0.8, 0.8, DARK)
@@ -349,11 +341,8 @@ def tree(s: Sketch, bush: bool = False) -> None:
     if bush or s.chance(0.75):
         y, radius = (0.4, 0.5) if bush else (0.7, s.any(0.22, 0.34))
         for k in range(18):
-            a, away, tone = (
-                s.any(0, 2 * math.pi),
-                s.any(0.3, 0.9 - 0.02 * k) * radius,
-                0.6 + 0.03 * k,
-            )
+            a, tone = s.any(0, 2 * math.pi), 0.6 + 0.03 * k
+            away = s.any(0.3, 0.9 - 0.02 * k) * radius
             up = y + 0.9 * away * math.sin(a) + 0.3 * radius * (tone - 0.8)
             s.disc(away * math.cos(a), up, 0.45 * radius, 0.42 * radius, shade(leaf, tone))
     else:

@@ -150,17 +150,15 @@ def _project(item: Item, camera: Camera, light: Light) -> list[_Shape]:
     lit = np.where(flat, 0.5, np.maximum(0.0, normals @ np.array(light.toward)))
     level = (1.0 - light.sun + light.sun * lit).tolist()
     middle = points[starts, 2] + points[(starts + stops) // 2, 2]  # twice the depth of a face
-    groups: dict[int, list[float]] = {}
-    for part, depth in zip(item.parts, middle.tolist(), strict=True):
-        groups.setdefault(part.group, []).append(depth)
-    depths = {group: sum(values) / len(values) for group, values in groups.items()}
-    seen = [k for k in range(len(item.parts)) if not away[k]]
+    groups = np.array([part.group for part in item.parts])
+    depths = np.bincount(groups, middle) / np.maximum(np.bincount(groups), 1)
     fade = 1.0 - math.exp(-max(item.place[2], 0.0) / 150.0)
     shapes = []
-    for k in sorted(seen, key=lambda k: -depths[item.parts[k].group]):
-        colour = item.parts[k].colour
-        painted = colour and _lit(colour, light, level[k], fade)
-        shapes.append((corners[starts[k] : stops[k]], painted))
+    for k in np.argsort(-depths[groups], kind="stable"):
+        if not away[k]:
+            colour = item.parts[k].colour
+            painted = colour and _lit(colour, light, level[k], fade)
+            shapes.append((corners[starts[k] : stops[k]], painted))
     return shapes
 
 
@@ -248,11 +246,8 @@ def _paint_ground(scene: Scene, canvas: tuple[np.ndarray, ...], rng: np.random.G
     ids[:] = zone + np.uint8(2)
     half, texture = (slice(None, None, 2), slice(None, None, 2)), 0.0
     for tile, density in zip(_tiles(), (7.0, 1.7), strict=False):
-        u, v = (
-            (density * axis[half] + shift).astype(np.int32) & (_TILE - 1)
-            for axis in (along, across)
-        )
-        texture += tile[u, v]
+        u, v = (density * axis[half] + shift for axis in (along, across))
+        texture += tile[u.astype(np.int32) & (_TILE - 1), v.astype(np.int32) & (_TILE - 1)]
     gain = 1 + np.array([strip.grain for strip in strips], np.float32)[zone[half]] * texture
     paint = np.array([_lit(strip.colour, scene.light) for strip in strips], np.float32)
     colours = paint[zone] * cv2.resize(gain, zone.shape[::-1])[..., None]

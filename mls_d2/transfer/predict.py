@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from mls_d2.checkpoint.detector import load_detector
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write, check_writable
+from mls_d2.core.files import check_writable, write_image
 from mls_d2.data.detection import UnreadableImageError
 from mls_d2.data.images import BrokenImageError, list_images, read_image
 from mls_d2.evaluation.pictures import draw_output
@@ -72,8 +71,7 @@ def run_demo(
             output = model([item])[0]
         drawn = draw_output(image, output, metadata, min_score=min_score)
         target = _free_name(folder, path, written)
-        with atomic_write(target) as file:
-            file.write(cv2.imencode(".png", drawn[:, :, ::-1])[1].tobytes())
+        write_image(target, drawn)
         written.append(target)
     return written, problems
 

@@ -29,7 +29,7 @@ from mls_d2.transfer.tasks import task_of
 logger = logging.getLogger(__name__)
 
 _LOG_PERIOD = 20
-_KEPT_CHECKPOINTS = 2
+KEPT_CHECKPOINTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def train(
                 guard=loop.guard,
                 max_iter=cfg.SOLVER.MAX_ITER,
                 log_period=_LOG_PERIOD,
-                keep_checkpoints=_KEPT_CHECKPOINTS,
+                keep_checkpoints=KEPT_CHECKPOINTS,
                 before_saving=_precise_bn(cfg, loop.model),
                 after_saving=_periodic_evaluation(cfg, loop.model),
             )

@@ -35,11 +35,15 @@ class BYOL(MomentumMethod):
     def __init__(self, backbone: nn.Module, feature_dim: int, options: BYOL.Options) -> None:
         super().__init__(backbone, feature_dim, options)
         self.options = options
-        hidden, out = options.hidden_dim, options.out_dim
+        self.build(backbone, feature_dim)
+        self._progress = 0.0
+
+    def build(self, backbone: nn.Module, feature_dim: int) -> None:
+        """Make encoder, momentum encoder and predictor."""
+        hidden, out = self.options.hidden_dim, self.options.out_dim
         projector, predictor = mlp(feature_dim, hidden, out), mlp(out, hidden, out)
         self.set_encoder(Encoder(backbone, projector))
         self.predictor = predictor
-        self._progress = 0.0
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute Eq. 2 in both orders."""

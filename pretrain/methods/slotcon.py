@@ -186,8 +186,8 @@ class SlotCon(MomentumMethod):
         there = active_prototypes(teacher.dots)
         common = active_prototypes(student.dots) & there
         # BatchNorm needs two rows: with fewer, all slots go through the predictor, and the active
-        # ones count.
-        chosen = common | (common.sum() < 2)
+        # ones count. How many they are, the host has to wait for, once per order.
+        chosen = (common | (common.sum() < 2)).nonzero(as_tuple=True)
 
         # No more prototypes of an image are active than it has positions.
         most = min(there.shape[1], teacher.dots[0, 0].numel())

@@ -68,7 +68,8 @@ class SwAV(Method):
             self.queue = Dictionary(options.queue_size, dict.fromkeys(CODED, out))
             for name in CODED:
                 self.queue[name].zero_()  # Rows of zeros are those that are not filled yet.
-        self._iteration, self._queue_is_full = 0, False
+        self._iteration = 0
+        self._empty_rows: int | None = None  # of the queue; None: not read from the device yet
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
@@ -125,7 +126,9 @@ class SwAV(Method):
     def enqueue(self, keys: dict[str, Tensor]) -> None:
         """Replace the oldest embeddings of the queue."""
         if self.queue is not None and keys:
+            empty = self._empty(self.queue)
             self.queue.enqueue(keys)
+            self._empty_rows = max(0, empty - len(keys[CODED[0]]))
 
     def _scores(self, embeddings: Tensor) -> Tensor:
         """Return the cosines of unit embeddings ``(…, d)`` with the prototypes, ``(…, K)``."""
@@ -136,16 +139,17 @@ class SwAV(Method):
     def _codes(self, scores: Tensor, view: int) -> Tensor:
         """Return the codes ``(N, K)`` of a view; the queue's embeddings share the prototypes."""
         rows = [scores[:, view]]
-        if self.queue is not None and self._is_full(self.queue):
+        if self.queue is not None and not self._empty(self.queue):
             rows.append(self._scores(self.queue[CODED[view]]))
         options = self.options
         codes = sinkhorn(torch.cat(rows), options.epsilon, options.sinkhorn_iterations)
         return codes[: len(scores)]
 
-    def _is_full(self, queue: Dictionary) -> bool:
-        if not self._queue_is_full:  # Once it is, nothing has to be read from the device.
-            self._queue_is_full = bool(queue[CODED[-1]][-1].any())
-        return self._queue_is_full
+    def _empty(self, queue: Dictionary) -> int:
+        """Return how many rows are not filled yet: read once, then counted on the host."""
+        if self._empty_rows is None:
+            self._empty_rows = int((queue[CODED[-1]] == 0).all(dim=1).sum())
+        return self._empty_rows
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ OPTIONS = {
 # Values of options that many methods have.
 SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
 # Their heads stay as they are.
-OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "soco")
+OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "lewel", "self_emd", "soco")
 PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4), "mocov3": (4, 8, 4)}
 
 

@@ -6,13 +6,9 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from mls_d2.config.loading import load_cfg
-from mls_d2.run.environment import resolve_device
-from pretrain.data import DevicePrefetcher, ImageReport, ViewBatch
-from pretrain.methods import METHODS, build_method
-from pretrain.optim import build_optimizer
-from pretrain.trainer import PretrainTrainer
-from pretrain.views import augment_from_config
+from pretrain.data import DevicePrefetcher, ViewBatch
+from pretrain.methods import METHODS
+from tests.pretrain.quick_step import WAITS, quick_batch, quick_cfg, quick_trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,29 +35,13 @@ def test_batches_are_copied_ahead_and_stay_what_they_were():
     assert all(torch.equal(a, b) for a, b in zip(copied, expected, strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS.names())
-def test_no_step_between_two_entries_of_the_log_waits_for_the_device(method, tiny, request):
-    config = str(request.config.rootpath / "pretrain/configs/mls_coco_400ep.yaml")
-    values = tiny | {
-        "PRETRAIN.METHOD": method,
-        "MODEL.DEVICE": "cuda",
-        "PRETRAIN.BATCH_NORM": "sync",
-    }
-    cfg = load_cfg(config, [word for pair in values.items() for word in pair])
-    resolve_device(cfg)
-    device = torch.device("cuda")
-    model = build_method(cfg).to(device).to(memory_format=torch.channels_last)
-    trainer = PretrainTrainer(
-        model,
-        iter(DevicePrefetcher(batches(), device)),
-        build_optimizer(cfg, model),
-        augment_from_config(cfg, device),
-        iters_per_epoch=10,
-        images=ImageReport(100, 0.0),
-        log_period=100,
-        amp_dtype=torch.bfloat16,
-    )
-    trainer.max_iter = 6
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if name not in WAITS])
+def test_no_step_between_two_entries_of_the_log_waits_for_the_device(name):
+    device = torch.device("cuda", 0)
+    trainer = quick_trainer(quick_cfg(name), device)
+    trainer.amp_dtype = torch.bfloat16
+    pinned = (quick_batch(quick_cfg(name)).pin_memory() for _ in itertools.count())
+    trainer._batches = iter(DevicePrefetcher(pinned, device))
     with EventStorage() as trainer.storage:
         for trainer.iter in range(3):  # what is set up once may wait
             trainer.run_step()
@@ -71,4 +51,4 @@ def test_no_step_between_two_entries_of_the_log_waits_for_the_device(method, tin
                 trainer.run_step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert torch.isfinite(next(model.parameters())).all()
+    assert torch.isfinite(next(trainer.method.parameters())).all()

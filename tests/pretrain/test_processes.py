@@ -193,6 +193,33 @@ def test_two_processes_that_were_killed_end_as_two_that_were_not(start, tmp_path
 
 
 @pytest.mark.full
+def test_a_run_of_two_processes_goes_on_with_one_of_the_same_batch(start, tmp_path):
+    # Without BatchNorm, whose statistics are those of a process, the numbers are the same.
+    changes = {"MODEL__RESNETS__NORM": "GN", "SOLVER__REFERENCE_WORLD_SIZE": "2"}
+    widths = ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS", "WIDTH_PER_GROUP")
+    changes |= {f"MODEL__RESNETS__{width}": "32" for width in widths}
+    finish(*start_two(start, "whole", **changes))
+    folder = tmp_path / "killed"
+    pair = start_two(start, "killed", **changes)
+    wait_for(folder / "model_0000002.pth.sha256", *pair)
+    for process in pair:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    refused = start("killed", resume=True, **changes)
+    error = refused.communicate(timeout=PATIENCE_S)[1]
+    assert refused.returncode == 2
+    assert "SOLVER.IMS_PER_BATCH: was 16, is 8" in error
+    assert "add SOLVER.REFERENCE_WORLD_SIZE 1" in error
+    finish(start("killed", resume=True, **changes | {"SOLVER__REFERENCE_WORLD_SIZE": "1"}))
+    for name, value in final_state(tmp_path / "whole")["model"].items():
+        other = final_state(folder)["model"][name]
+        torch.testing.assert_close(other, value, atol=1e-5, rtol=1e-3, msg=name)
+    rows = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "killed")]
+    steps = [[json.loads(line)["iteration"] for line in text.splitlines()] for text in rows]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.full
 def test_any_processs_signal_stops_both_with_a_checkpoint_and_they_go_on(start, tmp_path):
     # The only periodic checkpoint is too late to help.
     changes = {"PRETRAIN__EPOCHS": "20.0", "SOLVER__CHECKPOINT_PERIOD": "1000"}

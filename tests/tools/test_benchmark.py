@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mls_d2.run.cost import RunCost
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "benchmark.py"
 # Seconds instead of minutes.
@@ -96,13 +98,42 @@ def test_mistakes_of_the_command_line(tool, words, code, refuses):
         (["--tasks", "cityscapes", "--methods", "random", "--preset", "paper"], "paper", 4),
     ],
 )
-def test_the_plan_of_a_command_line(tool, capsys, words, name, cells):
+def test_the_plan_of_a_command_line(tool, capsys, monkeypatch, words, name, cells):
+    monkeypatch.setattr(tool, "cost_of", lambda cell: RunCost(None, 0, 1, 0))
     suite = str(REPOSITORY / "suites/paper_table8.yaml")
     assert tool.main([suite if word == "SUITE" else word for word in words] + ["--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"suite '{name}', preset ")
     assert f": {cells} cells, {cells} to do" in out
     assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        (("--methods", "mls", "--num-gpus", "8"), "pretrain/mls-seed0 1 8 32.5 3.6 "),
+        (
+            ("--backbone", "random"),
+            "voc2007-linear/random-seed0 3 1 8.",
+        ),
+    ],
+)
+def test_the_plan_counts_the_cost_without_data_and_for_the_gpus_of_the_recipe(
+    tool, monkeypatch, capsys, words, row
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    words += ("--preset", "paper", "--tasks", "voc2007-linear", "--seeds", "0,1,2", "--dry-run")
+    assert tool.main(list(words)) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith(row) for line in rows)
+
+
+@pytest.mark.full
+def test_the_cost_of_table_1_is_the_documented_one(tool, capsys):
+    tool.main([str(REPOSITORY / "suites/paper_table1.yaml"), "--dry-run", "--out", "/nowhere"])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("estimated"))
+    assert "\n".join(lines[start:]) in (REPOSITORY / "docs/running.md").read_text()
 
 
 def suite_of(tool, *words):

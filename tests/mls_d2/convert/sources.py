@@ -296,6 +296,10 @@ def _scene_methods() -> dict[str, Any]:
         ),
         "resim": pair(f"{m}encoder_q.", f"{m}encoder_k.", f"{m}encoder_q.fpn_lateral3.weight"),
         "setsim": pair(f"{m}encoder_q.0.", f"{m}encoder_k.0.", f"{m}encoder_q.1.weight"),
+        "lewel": pair(
+            f"{m}online_net.backbone.", f"{m}target_net.backbone.",
+            f"{m}online_net.neck.proj_obj.0.weight", f"{m}predictor_obj.mlp.0.weight",
+        ),
         "revisiting-contrastive": pair(
             f"{m}encoder_q.", f"{m}encoder_k.", f"{m}queue_backbone"
         ),

@@ -11,7 +11,7 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes, train_id_table
-from mls_d2.scenes import CITYSCAPES_IDS
+from mls_d2.scenes.layouts import KINDS
 
 NAME = "some_cityscapes_sem_seg_train"
 
@@ -60,7 +60,7 @@ def test_missing_train_ids_are_made_and_others_are_kept(folder):
 
 def test_train_ids_are_those_of_cityscapesscripts(tmp_path):
     # Every label of the scenes in a stripe of its own, drawn by the dataset's own tool.
-    names = list(CITYSCAPES_IDS)
+    names = sorted({"unlabeled", *(name for _, _, name in KINDS.values())})
     objects = [
         {"label": name, "polygon": [[0, 2 * i], [9, 2 * i], [9, 2 * i + 1], [0, 2 * i + 1]]}
         for i, name in enumerate(names)

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from mls_d2.evaluation.pictures import (
+    captions,
     compare,
     draw_output,
     overlay,
@@ -216,3 +217,39 @@ def test_images_are_spread_and_the_mode_is_kept(tmp_path):
 def test_as_many_classes_are_found_as_there_are(classes, difficult, expected):
     scores = torch.from_numpy(np.array([0.5, 0.1, 0.9, 0.2]))
     assert compare(scores, classes, difficult) == expected
+
+
+NAMES = ("person", "bus", "boat", "traffic light", "potted plant", "dining table")
+
+
+def test_every_class_is_named_and_coloured_by_itself():
+    # A bus that was found is right, whatever else is missing.
+    assert captions([0, 1], [1, 2], {0, 1}, NAMES) == [
+        ("is: person, bus", "black"),
+        ("right: bus", "green"),
+        ("wrong: boat", "firebrick"),
+    ]
+    assert captions([], [2], set(), NAMES) == [
+        ("is: none of them", "black"),
+        ("wrong: boat", "firebrick"),
+    ]
+
+
+def test_no_class_of_an_image_with_many_is_cut():
+    every = list(range(6))
+    lines = captions(every, every, set(every), NAMES)
+    for word, colour in (("is", "black"), ("right", "green")):
+        text = " ".join(line for line, found in lines if found == colour)
+        assert text == f"{word}: {', '.join(NAMES)}"
+    assert max(len(line) for line, _ in lines) <= 26
+
+
+def test_the_picture_has_room_for_all_lines(tmp_path):
+    """The last line of the lowest image is drawn, above the picture's border."""
+    records = [{"image_id": 0, "classes": [*range(3)], "difficult": []}]
+    names = ("a long name of a class", "another long name", "a third name of a class")
+    path = tmp_path / "a.png"
+    write_classifications(str(path), FakeClassifier(1), records, mapper, names, "RGB")
+    picture = cv2.imread(str(path)).astype(int)
+    ink = np.nonzero((picture < 250).any(axis=(1, 2)))[0]
+    assert picture.shape[0] - 24 < ink.max() < picture.shape[0] - 1

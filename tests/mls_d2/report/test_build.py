@@ -87,7 +87,7 @@ def test_runs_without_curves_or_metrics_still_make_a_report(tmp_path, make_resul
     report = write_report([tmp_path / "runs"], tmp_path / "out")
     assert [group.task for group in report.groups] == ["coco_mask_rcnn_fpn", "empty"]
     assert report.sections[0].tables["differences"] is None
-    assert report.sections[1].curves.file == "curves-2.svg"
+    assert report.sections[1].curves[0].file == "curves-2.svg"
     assert (tmp_path / "out" / "curves-2.svg").exists()
 
 
@@ -185,7 +185,7 @@ def test_without_a_published_number_the_reason_is_printed(voc_runs, fields, reas
 def report_of(*results):
     located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
     groups, _ = group_results(located)
-    curves = ReportPicture("curves.svg", "")
+    curves = [ReportPicture("curves.svg", "")]
     sections = [make_section(item, ReportOptions(), curves) for item in groups]
     return Report(sections, None, ())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mls_d2.report.curves import Curve, pretraining_curves, read_curves, smooth
+from mls_d2.report.curves import Curve, pretraining_runs, read_curves, smooth
 from mls_d2.report.plots import plot_pretraining
 from mls_d2.results.schema import InitialWeights, LocatedResult
 
@@ -74,7 +74,7 @@ def test_pretraining_runs_are_found_below_the_folders_and_beside_backbones(
     (tmp_path / "given/other/metrics.json").write_text('{"iteration": 1, "total_loss": 6.0}\n')
     save_run("coco", make_result())
     located = result_from(make_result, tmp_path / "elsewhere", synthetic=True)
-    found = pretraining_curves([tmp_path / "given", tmp_path / "runs"], [located])
+    found = pretraining_runs([tmp_path / "given", tmp_path / "runs"], [located])
     assert list(found) == ["synthetic, elsewhere", "synthetic, mls", "real"]
 
 
@@ -88,11 +88,11 @@ def test_a_pretraining_run_behind_a_link_is_named_as_the_link(tmp_path, make_res
     for synthetic, label in ((True, "synthetic, mls-seed0"), (False, "mls-seed0")):
         located = result_from(make_result, cell, synthetic=synthetic)
         for folder in (link, tmp_path / "suite"):
-            assert list(pretraining_curves([folder], [located])) == [label]
+            assert list(pretraining_runs([folder], [located])) == [label]
     (tmp_path / "b" / "mls-seed0").mkdir(parents=True)
     (tmp_path / "b" / "mls-seed0" / "metrics.json").write_text(LOGGED)
     folders = [tmp_path / "b", link]
-    assert list(pretraining_curves(folders, [])) == [str(tmp_path / "b" / "mls-seed0"), str(link)]
+    assert list(pretraining_runs(folders, [])) == [str(tmp_path / "b" / "mls-seed0"), str(link)]
 
 
 def curves(*names):

@@ -182,6 +182,34 @@ def test_our_configs_match_the_rows_that_they_are_made_for():
         assert find_row(name, info) == found
 
 
+@pytest.mark.parametrize(
+    ("method", "data", "epochs", "config", "found"),
+    [
+        ("slotcon", "coco_2017_train", 800, {"SLOTCON": {"NUM_PROTOTYPES": 256}}, 41.0),
+        ("slotcon", "coco_2017_train", 800, {"SLOTCON": {"NUM_PROTOTYPES": 2048}}, None),
+        ("slotcon", "coco_2017_train", 400, {}, None),
+        ("slotcon", "imagenet-1k", 100, {}, 41.4),
+        ("slotcon", "imagenet-1k", 200, {"SLOTCON": {"NUM_PROTOTYPES": 2048}}, 41.8),
+        ("pixpro", "imagenet-1k", 100, {}, 40.8),
+        ("pixpro", "imagenet-1k", 100, {"PIXPRO": {"INSTANCE_WEIGHT": 1.0}}, None),
+        ("pixpro", "imagenet-1k", 400, {}, None),
+        ("pixpro", "coco_2017_train", 800, {}, None),
+    ],
+)
+def test_dense_methods_are_compared_with_their_own_recipe_alone(
+    method, data, epochs, config, found
+):
+    info = {"dataset": [data], "epochs": epochs}
+    row = find_row(method, info, HEAD_4CONV, **config)
+    assert row == (found and ("of results", found))
+    two_fc = {"MODEL": {"ROI_BOX_HEAD": {"NUM_CONV": 0, "NUM_FC": 2}}}
+    assert find_row(method, info, two_fc, **config) is None
+    if method == "pixpro" and data == "imagenet-1k":
+        c4 = find_row(method, info, task="coco_mask_rcnn_c4", **config)
+        alone = {} if config else {100: ("of results", 40.0), 400: ("of results", 40.5)}
+        assert c4 == alone.get(epochs)
+
+
 def test_supervised_numbers_are_those_of_the_same_box_head():
     imagenet = {"dataset": "imagenet-1k", "epochs": 90}
     two_fc = {"MODEL": {"ROI_BOX_HEAD": {"NUM_CONV": 0, "NUM_FC": 2}}}
@@ -202,6 +230,7 @@ def shorter(**solver):
     ("fields", "reason"),
     [
         ({"preset": "quick"}, "shortened schedule"),
+        ({"preset": "onegpu"}, "shortened schedule"),
         ({"preset": "custom"}, "preset custom, not the published recipe"),
         ({"config": shorter(MAX_ITER=9000)}, "9000 iterations of 16 images instead of 90000 of 16"),
         ({"config": shorter(IMS_PER_BATCH=8)}, "90000 iterations of 8 images instead of 90000"),
@@ -211,6 +240,7 @@ def shorter(**solver):
         ({"info": {**COCO_400, "synthetic": True}}, "backbone pretrained on synthetic scenes"),
         ({"info": {**COCO_400, "preset": "custom"}}, "backbone pretrained with preset custom"),
         ({"info": {**COCO_400, "preset": "quick"}}, "backbone pretrained with preset quick"),
+        ({"info": {**COCO_400, "preset": "onegpu"}}, "backbone pretrained with preset onegpu"),
         ({"info": {**COCO_400, "config": "MLS: {K: 7}"}}, "another recipe (MLS.K 7 instead of 20)"),
         ({"info": {"method": "mls"}}, "its file does not state what it was pretrained on"),
         ({"method": "simsiam", "info": {"method": "x"}}, "none for simsiam"),

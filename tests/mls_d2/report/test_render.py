@@ -32,11 +32,11 @@ TABLE = Table(
 )
 
 
-def report_of(*results, problems=(), pretraining=None, pictures=(), mix=False):
+def report_of(*results, problems=(), pretraining=(), pictures=(), mix=False):
     located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
     groups, left_out = group_results(located, mix=mix)
     options = ReportOptions(mix=mix)
-    curves = ReportPicture("curves.svg", "curves")
+    curves = [ReportPicture("curves.svg", "curves")]
     sections = [make_section(group, options, curves, pictures) for group in groups]
     return Report(sections, pretraining, [*problems, *left_out], options)
 

@@ -6,7 +6,9 @@ import subprocess
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import TrainerBase
+from fvcore.common.checkpoint import Checkpointer
 
 from mls_d2.run.checkpointer import AtomicCheckpointer, iteration_of
 from mls_d2.run.hooks import PeriodicCheckpointer
@@ -83,6 +85,31 @@ def test_times_of_files_do_not_decide_which_checkpoint_is_the_newest(saved, tmp_
     for path in tmp_path.glob("*.pth"):
         os.utime(path, (0, -iteration_of(path.name)))
     assert saved.resume()["iteration"] == 5
+
+
+def load_of_main(self, path, *args, **kwargs):
+    """Detectron2's load on its main branch (02b5c4e), in what matters."""
+    assert getattr(self, "_parsed_url_during_load", None) is None
+    self._parsed_url_during_load = path
+    rest = Checkpointer.load(self, path.partition("?")[0], *args, **kwargs)
+    self._parsed_url_during_load = None
+    return rest
+
+
+def test_a_damaged_file_and_a_question_mark_are_no_problem_with_detectron2s_main_branch(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(DetectionCheckpointer, "load", load_of_main)
+    folder = tmp_path / "lr?0.1"
+    folder.mkdir()
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(2, 2), str(folder))
+    for iteration in (1, 3):
+        torch.nn.init.constant_(checkpointer.model.weight, iteration)
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    (folder / "model_0000003.pth").write_bytes(b"")
+    assert checkpointer.resume()["iteration"] == 1
+    assert (checkpointer.model.weight == 1).all()
+    assert checkpointer.resume()["iteration"] == 1
 
 
 def test_no_intact_file_is_an_error(saved, tmp_path, refuses):

@@ -32,6 +32,24 @@ def test_the_device_and_how_its_kernels_are_chosen_follow_the_config(monkeypatch
     assert torch.backends.cudnn.benchmark is benchmark
 
 
+@pytest.mark.parametrize(
+    ("capability", "asked", "expected"),
+    [
+        ((7, 5), "auto", "float16"),
+        ((8, 0), "auto", "bfloat16"),
+        ((9, 0), "float16", "float16"),
+        (None, "auto", "bfloat16"),
+    ],
+)
+def test_half_precision_is_bfloat16_where_the_gpu_has_it(monkeypatch, capability, asked, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: capability is not None)
+    monkeypatch.setattr("torch.cuda.get_device_capability", {"cuda": capability}.get)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.PRETRAIN.AMP_DTYPE = "cuda", asked
+    resolve_device(cfg)
+    assert expected == cfg.PRETRAIN.AMP_DTYPE
+
+
 def line(caplog, max_iter=10):
     with caplog.at_level(logging.INFO, "mls_d2.run.progress"):
         ProgressPrinter(max_iter, ("feature_std",)).write()

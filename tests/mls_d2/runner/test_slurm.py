@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,8 @@ from mls_d2.runner.executors import run_cells
 from mls_d2.runner.slurm import (
     JOBS_FILE,
     CellJob,
+    CellNotFinishedError,
+    QueuedCell,
     SlurmExecutor,
     SlurmOptions,
     ToolJob,
@@ -78,8 +81,9 @@ def test_jobs_wait_for_the_one_that_they_need_and_are_queued_once(bench, fake_sl
         assert "#SBATCH --partition=gpu" in script
         assert "#SBATCH --gpus-per-node=4" in script
         assert f"#SBATCH --job-name={name.replace('/', '-')}" in script
-        waits = f"#SBATCH --dependency=afterany:{number['pretrain/mls-seed0']}" in script
+        waits = f"#SBATCH --dependency=afterok:{number['pretrain/mls-seed0']}" in script
         assert waits == (name in ("coco/mls-seed0", "voc/mls-seed0"))
+        assert waits == ("#SBATCH --kill-on-invalid-dep=yes" in script)
     run(bench, **content)
     assert len(list(fake_slurm.glob("*.sh"))) == 5
 
@@ -95,12 +99,12 @@ def test_a_job_of_another_backbone_or_behind_a_failed_job_is_not_reused(bench, f
     assert list(queue(bench, fake_slurm, **{"MLS.K": 5})) == ["100", "101"]
     seven = queue(bench, fake_slurm, **{"MLS.K": 7})
     assert list(seven) == ["102", "103"]
-    assert "--dependency=afterany:102" in seven["103"]
+    assert "--dependency=afterok:102" in seven["103"]
     assert list(queue(bench, fake_slurm, **{"MLS.K": 5})) == ["100", "101"]
     (fake_slurm / "100.failed").touch()
     again = queue(bench, fake_slurm, **{"MLS.K": 5})
     assert list(again) == ["104", "105"]
-    assert "--dependency=afterany:104" in again["105"]
+    assert "--dependency=afterok:104" in again["105"]
 
 
 def test_without_slurm_or_submitit_the_message_names_it(bench, monkeypatch, refuses):
@@ -131,17 +135,62 @@ def test_a_job_runs_its_cell_as_on_this_machine(bench):
     bench.control([["mls_quick"], "fail"])
 
     def run_jobs():
-        jobs = [CellJob(cell, bench.out, bench.tools) for cell in bench.cells(gpus=True)]
-        return [job() for job in jobs]
+        for cell in bench.cells(gpus=True):
+            try:
+                yield CellJob(cell, bench.out, bench.tools)().status
+            except CellNotFinishedError as error:
+                yield str(error)
 
-    random, pretrain, transfer = run_jobs()
-    assert [item.status for item in (random, pretrain, transfer)] == [
-        *("finished", "failed", "skipped"),
+    assert list(run_jobs()) == [
+        "finished",
+        "pretrain/mls-seed0 failed: exit code 2, error: no such thing",
+        "coco/mls-seed0 skipped: needs pretrain/mls-seed0, which is not finished",
     ]
-    assert pretrain.log[-1] == "error: no such thing"
     bench.control()
-    assert [item.status for item in run_jobs()] == ["reused", "finished", "finished"]
+    assert list(run_jobs()) == ["reused", "finished", "finished"]
     assert len(bench.calls()) == 4
+
+
+class EndedJob:
+    """A job of Slurm that has ended without a result."""
+
+    job_id = "7"
+
+    def __init__(self, state, folder):
+        self.state, self.paths = state, SimpleNamespace(stderr=str(folder / "stderr"))
+
+    def done(self):
+        return True
+
+    def result(self):
+        raise RuntimeError("Job 7 has not produced any output\nmore lines")
+
+
+def test_a_job_that_ends_without_a_result_says_why(bench, tmp_path):
+    (tmp_path / "stderr").write_text("oom-kill\n")
+    pretrain, coco = bench.cells(methods=["mls"], gpus=True)
+    store = Store(bench.out)
+
+    def outcome(cell, state):
+        return QueuedCell(cell, EndedJob(state, tmp_path), store, fresh=True).poll()
+
+    # The job of a dead pretraining, and the one that waited for it.
+    dead = outcome(pretrain, "OUT_OF_MEMORY")
+    assert (dead.status, dead.log) == ("failed", ("oom-kill",))
+    assert dead.message == "job 7: Job 7 has not produced any output"
+    assert outcome(pretrain, "CANCELLED by 0").status == "failed"
+    cancelled = outcome(coco, "CANCELLED by 0")
+    assert (cancelled.status, cancelled.message) == (
+        *("skipped", "needs pretrain/mls-seed0, which did not finish"),
+    )
+    # A tool that failed: its own words, not those of the job.
+    bench.control([["pretrain"], "fail"])
+    with pytest.raises(CellNotFinishedError):
+        CellJob(pretrain, bench.out, bench.tools)()
+    failed = outcome(pretrain, "FAILED")
+    assert failed.message == "exit code 2, error: no such thing"
+    assert failed.log[-1] == "error: no such thing"
+    assert failed.folder == store.place(pretrain).folder
 
 
 @pytest.mark.full

@@ -21,7 +21,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from mls_d2.scenes import layouts
-from mls_d2.scenes.layouts import CITYSCAPES_IDS, COCO_IDS, KINDS, VOC_CLASSES
+from mls_d2.scenes.layouts import COCO_IDS, KINDS, VOC_CLASSES
 from mls_d2.scenes.render import Picture
 
 Pictures = dict[str, list[Picture]]
@@ -53,13 +53,10 @@ def test_label_spaces_are_those_of_detectron2_and_cityscapesscripts():
         "furniture": (62, 70), "electronic": (72, 77), "appliance": (78, 82), "indoor": (84, 90),
     }  # fmt: skip
     assert VOC_CLASSES == CLASS_NAMES
-    for name, found in CITYSCAPES_IDS.items():
-        label = name2label[name]
-        assert found == (label.id, label.trainId, label.hasInstances)
     for coco, voc, cityscapes in KINDS.values():
         assert coco in (None, *COCO_IDS)
         assert voc in (None, *VOC_CLASSES)
-        assert cityscapes in CITYSCAPES_IDS
+        assert cityscapes in name2label
 
 
 def test_the_polygon_of_a_pixel_and_of_nothing():
@@ -212,7 +209,8 @@ def test_cityscapes_id_images(tiny_root: Path, pictures: Pictures):
         of_object = {number: rest for number, *rest in pixels.tolist()}
         counts: dict[int, int] = {}
         for number in sorted(of_object):
-            label, train, has_instances = CITYSCAPES_IDS[KINDS[picture.kinds[number]][2]]
+            found = name2label[KINDS[picture.kinds[number]][2]]
+            label, train, has_instances = found.id, found.trainId, found.hasInstances
             instance = 1000 * label + counts.get(label, 0) if has_instances else label
             counts[label] = counts.get(label, 0) + 1
             counted += has_instances

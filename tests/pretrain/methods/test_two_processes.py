@@ -26,6 +26,8 @@ OPTIONS = {
     "resim": {"c3_images": 2},
     "setsim": {},
     "soco": {},
+    "lewel": {},
+    "self_emd": {},
 }
 
 

@@ -30,6 +30,7 @@ SMALL = {
     "level_limits": (16, 32, 48),
     "c4_windows": (32, 16),
     "c3_windows": (24, 12),
+    "groups": 2,
 }
 # Two views of four images: overlapping; the same crop; without a common pixel; of a small image.
 RECTANGLES = torch.tensor(

@@ -1,0 +1,39 @@
+"""Batches of noise, cut as the loader of a method cuts images: counts and checks without data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from pretrain.batch import Batch
+from pretrain.methods import method_class
+
+# Height and width of COCO's usual image.
+_SIZE = (480, 640)
+
+
+def noise_batch(cfg: CfgNode, images: int, *, seed: int = 0) -> Batch:
+    """Return views of noise, in float32, with crops and extras drawn as for images of 640 × 480."""
+    kind = method_class(cfg)
+    crops, makers = kind.crops(cfg), kind.loader_extras(cfg)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    drawn = [crops.draw(*_SIZE, rng) for _ in range(images)]
+    boxes = np.stack([[crop.as_array() for crop in item] for item in drawn], axis=1)
+    geometry = torch.tensor(boxes)
+    extras = {
+        name: torch.tensor(np.stack([make(i, _SIZE, item, rng) for i, item in enumerate(drawn)]))
+        for name, make in makers.items()
+    }
+    return Batch(
+        views=[
+            torch.randn(images, 3, group.size, group.size, generator=generator)
+            for group in crops.groups
+            for _ in range(group.count)
+        ],
+        rectangles=geometry[..., :4],
+        flips=geometry[..., 4].bool(),
+        image_sizes=torch.tensor([_SIZE] * images),
+        index=torch.arange(images),
+        extras=extras,
+    )

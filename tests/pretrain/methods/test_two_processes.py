@@ -25,9 +25,9 @@ OPTIONS = {
     "slotcon": {"num_prototypes": 3},
     "resim": {"c3_images": 2},
     "setsim": {},
-    "soco": {},
     "lewel": {},
     "self_emd": {},
+    "soco": {},
 }
 
 

@@ -14,6 +14,7 @@ from pretrain.run import method_on_device
 from pretrain.trainer import PretrainTrainer
 from pretrain.views import augment_from_config
 from tests.fake_gpu import ROOT
+from tests.pretrain.methods.tiny import object_boxes
 
 # Waits for the device that a step cannot do without, with the reason.
 WAITS = {
@@ -35,7 +36,8 @@ def quick_batch(cfg: CfgNode) -> ViewBatch:
     views = [torch.randint(0, 256, shape, dtype=torch.uint8) for shape in shapes]
     geometry = torch.tensor([0.0, 0.0, 90.0, 80.0, 0.0]).expand(sum(s[0] for s in shapes), count, 5)
     sizes = torch.tensor([[80, 90]]).expand(count, 2)
-    return ViewBatch(views, geometry, sizes, torch.arange(count), {}, [], [])
+    extras = {"boxes": object_boxes(count, len(geometry) - 1)}
+    return ViewBatch(views, geometry, sizes, torch.arange(count), extras, [], [])
 
 
 def quick_trainer(cfg: CfgNode, device: torch.device, *, log_period: int = 100) -> PretrainTrainer:

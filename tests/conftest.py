@@ -25,7 +25,6 @@ NUMERIC = (
     "tests/pretrain/methods/test_predictive.py",
     "tests/pretrain/methods/test_swav.py",
     "tests/pretrain/test_encoder.py",
-    "tests/pretrain/test_gather.py",
     "tests/pretrain/test_heads.py",
     "tests/pretrain/test_losses.py",
     "tests/pretrain/test_optim.py",

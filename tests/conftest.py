@@ -19,17 +19,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_COCO = "MLS_D2_REAL_COCO"
 # They run on every device that is there.
 NUMERIC = (
-    "tests/pretrain/methods/",
-    "tests/pretrain/test_dictionary.py",
+    "tests/pretrain/methods/test_contrastive.py",
+    "tests/pretrain/methods/test_mls.py",
+    "tests/pretrain/methods/test_mocov3.py",
+    "tests/pretrain/methods/test_predictive.py",
+    "tests/pretrain/methods/test_swav.py",
     "tests/pretrain/test_encoder.py",
-    "tests/pretrain/test_gather.py",
-    "tests/pretrain/test_geometry.py",
     "tests/pretrain/test_heads.py",
-    "tests/pretrain/test_losses",
+    "tests/pretrain/test_losses.py",
     "tests/pretrain/test_optim.py",
-    "tests/pretrain/views/test_photometric.py",
     "tests/mls_d2/evaluation/test_segmentation_evaluator.py",
-    "tests/mls_d2/modeling/",
 )
 
 

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import pretrain.methods  # noqa: E402, F401 - after the path above; registers the methods' keys
 from mls_d2.core.errors import UserError, run_tool  # noqa: E402
+from mls_d2.core.resources import find_suite  # noqa: E402
 from mls_d2.runner.cells import Tools  # noqa: E402
 from mls_d2.runner.slurm import DAY_MIN, SlurmOptions  # noqa: E402
 from mls_d2.runner.suite import RANDOM, Suite, build_suite, read_suite  # noqa: E402
@@ -25,7 +26,7 @@ from mls_d2.runner.suite_run import Options, run_suite  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """\
 examples:
-  tools/benchmark.py suites/quick.yaml --dry-run
+  tools/benchmark.py quick --dry-run
   tools/benchmark.py suites/quick.yaml --update README.md
   tools/benchmark.py --methods "random mls" --tasks "coco voc" --seeds 0,1,2
   tools/benchmark.py --methods mls --only pretrain MLS.K 7
@@ -45,7 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("words", nargs="*", metavar="[SUITE.yaml] [KEY VALUE …]", help="suite file, config keys")
+    add("words", nargs="*", metavar="[SUITE] [KEY VALUE …]", help="suite file or name, config keys")
     add("--methods", metavar="NAMES", help="instead of the suite's")
     add(
         "--tasks", metavar="NAMES", help="instead of the suite's: coco, voc, cityscapes, cls, all …"
@@ -109,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def suite_of(args: argparse.Namespace) -> Suite:
     """Return the suite of the command line."""
     path = None
-    if args.words and (args.words[0].endswith((".yaml", ".yml")) or Path(args.words[0]).is_file()):
+    if begins_with_suite(args.words):
         path, *args.words = args.words
-    content = read_suite(Path(path)) if path else {"name": args.preset or "quick"}
+    content = read_suite(Path(find_suite(path))) if path else {"name": args.preset or "quick"}
     selected = selection(args)
     if selected and path:
         # A selection of a suite does not replace its report.
@@ -132,6 +133,14 @@ def suite_of(args: argparse.Namespace) -> Suite:
             code="unknown-name",
         )
     return suite
+
+
+def begins_with_suite(words: Sequence[str]) -> bool:
+    """Whether the first word is a suite: a file, or a name before pairs of KEY VALUE."""
+    if not words:
+        return False
+    name = len(words) % 2 == 1 and words[0].islower()
+    return name or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file()
 
 
 def selection(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 
 import pretrain.methods  # noqa: F401 - registers the options
+from mls_d2.commands import COMMANDS
 from mls_d2.config.changes import flatten
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.options import options_table
@@ -149,6 +150,15 @@ def test_options_of_tools_exist(page):
     tools = [name for name in FILES if re.fullmatch(r"tools/\w+\.py", name)]
     for option in re.findall(r"(?m)^(--[a-z][\w-]+)", text):
         assert any(option in options_of(tool) for tool in tools), option
+
+
+def test_tools_can_be_typed_as_the_pages_have_them():
+    for path in REPOSITORY.glob("tools/*.py"):
+        assert path.read_text().startswith("#!/usr/bin/env python3\n"), path
+        assert os.access(path, os.X_OK), path
+    for page in PAGES:
+        for command in re.findall(r"(?m)^(?:\$ )?(mls-\w+)", code(page)):
+            assert command in COMMANDS, command
 
 
 @each_page

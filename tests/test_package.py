@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import mls_d2
 from mls_d2.commands import COMMANDS
 from tests.tools.test_benchmark import NARROW, PRETRAIN
 
@@ -41,6 +42,15 @@ def test_pyproject_lists_all_packages_and_commands():
     assert set(project["project"]["scripts"]) == set(COMMANDS)
     for tool, *_ in COMMANDS.values():
         assert (REPOSITORY / "tools" / tool).is_file(), tool
+
+
+def test_all_files_have_the_same_versions():
+    assert f"\n## {mls_d2.__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == mls_d2.__version__
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
+    ruff = hooks["repos"][0]["rev"].removeprefix("v")
+    assert f"\nruff=={ruff}\n" in (REPOSITORY / "constraints.txt").read_text()
 
 
 @pytest.mark.parametrize("package", ["report", "results"])
@@ -138,7 +148,7 @@ def test_the_installed_commands_go_from_scenes_to_a_report(installed, tmp_path):
 
     backbone = str(cell / "backbone.pth")
     run("mls-convert", backbone, "timm.safetensors", "--to", "timm")
-    run("mls-convert", "timm.safetensors", "again.pth", "--source", "timm")
+    run("mls-convert", "timm.safetensors", "again.pth")
     narrow = [str(word) for pair in NARROW.items() for word in pair]
     weights = ["MODEL.WEIGHTS", "again.pth", "OUTPUT_DIR", "knn"]
     run("mls-train", "--config-file", "voc2007_knn_quick", *narrow, *weights)

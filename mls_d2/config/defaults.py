@@ -155,6 +155,7 @@ def _add_segmentation_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD = auxiliary = CfgNode()
     # One of MODEL.RESNETS.OUT_FEATURES.
     auxiliary.IN_FEATURES = ["res4"]
+    # Channels of its hidden convolution.
     auxiliary.CONVS_DIM = 256
     # Weight of the auxiliary loss (>= 0).
     auxiliary.LOSS_WEIGHT = 0.4

@@ -14,11 +14,13 @@ from unittest import mock
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
 import pretrain.methods  # noqa: F401 - registers the options
+from mls_d2.commands import COMMANDS
 from mls_d2.config.changes import flatten
 from mls_d2.config.defaults import get_cfg
-from mls_d2.config.options import options_table
+from mls_d2.config.options import OPTIONS, options_table
 from mls_d2.convert.sources import published_table, sources_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,6 +68,27 @@ def test_every_option_of_pretraining_is_documented():
     names = set(re.findall(r"[A-Z][A-Z_0-9.]+[A-Z]", text))
     for key in flatten(CfgNode({"PRETRAIN": get_cfg().PRETRAIN})):
         assert key in names or f".{key.split('.')[-1]}" in text, key
+
+
+def test_the_site_has_every_config_key_once_and_every_page():
+    site = runpy.run_path(str(REPOSITORY / "docs/site.py"))
+    declared = {key.name for options in OPTIONS.values() for key in options.config_keys()}
+    added = flatten(get_cfg()).keys() - flatten(get_detectron2_cfg()).keys()
+    rows = re.findall(r"(?m)^\| `([\w.]+)` \| +`(.*?)` \| (.*?) \| (.*?) \|$", site["keys_page"]())
+    ours = {key: (meaning, allowed) for key, _, meaning, allowed in rows}
+    assert ours.keys() == added - declared
+    assert ours["PRETRAIN.AUGMENT.LOCAL_SIZE"][0].startswith("Multi-crop: number of small views")
+    assert ours["PRETRAIN.AUGMENT.CROP_SIZE"] == (
+        "Side of the square crops, in pixels.",
+        ">= 32 pixels",
+    )
+    assert all(meaning for meaning, _ in ours.values())
+    nav = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = {
+        path.relative_to(REPOSITORY / "docs").as_posix() for path in PAGES if "docs" in path.parts
+    }
+    made = {*site["ROOT_PAGES"], "keys.md", *(f"api/{name}.md" for name in site["API"])}
+    assert sorted(re.findall(r": (\S+\.md)$", nav, re.M)) == sorted(pages | made)
 
 
 def test_the_tables_of_checkpoints_are_those_of_the_code():
@@ -149,6 +172,14 @@ def test_options_of_tools_exist(page):
     tools = [name for name in FILES if re.fullmatch(r"tools/\w+\.py", name)]
     for option in re.findall(r"(?m)^(--[a-z][\w-]+)", text):
         assert any(option in options_of(tool) for tool in tools), option
+
+
+def test_tools_and_commands_can_be_typed_as_the_pages_have_them():
+    for path in REPOSITORY.glob("tools/*.py"):
+        assert path.read_text().startswith("#!/usr/bin/env python3\n"), path
+        assert os.access(path, os.X_OK), path
+    readme = (REPOSITORY / "README.md").read_text()
+    assert {*re.findall(r"`(mls-[a-z0-9]+)[` ]", readme)} == {*COMMANDS}
 
 
 @each_page

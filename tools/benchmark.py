@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mls_d2.config.loading import load_cfg  # noqa: E402 - after the path above
 from mls_d2.core.errors import UserError, run_tool  # noqa: E402
+from mls_d2.core.resources import find_suite  # noqa: E402
 from mls_d2.run.cost import RunCost  # noqa: E402
 from mls_d2.run.registration import register_all  # noqa: E402
 from mls_d2.runner.cells import PRETRAIN, Cell, Tools  # noqa: E402
@@ -29,7 +30,7 @@ from pretrain.cost import pretrain_cost  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """\
 examples:
-  tools/benchmark.py suites/quick.yaml --dry-run
+  tools/benchmark.py quick --dry-run
   tools/benchmark.py suites/quick.yaml --update README.md
   tools/benchmark.py --methods "random mls" --tasks "coco voc" --seeds 0,1,2
   tools/benchmark.py --methods mls --only pretrain MLS.K 7
@@ -49,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("words", nargs="*", metavar="[SUITE.yaml] [KEY VALUE …]", help="suite file, config keys")
+    add("words", nargs="*", metavar="[SUITE] [KEY VALUE …]", help="suite file or name, config keys")
     add("--methods", metavar="NAMES", help="instead of the suite's")
     add(
         "--tasks", metavar="NAMES", help="instead of the suite's: coco, voc, cityscapes, cls, all …"
@@ -121,9 +122,9 @@ def cost_of(cell: Cell) -> RunCost:
 def suite_of(args: argparse.Namespace) -> Suite:
     """Return the suite of the command line."""
     path = None
-    if args.words and (args.words[0].endswith((".yaml", ".yml")) or Path(args.words[0]).is_file()):
+    if begins_with_suite(args.words):
         path, *args.words = args.words
-    content = read_suite(Path(path)) if path else {"name": args.preset or "quick"}
+    content = read_suite(Path(find_suite(path))) if path else {"name": args.preset or "quick"}
     selected = selection(args)
     if selected and path:
         # A selection of a suite does not replace its report.
@@ -144,6 +145,14 @@ def suite_of(args: argparse.Namespace) -> Suite:
             code="unknown-name",
         )
     return suite
+
+
+def begins_with_suite(words: Sequence[str]) -> bool:
+    """Whether the first word is a suite: a file, or a name before pairs of KEY VALUE."""
+    if not words:
+        return False
+    name = len(words) % 2 == 1 and words[0].islower()
+    return name or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file()
 
 
 def selection(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,8 +7,8 @@ try:
     from detectron2.config import get_cfg as get_detectron2_cfg
 except ModuleNotFoundError as error:
     raise ImportError(
-        "mls_d2 needs Detectron2, which has no release on the package index: run `make setup`, or "
-        "`python tools/provide_detectron2.py`, or install it as its project describes"
+        "mls_d2 needs Detectron2, which has no release on the package index: run `make setup` or "
+        "`mls-detectron2`, or install it as its project describes"
     ) from error
 
 from mls_d2.config.options import OPTIONS
@@ -155,6 +155,7 @@ def _add_segmentation_keys(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD = auxiliary = CfgNode()
     # One of MODEL.RESNETS.OUT_FEATURES.
     auxiliary.IN_FEATURES = ["res4"]
+    # Channels of its hidden convolution.
     auxiliary.CONVS_DIM = 256
     # Weight of the auxiliary loss (>= 0).
     auxiliary.LOSS_WEIGHT = 0.4

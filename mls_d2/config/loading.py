@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -16,13 +15,15 @@ from mls_d2.config.defaults import CfgNode, get_cfg
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import YAML_FAULTS
+from mls_d2.core.resources import find_config
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
     """Return the config of a YAML file with ``KEY VALUE`` overrides merged in (not frozen).
 
     Args:
-        config_file: path of a YAML file, which may name a ``_BASE_``; None for the defaults.
+        config_file: path of a YAML file, which may name a ``_BASE_``, or the name of one of this
+            project's configs; None for the defaults.
         opts: ``[KEY, VALUE, KEY, VALUE, …]`` as given on a command line.
 
     Raises:
@@ -31,10 +32,7 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     if config_file is not None:
-        if not os.path.isfile(config_file):
-            raise UserError(
-                f"no config file '{config_file}'{_neighbours(config_file)}", code="missing-file"
-            )
+        config_file = find_config(config_file)
         try:
             loaded = CfgNode(_Utf8Config.load_yaml_with_base(config_file))
         except (*YAML_FAULTS, OSError) as error:
@@ -117,11 +115,3 @@ def _refuse_unknown_key(key: str, cfg: CfgNode, *, origin: str) -> None:
                 code="unknown-key",
             )
         node = node[part]
-
-
-def _neighbours(config_file: str) -> str:
-    folder = os.path.dirname(config_file) or "."
-    if not os.path.isdir(folder):
-        return f" (there is no folder '{folder}' either)"
-    names = [name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))]
-    return f"; {nearest(os.path.basename(config_file), names)}" if names else ""

@@ -33,7 +33,10 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE",
+        help="YAML config, or the name of one of the project's, such as mls_quick",
+    )  # fmt: skip
     parser.add_argument(
         "--resume",
         action="store_true",

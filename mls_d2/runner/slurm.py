@@ -17,9 +17,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-import mls_d2
 from mls_d2.core.errors import Preempted, UserError, exit_code_of
 from mls_d2.core.files import write_json
+from mls_d2.core.resources import checkout
 from mls_d2.run.launch import Main, launch
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import CONVERT, Cell, Tools
@@ -289,10 +289,11 @@ def _executor(folder: Path, cluster: str, *programs: str) -> Any:
                 f"--slurm needs Slurm's {program}, which is not in the PATH of this machine",
                 code="missing-program",
             )
-    # Jobs inherit this environment, and have to find this checkout.
-    root = str(Path(mls_d2.__file__).resolve().parent.parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
+    # Jobs inherit this environment, and have to find this checkout. (An installed package is found,
+    # and its folder has modules that must not hide those of Python.)
+    if clone := checkout():
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(clone), *filter(None, paths)])
     return submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=_MAX_TIMEOUTS)
 
 

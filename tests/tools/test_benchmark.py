@@ -66,6 +66,7 @@ ONE = ("--methods", "mls", "--tasks", "coco")
     ("words", "code"),
     [
         (("none.yaml",), "missing-file"),
+        (("paper_table9",), "missing-file"),
         (("--tasks", "coco"), "bad-suite"),
         (("--methods", "mls"), "bad-value"),
         (("--methods", "mlss", "--tasks", "coco"), "unknown-name"),
@@ -91,6 +92,8 @@ def test_mistakes_of_the_command_line(tool, words, code, refuses):
     ("words", "name", "cells"),
     [
         (["SUITE"], "paper_table8", 8),
+        (["paper_table8"], "paper_table8", 8),
+        (["paper_table8", "SEED", "1"], "paper_table8", 8),
         (["SUITE", "--methods", "mls", "--seeds", "0,1"], "custom", 3),
         (["--tasks", "all", "--methods", "mls random"], "quick", 1 + 2 * 9),
         (["--only", "pretrain", "--methods", "mls", "MLS.K", "7"], "quick", 1),

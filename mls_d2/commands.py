@@ -1,0 +1,35 @@
+"""The console scripts of the installed package: each starts one of the tools.
+
+A tool runs as a process of its own file, as in a clone and in the runner, so that it behaves alike.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from mls_d2.core.resources import root
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "mls-pretrain": ("pretrain.py",),
+    "mls-train": ("train_net.py",),
+    "mls-convert": ("convert.py",),
+    "mls-benchmark": ("benchmark.py",),
+    "mls-report": ("report.py",),
+    "mls-predict": ("demo.py",),
+    "mls-data": ("prepare_data.py",),
+    "mls-scenes": ("make_scenes.py",),
+    "mls-shards": ("pack_shards.py",),
+    "mls-detectron2": ("provide_detectron2.py",),
+    # What `make demo` runs.
+    "mls-demo": ("benchmark.py", "--methods", "mls random", "--tasks", "coco", "--follow"),
+}
+"""The tool that each script starts, and the words before those of its command line."""
+
+
+def main() -> None:
+    """Replace this process by the tool of the script's name, with the same arguments."""
+    tool, *words = COMMANDS[Path(sys.argv[0]).stem]
+    path = str(root() / "tools" / tool)
+    os.execv(sys.executable, [sys.executable, path, *words, *sys.argv[1:]])

@@ -1,0 +1,82 @@
+"""Finding the project's configs and suites by name."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mls_d2.core import resources
+from mls_d2.core.resources import find_config, find_suite
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("mls_coco_400ep", "pretrain/configs/mls_coco_400ep.yaml"),
+        ("mls_coco_400ep.yaml", "pretrain/configs/mls_coco_400ep.yaml"),
+        ("table8_k1", "pretrain/configs/ablations/table8_k1.yaml"),
+        ("pspnet_R_50_40k", "transfer_configs/cityscapes/pspnet_R_50_40k.yaml"),
+    ],
+)
+def test_a_name_is_a_config_of_the_project(name, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == str(REPOSITORY / path)
+
+
+def test_a_file_of_the_user_comes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mls_quick.yaml").touch()
+    Path("quick").touch()
+    assert find_config("mls_quick.yaml") == "mls_quick.yaml"
+    assert find_config("mls_quick") == str(REPOSITORY / "pretrain/configs/mls_quick.yaml")
+    assert find_suite("quick") == "quick"
+    assert find_suite("quick.yaml") == str(REPOSITORY / "suites/quick.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("mls_coco_40ep", "'mls_coco_400ep'"),
+        ("mask_rcnn_R_50_FPN_3x.yaml", "'mask_rcnn_R_50_FPN_2x'"),
+        ("./mls_quick", "no config file './mls_quick'; valid: 'mine.yaml'"),
+        ("nowhere/mls_quick", "there is no folder 'nowhere' either"),
+    ],
+)
+def test_what_is_no_config_is_refused_with_the_nearest(given, hint, tmp_path, monkeypatch, refuses):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    with refuses("missing-file") as caught:
+        find_config(given)
+    assert hint in str(caught.value)
+
+
+def test_no_two_configs_have_the_same_name():
+    folders = [REPOSITORY / "pretrain" / "configs", REPOSITORY / "transfer_configs"]
+    names = Counter(path.stem for folder in folders for path in folder.rglob("*.yaml"))
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_an_installed_package_has_its_own_files(tmp_path, monkeypatch):
+    assert (resources.checkout(), resources.root()) == (REPOSITORY, REPOSITORY)
+    monkeypatch.setattr(resources, "_INSTALLED", tmp_path)
+    assert (resources.checkout(), resources.root()) == (None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "begin"),
+    [
+        ("mls-convert", ["--list-sources"], "| `--source`"),
+        ("mls-demo", ["--dry-run", "--data", "."], "suite 'quick', preset quick"),
+    ],
+)
+def test_a_script_starts_its_tool(script, words, begin, tmp_path):
+    code = f"import sys; sys.argv[0] = 'bin/{script}'; import mls_d2.commands as c; c.main()"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, stdout=-1)
+    assert (done.returncode, done.stdout[: len(begin)]) == (0, begin)

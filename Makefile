@@ -64,11 +64,11 @@ $(STAMP):
 	@echo "setup [2/4] torch and torchvision (large: minutes if they are not cached)"
 	@$(RUN) -m pip install -q -c constraints.txt torch torchvision
 	@echo "setup [3/4] this project, editable, and its dependencies"
+	@! $(RUN) -m pip show -qq opencv-python-headless || $(RUN) -m pip uninstall -qy opencv-python-headless opencv-contrib-python-headless
 	@$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
 	@echo "setup [4/4] Detectron2"
 	@$(RUN) tools/provide_detectron2.py --constraint constraints.txt
-	@rm -f $(VENV)/.setup-*
-	@touch $@
+	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, Mask R-CNN from it and from random weights, the report
 	$(PRETRAIN)

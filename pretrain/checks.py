@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.PERMANENT_PERIOD": at_least(0),
     "PRETRAIN.MAX_BROKEN_SHARE": SHARE,
     "PRETRAIN.SHARD_WINDOW": at_least(1),
+    "PRETRAIN.PROPOSALS_SIDE": at_least(0, " pixels"),
     "PRETRAIN.DECODE": one_of(DECODING),
     "PRETRAIN.AMP_DTYPE": one_of(AMP_DTYPES),
     "PRETRAIN.AUGMENT.CROP_SIZE": at_least(32, " pixels"),

@@ -38,10 +38,11 @@ from pretrain.checks import check_config
 from pretrain.data import DevicePrefetcher, ImageReport, build_loader, image_source
 from pretrain.encoder import Encoder
 from pretrain.label_quality import build_label_quality
-from pretrain.methods import Method, build_method
+from pretrain.methods import Method, build_method, method_class
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
 from pretrain.optim import build_optimizer
+from pretrain.proposing import default_path, provide_proposals, search_from_config
 from pretrain.schedule import WarmupThen
 from pretrain.sources import ImageSource
 from pretrain.trainer import PretrainTrainer, ScalarMeans
@@ -98,6 +99,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         logger.info("already finished: %s", target)
         return target
     source = image_source(cfg.DATASETS.TRAIN)
+    cfg, inputs = _with_proposals(cfg, source)
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
     facts: dict[str, Any] = {
@@ -105,7 +107,7 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         "max_iter": length.max_iter,
         "synthetic": source.synthetic,
         "scaled": scaled,
-        "inputs": {"DATASETS.TRAIN": source.digest()},
+        "inputs": inputs,
     }
     if state is RunState.RESUME:
         check_inputs(cfg, facts["inputs"])
@@ -129,6 +131,24 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     comm.synchronize()
     interrupt.raise_if_agreed()
     return target
+
+
+def _with_proposals(cfg: CfgNode, source: ImageSource) -> tuple[CfgNode, dict[str, str]]:
+    """Return the config with the path of the proposals, and the digests of the run's inputs.
+
+    Raises:
+        UserError: proposals that the method needs do not fit the images, or cannot be made.
+    """
+    inputs = {"DATASETS.TRAIN": source.digest()}
+    if method_class(cfg).needs_proposals:
+        search, cfg = search_from_config(cfg), cfg.clone()
+        cfg.defrost()
+        cfg.PRETRAIN.PROPOSALS = cfg.PRETRAIN.PROPOSALS or default_path(source, search)
+        cfg.freeze()
+        workers = os.cpu_count() or 1
+        proposals = provide_proposals(source, cfg.PRETRAIN.PROPOSALS, search, workers=workers)
+        inputs["PRETRAIN.PROPOSALS"] = proposals.digest
+    return cfg, inputs
 
 
 def _open_folder(cfg: CfgNode, facts: dict[str, Any]) -> None:

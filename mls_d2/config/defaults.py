@@ -69,6 +69,12 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     node.COMPILE = False
     # Largest share of unreadable images tolerated before the run stops, in [0, 1].
     node.MAX_BROKEN_SHARE = 0.01
+    # File of object proposals of DATASETS.TRAIN, for methods that need them; it is made if it is
+    # missing. "" is one below the folder of the datasets.
+    node.PROPOSALS = ""
+    # Pixels to which an image's shorter side is reduced before proposals are searched in it (>= 0);
+    # 0 is full size.
+    node.PROPOSALS_SIDE = 0
     # "full", or "reduced": JPEGs at a half, a quarter or an eighth of their size if no view is
     # enlarged by that (docs/input.md).
     node.DECODE = "full"

@@ -38,7 +38,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{name}-", dir=folder)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     try:
         with os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
@@ -49,13 +49,13 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     except RuntimeError as error:
         # torch.save raises a RuntimeError of its zip writer, with the full disk as its context.
         cause = _os_error_behind(error)
         if cause is None and "PytorchStreamWriter" not in str(error):
             raise
-        raise _unwritable(path, cause or error) from error
+        raise unwritable(path, cause or error) from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -98,7 +98,7 @@ def check_writable(folder: str) -> None:
             if name.startswith(_TEMPORARY):
                 os.unlink(os.path.join(folder, name))
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
     probe = os.path.join(folder, f"{_TEMPORARY}probe")
     try:
         with open(probe, "wb") as file:
@@ -106,7 +106,7 @@ def check_writable(folder: str) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
     finally:
         if os.path.exists(probe):
             os.unlink(probe)
@@ -169,7 +169,8 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _unwritable(path: str, error: Exception) -> UserError:
+def unwritable(path: str, error: Exception) -> UserError:
+    """Return the error that a file or folder cannot be written, for an error of the system."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
     code = "no-space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "unwritable"

@@ -34,7 +34,7 @@ _DISTRIBUTIONS = (
     "faster-coco-eval",
     "pillow",
     "simplejpeg",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
 )
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"

@@ -68,6 +68,8 @@ class Method(nn.Module, abc.ABC):
     has_keys: ClassVar[bool] = False
     # It contrasts a key with those of other batches, so that batch statistics can leak the answer.
     contrasts_batches: ClassVar[bool] = False
+    # PRETRAIN.PROPOSALS is then a file of the dataset's proposals when the loader is built.
+    needs_proposals: ClassVar[bool] = False
     # StepOutput.labels are pseudo-labels, over rows of a dictionary that second views enter.
     has_labels: ClassVar[bool] = False
 

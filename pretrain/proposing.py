@@ -1,0 +1,241 @@
+"""Object proposals of the images that are pretrained on: made once per dataset, by all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from mls_d2.core.errors import UserError
+from mls_d2.core.files import unwritable
+from mls_d2.data.dataset_files import datasets_root
+from mls_d2.data.images import BrokenImageError, open_image
+from mls_d2.data.proposals import (
+    LARGEST_SIDE,
+    NO_KEY,
+    Proposals,
+    ProposalsWriter,
+    Recipe,
+    image_key,
+)
+from mls_d2.data.selective_search import NAME, opencv_search, selective_search
+from pretrain.sources import ImageSource
+
+logger = logging.getLogger(__name__)
+
+# Images whose proposals are computed or wait to be written, for each process.
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Search:
+    """How proposals are made.
+
+    Attributes:
+        short_side: pixels to which the shorter side is reduced before; 0 searches at full size.
+        min_side: boxes with a shorter side are left out, in pixels of the image.
+        seed: of the order of an image's boxes.
+    """
+
+    short_side: int = 0
+    min_side: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "min_side", "seed"):
+            if getattr(self, name) < 0:
+                message = f"{name} must be >= 0, got {getattr(self, name)}"
+                raise UserError(message, code="bad-value")
+
+    def recipe(self, source: ImageSource) -> Recipe:
+        """Return what decides the proposals of the images of ``source``."""
+        return Recipe(
+            source=source.digest(),
+            search=NAME,
+            short_side=self.short_side,
+            min_side=self.min_side,
+            seed=self.seed,
+        )
+
+
+class Proposed(NamedTuple):
+    """The proposals of one image: key, height and width, boxes, and what was wrong with it."""
+
+    key: bytes
+    size: tuple[int, int]
+    boxes: np.ndarray
+    fault: str
+
+
+def search_from_config(cfg: CfgNode) -> Search:
+    """Return the search that ``PRETRAIN.PROPOSALS_SIDE`` describes."""
+    return Search(short_side=cfg.PRETRAIN.PROPOSALS_SIDE)
+
+
+def default_path(source: ImageSource, search: Search) -> str:
+    """Return where the proposals of a dataset lie: below the datasets' folder."""
+    name = f"{source.digest()[:16]}-{search.short_side}.boxes"
+    return os.path.join(datasets_root(), "proposals", name)
+
+
+def provide_proposals(
+    source: ImageSource, path: str, search: Search, *, workers: int = 0
+) -> Proposals:
+    """Open the proposals of a dataset, after making them if there are none.
+
+    Processes that need the same file at once wait for the one that makes it.
+
+    Args:
+        source: the images.
+        path: of the file; its folder is made.
+        search: how proposals are made.
+        workers: processes that make them; 0 is this one.
+
+    Raises:
+        UserError: the file is damaged, of another kind, of other images or made otherwise; it
+            cannot be made.
+    """
+    recipe = search.recipe(source)
+    if not os.path.exists(path):
+        with _lock(path):
+            if not os.path.exists(path):
+                make_proposals(source, path, search, workers=workers)
+    proposals = Proposals.open(path)
+    proposals.check(source, recipe)
+    return proposals
+
+
+def make_proposals(source: ImageSource, path: str, search: Search, *, workers: int = 0) -> None:
+    """Write the proposals of all images to ``path``, resuming an interrupted earlier call.
+
+    The file does not depend on ``workers`` or on interruptions. Images that cannot be read have no
+    proposals, and are named in the log.
+
+    Raises:
+        UserError: another call has begun with other images or options, the disk is full, OpenCV
+            lacks the search, or a worker was killed.
+    """
+    opencv_search()
+    writer = ProposalsWriter(path, search.recipe(source))
+    length = int(source.counts.sum())
+    propose = functools.partial(_propose, source, search)
+    logger.info("making the proposals of %d images: %s", length, path)
+    bar = tqdm(total=length, initial=writer.done, desc="proposals", unit="img", smoothing=0.05)
+    with contextlib.closing(writer), bar, _mapped(propose, workers) as run:
+        for place, found in enumerate(run(range(writer.done, length)), start=writer.done):
+            if found.fault:
+                logger.warning("no proposals for image %d: %s", place, found.fault)
+            writer.append(found.key, found.size, found.boxes)
+            bar.update()
+        writer.finish()
+
+
+def _propose(source: ImageSource, search: Search, place: int) -> Proposed:
+    """Return the proposals of one image."""
+    none = np.zeros((0, 4), np.int64)
+    try:
+        data = source.read(place)
+    except BrokenImageError as error:
+        return Proposed(NO_KEY, (0, 0), none, str(error))
+    key = image_key(data)
+    try:
+        pixels = open_image(data, name=source.name(place)).decode()
+    except BrokenImageError as error:
+        return Proposed(key, (0, 0), none, str(error))
+    height, width = pixels.shape[:2]
+    if max(height, width) > LARGEST_SIDE:
+        fault = f"{source.name(place)}: a side is longer than {LARGEST_SIDE} pixels"
+        return Proposed(key, (0, 0), none, fault)
+    boxes = selective_search(pixels, short_side=search.short_side)
+    boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= search.min_side]
+    # Any rule that keeps the first boxes would prefer the left ones.
+    rng = np.random.default_rng([search.seed, *key])
+    return Proposed(key, (height, width), rng.permutation(boxes), "")
+
+
+@contextlib.contextmanager
+def _mapped(
+    propose: Callable[[int], Proposed], workers: int
+) -> Iterator[Callable[[Iterable[int]], Iterable[Proposed]]]:
+    """Return a function that maps places to proposals in order, by processes if there are any."""
+    if not workers:
+        yield functools.partial(map, propose)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(propose,))
+    try:
+        yield functools.partial(_in_order, pool, _AHEAD * workers)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that makes proposals was killed; if nobody did that, memory ran out: repeat "
+            "the command, which keeps what is finished, with fewer --workers",
+            code="dead-worker",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: ProcessPoolExecutor, ahead: int, places: Iterable[int]) -> Iterator[Proposed]:
+    waiting: deque[Future[Proposed]] = deque()
+    for place in places:
+        waiting.append(pool.submit(_propose_received, place))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+_received: list[Callable[[int], Proposed]] = []
+
+
+def _receive(propose: Callable[[int], Proposed]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker in the middle of an image.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    _received.append(propose)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _propose_received(place: int) -> Proposed:
+    return _received[0](place)
+
+
+@contextlib.contextmanager
+def _lock(path: str) -> Iterator[None]:
+    """Wait until no other process makes the same file, and keep others waiting."""
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        file = open(f"{path}.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        try:
+            # Unlike flock's, this lock is not inherited by workers, which may outlive this process.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            logger.info("waiting for another process that makes %s", path)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            logger.warning("cannot lock %s: %s; let one process at a time make it", path, error)
+        yield

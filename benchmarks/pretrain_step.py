@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
+from mls_d2.data.proposals import NO_KEY, ProposalsWriter, Recipe
 from mls_d2.run.environment import resolve_device
 from mls_d2.run.hooks import peak_memory_mb
 from pretrain.batch import whole_images
@@ -77,14 +78,6 @@ class Stepper:
 def loader_extras(name: str, cfg: CfgNode) -> dict[str, Tensor]:
     """Return what the method's loader brings besides views, of a batch of images with 50 boxes."""
     method, rng, count = METHODS.get(name), np.random.default_rng(0), cfg.SOLVER.IMS_PER_BATCH
-    if name != "soco":
-        return {}
-    from mls_d2.data.proposals import (  # type: ignore[import-not-found]
-        NO_KEY,
-        ProposalsWriter,
-        Recipe,
-    )
-
     cfg = cfg.clone()
     with tempfile.TemporaryDirectory() as folder:
         cfg.PRETRAIN.PROPOSALS = f"{folder}/proposals"

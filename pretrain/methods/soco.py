@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mls_d2.config.options import option
 from mls_d2.config.rules import Rule, are_numbers, at_least, within
 from mls_d2.core.errors import UserError
+from mls_d2.data.proposals import Proposals
 from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, zero_last_norms
 from pretrain.fpn import FPN
@@ -127,8 +128,6 @@ class SoCo(MomentumMethod):
     @classmethod
     def loader_extras(cls, cfg: CfgNode) -> dict[str, LoaderExtra]:
         """Return ``boxes``, the objects of each pair of views."""
-        from mls_d2.data.proposals import Proposals  # type: ignore[import-not-found]
-
         options, source = cls.Options.from_config(cfg), Proposals.open(cfg.PRETRAIN.PROPOSALS)
         boxes = ObjectBoxes(source, count=options.boxes, jitter_prob=options.jitter_prob)
         return {"boxes": boxes}

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from mls_d2.config.loading import load_cfg
+from mls_d2.data.proposals import ProposalsWriter, image_key
 from pretrain.data import image_source
+from pretrain.proposing import Search
 
 
 @pytest.fixture
@@ -47,14 +49,11 @@ def images(tmp_path):
 @pytest.fixture
 def proposals(images, tmp_path) -> str:
     """A file of proposals of the images, of which every third has none; nothing is searched."""
-    made = pytest.importorskip("mls_d2.data.proposals")
-    from pretrain.proposing import Search
-
     source, path = image_source([str(images)]), str(tmp_path / "proposals.boxes")
-    writer = made.ProposalsWriter(path, Search().recipe(source))
+    writer = ProposalsWriter(path, Search().recipe(source))
     boxes = np.array([[0, 0, 33, 32], [2, 5, 40, 38]])
     for place in range(9):
-        writer.append(made.image_key(source.read(place)), (40, 50), boxes[: 2 if place % 3 else 0])
+        writer.append(image_key(source.read(place)), (40, 50), boxes[: 2 if place % 3 else 0])
     writer.finish()
     return path
 

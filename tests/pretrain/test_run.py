@@ -137,9 +137,9 @@ def test_the_momentum_follows_its_schedule_to_the_end(config):
     ],
     ids=["local crops", "byol", "swav", "dino", "soco", "scaled gradients"],
 )
-def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, request, changes):
+def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, proposals, changes):
     if "PRETRAIN__PROPOSALS" in changes:
-        changes = changes | {"PRETRAIN__PROPOSALS": request.getfixturevalue("proposals")}
+        changes = changes | {"PRETRAIN__PROPOSALS": proposals}
 
     class Drawing(run_module.PretrainTrainer):
         stop = -1

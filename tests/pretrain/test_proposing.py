@@ -198,7 +198,7 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
     changes = {"PRETRAIN__METHOD": "mocov2", "PRETRAIN__PROPOSALS_SIDE": "3"}
     moved = {"PRETRAIN__PROPOSALS": shutil.copy(path, f"{root}/moved.boxes")}
     os.unlink(pretrain(config("second", **changes, **moved), resume=True))
-    monkeypatch.setattr(proposing, "selective_search", lambda p, **_: np.zeros((0, 4), int))
+    monkeypatch.setattr(proposing, "selective_search", lambda p, **_: np.array([[0, 0, 40, 40]]))
     os.unlink(path)
     with refuses("changed-run") as caught:
         pretrain(cfg, resume=True)

@@ -118,8 +118,8 @@ def draw_figures(run: Path, out: Path, *, seed: int = 0) -> list[Path]:
     plot_scores(scores, title=title, path=pictures[0])
     write_json(str(out / "figure3.json"), facts | _score_facts(scores))
     shown = [_neighbours(source, queries, rows, one) for one in chosen]
-    names = ["query"] * (len(shown) - 1) + [f"least similar of {len(queries.index)}"]
-    marked = [_marked(source, *item) for item in zip(shown, names, strict=True)]
+    titles = ["query"] * (len(shown) - 1) + [f"least similar of {len(queries.index)}"]
+    marked = [_marked(source, *item) for item in zip(shown, titles, strict=True)]
     title = f"Query crops (red) and their {NEIGHBOURS} nearest rows of Q_g (yellow): {about}"
     plot_neighbours(marked, title=title, path=pictures[1])
     write_json(str(out / "figure4.json"), facts | {"queries": shown})

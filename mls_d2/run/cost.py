@@ -206,6 +206,8 @@ class Meter(TorchDispatchMode):
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
         if name == "_local_scalar_dense":
             return 1
+        if name == "nonzero":
+            return torch.empty(args[0].numel(), args[0].ndim, dtype=torch.long)
         if "index" in name:
             args = tree_map_only(list, _positions, args, is_leaf=lambda x: isinstance(x, list))
         out = func(*args, **kwargs)

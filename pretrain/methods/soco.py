@@ -128,7 +128,9 @@ class SoCo(MomentumMethod):
     @classmethod
     def loader_extras(cls, cfg: CfgNode) -> dict[str, LoaderExtra]:
         """Return ``boxes``, the objects of each pair of views."""
-        options, source = cls.Options.from_config(cfg), Proposals.open(cfg.PRETRAIN.PROPOSALS)
+        options, path = cls.Options.from_config(cfg), cfg.PRETRAIN.PROPOSALS
+        # A run has a file by now; a plan or a check of a machine has no images.
+        source = Proposals.open(path) if path else WholeImages()
         boxes = ObjectBoxes(source, count=options.boxes, jitter_prob=options.jitter_prob)
         return {"boxes": boxes}
 
@@ -193,6 +195,14 @@ class SoCo(MomentumMethod):
             for prefix, part in parts.items()
             for name, value in part.state_dict().items()
         }
+
+
+class WholeImages:
+    """Stands for the proposals of images that have none."""
+
+    def boxes(self, place: int) -> np.ndarray:
+        """Return no box ``(0, 4)``."""
+        return np.zeros((0, 4), np.float32)
 
 
 class WholeAndCrops(Crops):

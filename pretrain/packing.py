@@ -7,9 +7,8 @@ import io
 import json
 import logging
 import os
-import signal
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,18 +87,13 @@ def pack(source: ImageSource, folder: str, packing: Packing, *, workers: int = 0
     order = np.random.default_rng(packing.seed).permutation(length)
     parts = np.split(order, range(packing.per_shard, length, packing.per_shard))
     shards = [Path(folder) / f"{number:06d}.tar" for number in range(len(parts))]
-    packer = _Packer(source, packing)
     tasks = list(zip(shards, parts, strict=True))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(
             tqdm(total=length, desc="packing", unit="img", smoothing=0.05)
         )
-        run: Iterable[list[str]] = map(packer, tasks)
-        if workers:
-            # The packer goes to each process once: it may hold millions of paths.
-            pool = worker_map(workers, advice=_ADVICE, initializer=_receive, initargs=(packer,))
-            run = stack.enter_context(pool)(_pack_received, tasks)
-        for part, broken in zip(parts, run, strict=True):
+        run = stack.enter_context(worker_map(_Packer(source, packing), workers, advice=_ADVICE))
+        for part, broken in zip(parts, run(tasks), strict=True):
             for message in broken:
                 logger.warning("left out a broken image: %s", message)
             progress.update(len(part))
@@ -182,18 +176,6 @@ class _Packer:
         os.replace(partial, path)
         _index(path)
         return broken
-
-
-_received: list[_Packer] = []
-
-
-def _receive(packer: _Packer) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker in the middle of a shard.
-    _received.append(packer)
-
-
-def _pack_received(task: tuple[Path, np.ndarray]) -> list[str]:
-    return _received[0](task)
 
 
 def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, bytes]:

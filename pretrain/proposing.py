@@ -6,24 +6,18 @@ import contextlib
 import fcntl
 import functools
 import logging
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import unwritable
+from mls_d2.core.workers import worker_map
 from mls_d2.data.dataset_files import datasets_root
 from mls_d2.data.images import BrokenImageError, open_image
 from mls_d2.data.proposals import (
@@ -39,8 +33,10 @@ from pretrain.sources import ImageSource
 
 logger = logging.getLogger(__name__)
 
-# Images whose proposals are computed or wait to be written, for each process.
-_AHEAD = 4
+_ADVICE = (
+    "if nobody killed it, memory ran out: repeat the command, which keeps what is finished, with "
+    "fewer --workers"
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def make_proposals(source: ImageSource, path: str, search: Search, *, workers: i
     propose = functools.partial(_propose, source, search)
     logger.info("making the proposals of %d images: %s", length, path)
     bar = tqdm(total=length, initial=writer.done, desc="proposals", unit="img", smoothing=0.05)
-    with contextlib.closing(writer), bar, _mapped(propose, workers) as run:
+    with contextlib.closing(writer), bar, worker_map(propose, workers, advice=_ADVICE) as run:
         for place, found in enumerate(run(range(writer.done, length)), start=writer.done):
             if found.fault:
                 logger.warning("no proposals for image %d: %s", place, found.fault)
@@ -167,58 +163,6 @@ def _propose(source: ImageSource, search: Search, place: int) -> Proposed:
     # Any rule that keeps the first boxes would prefer the left ones.
     rng = np.random.default_rng([search.seed, *key])
     return Proposed(key, (height, width), rng.permutation(boxes), "")
-
-
-@contextlib.contextmanager
-def _mapped(
-    propose: Callable[[int], Proposed], workers: int
-) -> Iterator[Callable[[Iterable[int]], Iterable[Proposed]]]:
-    """Return a function that maps places to proposals in order, by processes if there are any."""
-    if not workers:
-        yield functools.partial(map, propose)
-        return
-    pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(propose,))
-    try:
-        yield functools.partial(_in_order, pool, _AHEAD * workers)
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that makes proposals was killed; if nobody did that, memory ran out: repeat "
-            "the command, which keeps what is finished, with fewer --workers",
-            code="dead-worker",
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(pool: ProcessPoolExecutor, ahead: int, places: Iterable[int]) -> Iterator[Proposed]:
-    waiting: deque[Future[Proposed]] = deque()
-    for place in places:
-        waiting.append(pool.submit(_propose_received, place))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-_received: list[Callable[[int], Proposed]] = []
-
-
-def _receive(propose: Callable[[int], Proposed]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker in the middle of an image.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-    _received.append(propose)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _propose_received(place: int) -> Proposed:
-    return _received[0](place)
 
 
 @contextlib.contextmanager

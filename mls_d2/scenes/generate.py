@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -62,33 +60,28 @@ def generate(
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     check_writable(str(root))
     write_marker(root, params, finished, complete=False)
+    save, processes = partial(_save, root, params.seed), workers if workers > 1 else 0
     # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
-    options: Any = {"start_method": "spawn", "initializer": _init_worker, "chunksize": 16}
-    with worker_map(workers if workers > 1 else 0, advice=_ADVICE, **options) as run:
+    with worker_map(save, processes, advice=_ADVICE, start_method="spawn") as run:
         for split in missing:
-            _write_split(root, params.seed, split, run)
+            _write_split(root, split, run)
             finished.append(split.name)
             write_marker(root, params, finished, complete=split is missing[-1])
     logger.info("wrote %s to %s", ", ".join(split.name for split in missing), root)
 
 
-def _write_split(root: Path, seed: int, split: Split, run: Callable[..., Iterable[Any]]) -> None:
+def _write_split(root: Path, split: Split, run: Callable[[Iterable[Any]], Iterable[dict]]) -> None:
     for folder in split.folders:
         check_writable(str(root / folder))
     # In a log file, each update is a line.
     pause = 0.1 if sys.stderr.isatty() else 10.0
-    saved = run(partial(_save, root, seed, split), range(split.count))
+    saved = run((split, index) for index in range(split.count))
     bar = tqdm(saved, desc=split.name, unit="img", total=split.count, mininterval=pause)
     records = list(bar)
     if split.finish is not None:
         split.finish(root, records)
 
 
-def _save(root: Path, seed: int, split: Split, index: int) -> dict:
+def _save(root: Path, seed: int, item: tuple[Split, int]) -> dict:
+    split, index = item
     return split.save(root, index, picture_of(seed, split, index))
-
-
-def _init_worker() -> None:
-    # There is one process per core already, and the parent handles Ctrl-C.
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """Figures 3 and 4 of the MLS paper (arXiv 2308.03286) about a finished run of pretraining.
 
 Training stores nothing for them. The weights before training follow from the seed, those after it
-are in the newest checkpoint; the dictionary is made anew, of crops whose geometry the loader knows:
+are in the newest checkpoint. The dictionary is computed again, with the geometry of its crops:
 first views of some images are queries, second views of others, drawn at random, are its rows.
 Queries go through the encoder and rows through the momentum encoder, in batches of the run's size
 and normalised by the statistics of the batch, since the running ones mean nothing before training.

@@ -20,14 +20,14 @@ QUICK = REPOSITORY / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_quick.yam
 SIDE = 64
 LOGGERS = ("detectron2", "fvcore", "mls_d2", "pretrain")
 # A ResNet of a few thousand weights, for any config.
-NARROW = {
-    "MODEL.WEIGHTS": "random",
+NETWORK = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
     "DATALOADER.NUM_WORKERS": 0,
 }
-NARROW_DETECTOR = NARROW | {
+NARROW = NETWORK | {"MODEL.WEIGHTS": "random"}
+DETECTOR = NETWORK | {
     "MODEL.FPN.OUT_CHANNELS": 8,
     "MODEL.ROI_BOX_HEAD.CONV_DIM": 8,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
@@ -37,6 +37,7 @@ NARROW_DETECTOR = NARROW | {
     "SOLVER.IMS_PER_BATCH": 2,
     "TEST.PRECISE_BN.NUM_ITER": 1,
 }
+NARROW_DETECTOR = NARROW | DETECTOR
 
 
 def load_with(path, values, opts=()):

@@ -13,17 +13,12 @@ import pytest
 import yaml
 
 from mls_d2.run.cost import RunCost
+from tests.mls_d2.conftest import DETECTOR, NETWORK
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "benchmark.py"
 # Seconds instead of minutes.
-NARROW = {
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 4,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 2,
-    "DATALOADER.NUM_WORKERS": 0,
-}
-PRETRAIN = NARROW | {
+PRETRAIN = NETWORK | {
     "SOLVER.IMS_PER_BATCH": 8,
     "MOCO.DICTIONARY_SIZE": 32,
     "PRETRAIN.EPOCHS": 2.0,
@@ -31,18 +26,10 @@ PRETRAIN = NARROW | {
     "MLS.WARMUP": 0.0,
     "PRETRAIN.AUGMENT.CROP_SIZE": 32,
 }
-DETECTION = NARROW | {
-    "MODEL.FPN.OUT_CHANNELS": 8,
-    "MODEL.ROI_BOX_HEAD.CONV_DIM": 8,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
-    "INPUT.MIN_SIZE_TRAIN": "(64,)",
-    "INPUT.MIN_SIZE_TEST": 64,
-    "SOLVER.IMS_PER_BATCH": 2,
+DETECTION = DETECTOR | {
     "SOLVER.MAX_ITER": 20,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.STEPS": "()",
-    "TEST.PRECISE_BN.NUM_ITER": 1,
 }
 
 

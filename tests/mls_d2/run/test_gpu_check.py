@@ -63,7 +63,7 @@ def test_agreement_is_relative_to_the_largest_value_of_each_tensor():
     )
     with pytest.raises(CheckFailed, match=r"differs by 5.0e-01, expected at most 1e-02"):
         agreement([expected[0], torch.tensor([0.015])], expected, 0.01)
-    # A gradient that is zero but for rounding is no difference.
+    # A gradient that is zero except for rounding agrees.
     assert agreement([expected[0], torch.tensor(1e-12)], [expected[0], torch.tensor(2e-12)], 1e-6)
     with pytest.raises(CheckFailed, match="nan"):
         agreement([expected[0], torch.tensor([float("nan")])], expected, 0.01)

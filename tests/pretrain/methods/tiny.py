@@ -42,7 +42,7 @@ RECTANGLES = torch.tensor(
 )
 FLIPS = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]], dtype=torch.bool)
 SIZES = torch.tensor([[200, 160], [90, 80], [100, 120], [70, 75]])
-# Views with room for windows in common, but for the third image's, and with the same flip.
+# Views that share windows, except those of the third image, with the same flip.
 WINDOWED = torch.tensor(
     [
         [[10, 20, 100, 80], [5, 5, 60, 60], [0, 0, 20, 20], [9, 9, 60, 50]],

@@ -28,7 +28,6 @@ def worker_map(
     workers: int,
     *,
     advice: str,
-    start_method: str | None = None,
 ) -> Iterator[Callable[[Iterable[Any]], Iterable[Any]]]:
     """Yield what applies ``function`` to items, in their order, by that many processes.
 
@@ -40,7 +39,6 @@ def worker_map(
         function: of one item; it can be pickled.
         workers: processes; 0 is this one.
         advice: end of the message if one of them dies: likely causes, what to do.
-        start_method: of processes; None is Python's default.
 
     Raises:
         UserError: a process has died.
@@ -48,7 +46,8 @@ def worker_map(
     if not workers:
         yield partial(map, function)
         return
-    context = multiprocessing.get_context(start_method)
+    # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
+    context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _prepare, (function,))
     try:
         yield partial(_in_order, pool, _AHEAD * workers)

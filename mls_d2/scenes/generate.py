@@ -61,8 +61,7 @@ def generate(
     check_writable(str(root))
     write_marker(root, params, finished, complete=False)
     save, processes = partial(_save, root, params.seed), workers if workers > 1 else 0
-    # Not forked: OpenCV and torch may hold locks in threads that a forked child does not have.
-    with worker_map(save, processes, advice=_ADVICE, start_method="spawn") as run:
+    with worker_map(save, processes, advice=_ADVICE) as run:
         for split in missing:
             _write_split(root, split, run)
             finished.append(split.name)

@@ -183,8 +183,13 @@ def test_a_damaged_index_is_refused(tmp_path, refuses, content, code):
     assert caught.match("shards.json")
 
 
+def end_this_process(_: int) -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return b""
+
+
 @pytest.mark.timeout(60)
 def test_a_killed_worker_ends_the_packing(files, tmp_path, monkeypatch, refuses):
-    monkeypatch.setattr(files, "read", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(files, "read", end_this_process)
     with refuses("dead-worker"):
         pack(files, str(tmp_path / "shards"), Packing(per_shard=4), workers=2)

@@ -109,7 +109,7 @@ check: setup ## format, lint and types
 
 # Two processes of one thread each take nearly half the time on two cores.
 test test-all: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(if $(filter test,$@),-m "not full") $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadscope $(if $(filter test,$@),-m "not full") $(ARGS)
 test: ## the fast tests
 test-all: ## every test that this machine can run
 

@@ -131,7 +131,9 @@ class FakeGPU(TorchDispatchMode):
             path = Path(frame.filename)
             if path.parts[-4:] == SYNC_BATCH_NORM.parts:
                 path = ROOT / SYNC_BATCH_NORM
-            if path.is_relative_to(ROOT) and path != Path(__file__):
+            # An environment may lie in the checkout.
+            own = path.is_relative_to(ROOT) and "site-packages" not in path.parts
+            if own and path != Path(__file__):
                 self.waits.append(f"{func} at {path.relative_to(ROOT)}:{frame.lineno}")
                 return
 

@@ -15,7 +15,8 @@ import yaml
 
 import mls_d2
 from mls_d2.commands import COMMANDS
-from tests.tools.test_benchmark import NARROW, PRETRAIN
+from tests.mls_d2.conftest import NETWORK
+from tests.tools.test_benchmark import PRETRAIN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,7 +137,7 @@ def test_the_installed_commands_go_from_scenes_to_a_report(installed, tmp_path):
     run("mls-scenes", "--root", "data", "--size", "96", "96", *words)
     suite = {
         "methods": [{"method": "mls", "opts": PRETRAIN | {"PRETRAIN.EPOCHS": 1.0}}],
-        "tasks": [{"task": "voc2007-knn", "opts": NARROW}],
+        "tasks": [{"task": "voc2007-knn", "opts": NETWORK}],
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
     run("mls-benchmark", "tiny.yaml")
@@ -149,7 +150,7 @@ def test_the_installed_commands_go_from_scenes_to_a_report(installed, tmp_path):
     backbone = str(cell / "backbone.pth")
     run("mls-convert", backbone, "timm.safetensors", "--to", "timm")
     run("mls-convert", "timm.safetensors", "again.pth")
-    narrow = [str(word) for pair in NARROW.items() for word in pair]
+    narrow = [str(word) for pair in NETWORK.items() for word in pair]
     weights = ["MODEL.WEIGHTS", "again.pth", "OUTPUT_DIR", "knn"]
     run("mls-train", "--config-file", "voc2007_knn_quick", *narrow, *weights)
     assert "knn" in run("mls-report", "knn")

@@ -85,10 +85,8 @@ def one_of_two(rank, folder):
 
 
 def test_two_processes_have_the_main_ones_tensors_and_mean_gradients(tmp_path):
-    # Forked, because a new process takes longer to import than all of this.
-    processes = mp.start_processes(
-        one_of_two, (tmp_path,), nprocs=2, join=False, daemon=True, start_method="fork"
-    )
+    # Not forked: a fork of a process in which autograd has started threads cannot use it.
+    processes = mp.spawn(one_of_two, (tmp_path,), nprocs=2, join=False, daemon=True)
     for _ in range(2):
         done = processes.join(timeout=60)
     assert done

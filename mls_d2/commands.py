@@ -17,10 +17,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mls-convert": ("convert.py",),
     "mls-benchmark": ("benchmark.py",),
     "mls-report": ("report.py",),
+    "mls-figures": ("figures.py",),
     "mls-predict": ("demo.py",),
     "mls-data": ("prepare_data.py",),
     "mls-scenes": ("make_scenes.py",),
     "mls-shards": ("pack_shards.py",),
+    "mls-propose": ("propose.py",),
+    "mls-gpu-check": ("gpu_check.py",),
     "mls-detectron2": ("provide_detectron2.py",),
     # What `make demo` runs.
     "mls-demo": ("benchmark.py", "--methods", "mls random", "--tasks", "coco", "--follow"),

@@ -179,7 +179,7 @@ def test_tools_and_commands_can_be_typed_as_the_pages_have_them():
         assert path.read_text().startswith("#!/usr/bin/env python3\n"), path
         assert os.access(path, os.X_OK), path
     readme = (REPOSITORY / "README.md").read_text()
-    assert {*re.findall(r"`(mls-[a-z0-9]+)[` ]", readme)} == {*COMMANDS}
+    assert {*re.findall(r"`(mls-[a-z0-9-]+)[` ]", readme)} == {*COMMANDS}
 
 
 @each_page

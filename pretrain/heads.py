@@ -32,6 +32,23 @@ def mlp(*widths: int, norm: str = "BN", last_norm: nn.Module | None = None) -> n
     return nn.Sequential(*layers, *([last_norm] if last_norm is not None else []))
 
 
+def contrast_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "") -> nn.Module:
+    """The projector of MoCo-v2: ``(N, in_dim) → (N, out_dim)``.
+
+    Args:
+        in_dim: channels of the backbone's feature, d_g.
+        hidden_dim: channels between.
+        out_dim: channels of the embedding, d_z.
+        norm: "" as in MoCo-v2 and MLS, or "BN" for a BatchNorm after both layers, the last without
+            scale and shift: MoCo-v3's (arXiv 2104.02057, section 4).
+
+    Raises:
+        ValueError: another ``norm``.
+    """
+    last_norm = nn.BatchNorm1d(out_dim, affine=False) if norm else None
+    return mlp(in_dim, hidden_dim, out_dim, norm=norm, last_norm=last_norm)
+
+
 def dense_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "") -> nn.Sequential:
     """The two-layer projector of every position of a map: ``(N, in, S, S) → (N, out, S, S)``.
 
@@ -39,7 +56,7 @@ def dense_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "
         in_dim: channels of the backbone's map, d_g.
         hidden_dim: channels between.
         out_dim: channels of the embedding, d_z.
-        norm: "" as in DenseCL, or "BN" for a BatchNorm after the first layer.
+        norm: "" as in DenseCL, or "BN" as in :func:`contrast_projector`.
 
     Raises:
         ValueError: another ``norm``.
@@ -47,10 +64,15 @@ def dense_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "
     Source: DenseCL (arXiv 2011.09157), section 3.2: 1x1 convolutions for MoCo-v2's linear layers.
     """
     _check_norm(norm)
-    layers: list[nn.Module] = [nn.Conv2d(in_dim, hidden_dim, 1, bias=not norm)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_dim, hidden_dim, 1, bias=not norm),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden_dim, out_dim, 1, bias=not norm),
+    ]
     if norm:
-        layers.append(nn.BatchNorm2d(hidden_dim))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True), nn.Conv2d(hidden_dim, out_dim, 1))
+        layers.insert(1, nn.BatchNorm2d(hidden_dim))
+        layers.append(nn.BatchNorm2d(out_dim, affine=False))
+    return nn.Sequential(*layers)
 
 
 def _check_norm(norm: str) -> None:

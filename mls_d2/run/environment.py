@@ -124,7 +124,7 @@ def resolve_device(cfg: CfgNode) -> None:
     """Apply ``CUDNN_BENCHMARK`` and set what depends on the device.
 
     ``MODEL.DEVICE`` becomes the CPU if there is no GPU, and ``PRETRAIN.AMP_DTYPE`` "auto" the type
-    that the device computes with.
+    that the device computes with; a CPU that lacks bfloat16 computes in float32.
     """
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -134,6 +134,15 @@ def resolve_device(cfg: CfgNode) -> None:
         device = cfg.MODEL.DEVICE
         old = device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0)
         cfg.PRETRAIN.AMP_DTYPE = "float16" if old else "bfloat16"
+        if device == "cpu" and cfg.SOLVER.AMP.ENABLED and not _computes_bfloat16():
+            logger.info("this CPU has no instructions for bfloat16: computing in float32")
+            cfg.SOLVER.AMP.ENABLED = False
+
+
+def _computes_bfloat16() -> bool:
+    # Older versions of torch do not know; emulation is several times slower than float32.
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def seed_everything(cfg: CfgNode, *, start_iteration: int = 0) -> None:

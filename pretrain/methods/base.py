@@ -238,7 +238,7 @@ class DictionaryMethod(MomentumMethod):
         projector_out_dim: int = option(256, "width of the embedding", at_least(1), symbol="d_z")
         projector_norm: str = option(
             "",
-            "norm after the hidden layer: '' (the paper) or 'BN' (small networks)",
+            "norm after both layers: '' (the paper) or 'BN' (small networks)",
             one_of(("", "BN")),
         )
 

@@ -17,7 +17,7 @@ from mls_d2.config.rules import within
 from pretrain.batch import Batch, StepOutput
 from pretrain.dictionary import Dictionary
 from pretrain.encoder import DenseEncoder, DenseHeads
-from pretrain.heads import dense_projector, mlp
+from pretrain.heads import contrast_projector, dense_projector
 from pretrain.losses import info_nce_from_similarities, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 from pretrain.numerics import wide
@@ -50,7 +50,7 @@ class DenseCL(DictionaryMethod):
         super().__init__(backbone, feature_dim, options)
         self.options = options
         widths = feature_dim, options.projector_hidden_dim, options.projector_out_dim
-        projector = mlp(*widths, norm=options.projector_norm)
+        projector = contrast_projector(*widths, norm=options.projector_norm)
         dense = dense_projector(*widths, norm=options.projector_norm)
         self.set_encoder(DenseEncoder(backbone, DenseHeads(projector, dense)))
         out = options.projector_out_dim

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pretrain.batch import Batch, StepOutput
 from pretrain.dictionary import Dictionary
 from pretrain.encoder import Encoder
-from pretrain.heads import mlp
+from pretrain.heads import contrast_projector
 from pretrain.losses import info_nce_from_similarities, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 
@@ -64,7 +64,7 @@ class MoCo(DictionaryMethod):
         super().__init__(backbone, feature_dim, options)
         self.options = options
         hidden, out = options.projector_hidden_dim, options.projector_out_dim
-        projector = mlp(feature_dim, hidden, out, norm=options.projector_norm)
+        projector = contrast_projector(feature_dim, hidden, out, norm=options.projector_norm)
         self.set_encoder(Encoder(backbone, projector))
         widths = {"g": feature_dim, "z": out}
         tables = {name: widths[name] for name in (*self.further_tables, "z")}

@@ -24,7 +24,7 @@ from pretrain.dictionary import Dictionary
 from pretrain.encoder import Encoder
 from pretrain.fpn import FPN
 from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
-from pretrain.heads import mlp
+from pretrain.heads import contrast_projector
 from pretrain.losses import info_nce_from_similarities, region_similarity_loss, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 from pretrain.numerics import wide
@@ -132,8 +132,8 @@ class ReSim(DictionaryMethod):
             if options.neck == "fpn"
             else C4Neck(channels, options.dim)
         )
-        out = options.projector_out_dim
-        projector = mlp(feature_dim, options.projector_hidden_dim, out, norm=options.projector_norm)
+        hidden, out = options.projector_hidden_dim, options.projector_out_dim
+        projector = contrast_projector(feature_dim, hidden, out, norm=options.projector_norm)
         self.set_encoder(RegionEncoder(backbone, projector, neck))
         self.dictionary = Dictionary(options.dictionary_size, {"z": out})
 

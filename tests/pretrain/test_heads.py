@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.heads import dense_projector, mlp
+from pretrain.heads import contrast_projector, dense_projector, mlp
 
 
 def test_without_a_norm_it_is_two_affine_maps_with_relu_between():
@@ -35,7 +35,7 @@ def test_a_last_norm_normalises_the_output_over_the_batch():
 
 @pytest.mark.parametrize("norm", ["", "BN"])
 def test_the_dense_projector_is_the_projector_of_every_position(norm):
-    dense, head = dense_projector(5, 7, 3, norm=norm), mlp(5, 7, 3, norm=norm)
+    dense, head = (make(5, 7, 3, norm=norm) for make in (dense_projector, contrast_projector))
     values = {
         name: value.flatten(1) if value.ndim == 4 else value
         for name, value in dense.state_dict().items()
@@ -48,7 +48,7 @@ def test_the_dense_projector_is_the_projector_of_every_position(norm):
 
 
 def test_what_cannot_be_is_refused():
-    for make in (mlp, dense_projector):
+    for make in (mlp, contrast_projector, dense_projector):
         with pytest.raises(ValueError, match="the norm must be '' or 'BN', got 'LN'"):
             make(5, 7, 3, norm="LN")
     with pytest.raises(ValueError, match=r"widths of input and output, got \(5,\)"):

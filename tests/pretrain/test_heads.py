@@ -33,6 +33,13 @@ def test_a_last_norm_normalises_the_output_over_the_batch():
     assert not list(head[-1].parameters())
 
 
+def test_the_norm_of_the_contrast_projector_removes_what_a_batch_has_in_common():
+    rows, shift = torch.randn(16, 5), torch.tensor([3.0, 0, 0, 0, -2.0])
+    head = contrast_projector(5, 7, 3, norm="BN")
+    torch.testing.assert_close(head(rows + shift), head(rows), atol=1e-5, rtol=0)
+    torch.testing.assert_close(head(rows).mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("norm", ["", "BN"])
 def test_the_dense_projector_is_the_projector_of_every_position(norm):
     dense, head = (make(5, 7, 3, norm=norm) for make in (dense_projector, contrast_projector))

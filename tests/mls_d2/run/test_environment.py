@@ -50,6 +50,15 @@ def test_half_precision_is_bfloat16_where_the_gpu_has_it(monkeypatch, capability
     assert expected == cfg.PRETRAIN.AMP_DTYPE
 
 
+@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"avx512_f": True}, {}])
+def test_a_cpu_computes_in_bfloat16_only_if_it_can(monkeypatch, known):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
+    resolve_device(cfg)
+    assert cfg.SOLVER.AMP.ENABLED == ("avx512_bf16" in known)
+
+
 def line(caplog, max_iter=10):
     with caplog.at_level(logging.INFO, "mls_d2.run.progress"):
         ProgressPrinter(max_iter, ("feature_std",)).write()

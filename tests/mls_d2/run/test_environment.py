@@ -56,7 +56,7 @@ def test_a_cpu_computes_in_bfloat16_only_if_it_can(monkeypatch, known):
     cfg = get_cfg()
     cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
     resolve_device(cfg)
-    assert cfg.SOLVER.AMP.ENABLED == ("avx512_bf16" in known)
+    assert ("avx512_bf16" in known) == cfg.SOLVER.AMP.ENABLED
 
 
 def line(caplog, max_iter=10):

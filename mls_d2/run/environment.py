@@ -141,7 +141,7 @@ def resolve_device(cfg: CfgNode) -> None:
 
 def _computes_bfloat16() -> bool:
     # Older versions of torch do not know; emulation is several times slower than float32.
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

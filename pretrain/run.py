@@ -103,6 +103,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
     facts: dict[str, Any] = {
+        "task": "pretraining",
+        "method": cfg.PRETRAIN.METHOD,
         "num_images": num_images,
         "max_iter": length.max_iter,
         "synthetic": source.synthetic,

@@ -19,6 +19,7 @@ from mls_d2.checkpoint.backbone_file import sha256
 from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
 from mls_d2.core.errors import UserError
+from mls_d2.data.dataset_files import datasets_root
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
 from mls_d2.results.schema import RESULTS_FILE, InitialWeights, Result, write_result
 from mls_d2.run.environment import (
@@ -35,6 +36,7 @@ from mls_d2.run.folder import RunState, check_no_run, run_state
 from mls_d2.run.processes import check_same_config, scale_to_processes
 from mls_d2.run.registration import register_all
 from mls_d2.run.signals import InterruptGuard
+from mls_d2.scenes import read_marker
 from mls_d2.transfer.tasks import task_of
 from mls_d2.transfer.trainer import Training, memory_relief, train
 
@@ -69,7 +71,14 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     seed_everything(cfg)
     model = _build_model(cfg)
     weights = load_initial_weights(model, cfg.MODEL.WEIGHTS, cfg)
-    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
+    facts = {
+        "task": task_of(cfg).name(cfg),
+        "method": weights.method,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "synthetic": read_marker(datasets_root()) is not None,
+        "inputs": inputs,
+    }
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, facts)
     check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})

@@ -251,6 +251,7 @@ def test_config_and_environment_are_on_disk_before_the_first_step(config, monkey
     assert {"python", "torch", "detectron2", "git_revision", "git_dirty"} <= set(stored["versions"])
     assert stored["command"] == command_line()
     assert (stored["num_images"], stored["max_iter"]) == (9, 4)
+    assert (stored["task"], stored["method"], stored["synthetic"]) == ("pretraining", "mls", False)
     # Half as many processes as the config is for: half the batch and half the rate.
     assert stored["scaled"] == [
         "SOLVER.BASE_LR: was 0.05, is 0.025",

@@ -99,6 +99,9 @@ def test_a_run_is_recorded_repeats_with_its_seed_and_differs_with_another(
     there = set(os.listdir(first.OUTPUT_DIR))
     assert {"config.yaml", "environment.json", "metrics.json", "model_final.pth"} <= there
     assert not [name for name in there if name.startswith(".tmp")]
+    facts = json.loads(Path(first.OUTPUT_DIR, "environment.json").read_text())
+    known = {"task": "drawn_mask_rcnn_fpn", "method": "random", "max_iter": 2, "synthetic": False}
+    assert known.items() <= facts.items()
     assert drawn[0] == os.path.join(first.OUTPUT_DIR, "predictions.png")
 
 

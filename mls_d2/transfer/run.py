@@ -21,6 +21,7 @@ from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initia
 from mls_d2.core.errors import UserError
 from mls_d2.data.dataset_files import datasets_root
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
+from mls_d2.report.groups import shown_metrics
 from mls_d2.results.schema import RESULTS_FILE, InitialWeights, Result, write_result
 from mls_d2.run.environment import (
     collect_device,
@@ -33,6 +34,7 @@ from mls_d2.run.environment import (
 )
 from mls_d2.run.failures import one_line_failures
 from mls_d2.run.folder import RunState, check_no_run, run_state
+from mls_d2.run.notify import notify
 from mls_d2.run.processes import check_same_config, scale_to_processes
 from mls_d2.run.registration import register_all
 from mls_d2.run.signals import InterruptGuard
@@ -187,9 +189,11 @@ def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: 
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
         training = dataclasses.replace(training, seconds=seconds)
-        write_result(path, _result(cfg, metrics, weights, training))
+        result = _result(cfg, metrics, weights, training)
+        write_result(path, result)
         logger.info("wrote %s", path)
         _write_picture(cfg, model)
+        _notify(path, result)
     comm.synchronize()
 
 
@@ -200,6 +204,13 @@ def _write_picture(cfg: CfgNode, model: nn.Module) -> None:
     except Exception as error:
         # The result exists: a missing picture must not fail the run.
         logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
+
+
+def _notify(path: str, result: Result) -> None:
+    names = [name.partition(".") for name in shown_metrics([result])]
+    values = [f"{part} {name} {result.metrics[part][name]:.2f}" for part, _, name in names]
+    facts = {"task": result.task, "method": result.method, "result": ", ".join(values)}
+    notify(**facts, folder=os.path.dirname(path), file=path)
 
 
 def _result(

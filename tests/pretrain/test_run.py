@@ -74,9 +74,12 @@ def assert_equal_weights(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, BYOL], ids=["mls", "byol"])
-def test_a_run_writes_the_encoder_with_its_metadata(config, changes):
+def test_a_run_writes_the_encoder_with_its_metadata(config, changes, tmp_path, monkeypatch):
     cfg = config(**changes)
-    file = read_backbone(pretrain(cfg))
+    told = tmp_path / "told"
+    monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK $RUN_METHOD $RUN_FILE" > {told}')
+    file = read_backbone(path := pretrain(cfg))
+    assert told.read_text() == f"pretraining {cfg.PRETRAIN.METHOD} {path}\n"
     names = set(build_method(cfg).export())
     assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
     assert all(value.dtype == torch.float32 for value in file.state_dict.values())

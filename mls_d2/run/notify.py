@@ -20,7 +20,8 @@ def notify(**facts: str) -> None:
     Its failure is logged, and the run goes on.
 
     Args:
-        facts: what the command gets, each as the environment variable ``RUN_<NAME>``.
+        facts: what the command gets, each as the environment variable ``RUN_<NAME>``: of finished
+            runs ``RUN_TASK``, ``RUN_METHOD``, ``RUN_FOLDER``, ``RUN_FILE`` and ``RUN_RESULT``.
     """
     command = os.environ.get(COMMAND)
     if not command:

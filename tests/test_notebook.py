@@ -29,9 +29,7 @@ def test_it_makes_a_backbone_neighbours_and_detections(tmp_path):
     code = "\n".join("".join(cell["source"]) for cell in CELLS)
     command = [sys.executable, "-c", f"{code}\nprint(work)"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500
-    )
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     work = Path(done.stdout.splitlines()[-1])
     assert work.parent == tmp_path

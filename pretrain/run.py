@@ -29,6 +29,7 @@ from mls_d2.run.environment import (
 )
 from mls_d2.run.folder import RunState, check_inputs, run_state
 from mls_d2.run.hooks import SeedSteps, Throughput, shared_hooks
+from mls_d2.run.notify import notify
 from mls_d2.run.processes import check_same_config, distribute, scale_to_processes
 from mls_d2.run.progress import METRICS_FILE
 from mls_d2.run.registration import register_all
@@ -103,6 +104,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
     facts: dict[str, Any] = {
+        "task": "pretraining",
+        "method": cfg.PRETRAIN.METHOD,
         "num_images": num_images,
         "max_iter": length.max_iter,
         "synthetic": source.synthetic,
@@ -128,6 +131,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         info = backbone_info(cfg, length, synthetic=source.synthetic)
         write_backbone(target, trainer.method.export(), info)
         logger.info("wrote %s", target)
+        method = cfg.PRETRAIN.METHOD
+        notify(task="pretraining", method=method, folder=cfg.OUTPUT_DIR, file=target)
     comm.synchronize()
     interrupt.raise_if_agreed()
     return target

@@ -11,6 +11,7 @@ from typing import Any
 
 from mls_d2.core.errors import run_tool
 from mls_d2.report.build import REPORT_FILE, compare, update_document, write_report
+from mls_d2.report.live import LOOPBACK, make_server
 from mls_d2.report.published import load_published
 from mls_d2.report.render import render_terminal
 from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions
@@ -64,10 +65,42 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="Markdown file whose tables between <!-- report:begin NAME --> and "
         "<!-- report:end NAME --> are replaced; NAME: docs/report.md (repeatable)",
     )
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        type=_port,
+        const=8000,
+        metavar="PORT",
+        help="write nothing; show the runs below RESULTS_DIR in a browser as they go on "
+        "(PORT: 8000)",
+    )
+    parser.add_argument(
+        "--host",
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help="with --serve: where to listen; 0.0.0.0 shows the page to the whole network, without "
+        "a password (default: %(default)s, this machine alone)",
+    )
     args = parser.parse_args(argv)
+    if args.serve is not None and (args.summary or args.update):
+        parser.error("--serve writes and prints nothing; leave --summary and --update out")
     if args.summary and (args.out or args.update):
         parser.error("--summary writes nothing; leave --out and --update out")
     return args
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"PORT must be 0 to 65535, got '{text}'; folders come before --serve"
+    )
+
+
+def _serve(folders: Sequence[Path], options: ReportOptions, host: str, port: int) -> None:
+    with make_server(folders, options, host=host, port=port) as server:
+        print(f"http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     args = parse_args(argv)
     options = ReportOptions(args.baseline, args.mix, load_published(args.published))
+    if args.serve is not None:
+        _serve(args.results, options, args.host, args.serve)
+        return
     if args.summary:
         print(compare(args.results, options))
         return

@@ -37,6 +37,8 @@ def get_cfg() -> CfgNode:
 def _add_project_keys(cfg: CfgNode) -> None:
     # Kind of recipe: "quick" (scenes, minutes on a CPU), "onegpu", "paper" or "custom".
     cfg.PRESET = "custom"
+    # Where scalars go beside metrics.json and TensorBoard: "wandb" (Weights & Biases), "mlflow".
+    cfg.TRACKERS = ()
     # Accept weights whose file states another colour order, pixel mean or std, or stride placement
     # than this config; False refuses them.
     cfg.MODEL.ALLOW_INPUT_MISMATCH = False

@@ -49,7 +49,7 @@ def read_curves(path: Path, only: str | None = None) -> Curves:
     skipped = 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
-        record = _parsed(line)
+        record = json_object(line)
         if not isinstance(record.get("iteration"), int):
             # A run that has not ended may be read while it writes its last line.
             skipped += number < len(lines)
@@ -124,11 +124,11 @@ def pretraining_runs(folders: Iterable[Path], results: Iterable[LocatedResult]) 
 def _recorded_as_synthetic(folder: Path) -> bool:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (folder / "environment.json").read_text(encoding="utf-8")
-        return bool(_parsed(text).get("synthetic"))
+        return bool(json_object(text).get("synthetic"))
     return False
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     """Return a JSON object; empty if it is none."""
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(text)

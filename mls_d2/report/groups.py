@@ -160,14 +160,19 @@ def group_results(
 
 
 def _dataset_names(runs: Iterable[LocatedResult]) -> dict[str, str]:
-    """Return a name for each fingerprint, which is added to it if data share the name."""
+    """Return a name for each fingerprint; data that share it are told apart by folder or digest."""
     datasets = {run.result.dataset.fingerprint: run.result.dataset for run in runs}
     names = {}
     for fingerprint, data in datasets.items():
         kind = "synthetic" if data.synthetic else "real"
         names[fingerprint] = f"{data.name} ({data.num_images} {kind} images)"
-    shared = Counter(names.values())
-    return {key: f"{name} {key[:12]}" if shared[name] > 1 else name for key, name in names.items()}
+    for more in (
+        {key: f" in {data.root}" for key, data in datasets.items()},
+        {key: f" {key[:12]}" for key in datasets},
+    ):
+        shared = Counter(names.values())
+        names = {key: name + more[key] * (shared[name] > 1) for key, name in names.items()}
+    return names
 
 
 def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, object]:

@@ -69,6 +69,12 @@ def render_html(report: Report, out: Path) -> str:
     return template.render(report=report, sections=sections, pretraining=pretraining, legend=LEGEND)
 
 
+def render_live(report: Report, runs: Sequence[Any], clock: str) -> str:
+    """Return the page of :mod:`mls_d2.report.live`: its runs, and the tables of ``report``."""
+    template = _templates(autoescape=True).get_template("live.html.j2")
+    return template.render(report=report, runs=runs, clock=clock, legend=LEGEND)
+
+
 class Markdown(str):
     """Text that is Markdown already and must not be escaped."""
 

@@ -20,6 +20,7 @@ from mls_d2.run.loop import FiniteLossGuard
 from mls_d2.run.processes import share_statistics
 from mls_d2.run.progress import build_writers
 from mls_d2.run.signals import InterruptGuard
+from mls_d2.run.trackers import build_trackers
 
 
 def peak_memory_mb() -> float:
@@ -212,7 +213,7 @@ def shared_hooks(
     """Return the hooks of both phases: time, schedule, checkpoints, metrics, stop on a signal.
 
     Args:
-        cfg: has ``OUTPUT_DIR`` and ``SOLVER.CHECKPOINT_PERIOD``, in iterations.
+        cfg: has ``OUTPUT_DIR``, ``TRACKERS`` and ``SOLVER.CHECKPOINT_PERIOD``, in iterations.
         optimizer: its learning rate is logged.
         scheduler: of the learning rate, by iteration.
         throughput: measures the steps.
@@ -232,6 +233,7 @@ def shared_hooks(
     writing: list[HookBase] = []
     if comm.is_main_process():
         writers = build_writers(cfg.OUTPUT_DIR, max_iter, show=show)
+        writers += build_trackers(cfg.TRACKERS, cfg.OUTPUT_DIR, cfg.dump())
         writing = [hooks.PeriodicWriter(writers, log_period)]
         saving = [
             PeriodicCheckpointer(

@@ -19,7 +19,9 @@ from mls_d2.checkpoint.backbone_file import sha256
 from mls_d2.checkpoint.detector import load_detector
 from mls_d2.checkpoint.initial_weights import RANDOM, WeightsReport, load_initial_weights
 from mls_d2.core.errors import UserError
+from mls_d2.data.dataset_files import datasets_root
 from mls_d2.data.datasets import check_dataset, combined_fingerprint
+from mls_d2.report.groups import shown_metrics
 from mls_d2.results.schema import RESULTS_FILE, InitialWeights, Result, write_result
 from mls_d2.run.environment import (
     collect_device,
@@ -32,9 +34,11 @@ from mls_d2.run.environment import (
 )
 from mls_d2.run.failures import one_line_failures
 from mls_d2.run.folder import RunState, check_no_run, run_state
+from mls_d2.run.notify import notify
 from mls_d2.run.processes import check_same_config, scale_to_processes
 from mls_d2.run.registration import register_all
 from mls_d2.run.signals import InterruptGuard
+from mls_d2.scenes import read_marker
 from mls_d2.transfer.tasks import task_of
 from mls_d2.transfer.trainer import Training, memory_relief, train
 
@@ -69,7 +73,14 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     seed_everything(cfg)
     model = _build_model(cfg)
     weights = load_initial_weights(model, cfg.MODEL.WEIGHTS, cfg)
-    save_run_metadata(cfg.OUTPUT_DIR, cfg, {"inputs": inputs})
+    facts = {
+        "task": task_of(cfg).name(cfg),
+        "method": weights.method,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "synthetic": read_marker(datasets_root()) is not None,
+        "inputs": inputs,
+    }
+    save_run_metadata(cfg.OUTPUT_DIR, cfg, facts)
     check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
         training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
@@ -178,9 +189,11 @@ def _evaluate(cfg: CfgNode, model: nn.Module, weights: WeightsReport, training: 
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)
         training = dataclasses.replace(training, seconds=seconds)
-        write_result(path, _result(cfg, metrics, weights, training))
+        result = _result(cfg, metrics, weights, training)
+        write_result(path, result)
         logger.info("wrote %s", path)
         _write_picture(cfg, model)
+        _notify(path, result)
     comm.synchronize()
 
 
@@ -191,6 +204,13 @@ def _write_picture(cfg: CfgNode, model: nn.Module) -> None:
     except Exception as error:
         # The result exists: a missing picture must not fail the run.
         logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
+
+
+def _notify(path: str, result: Result) -> None:
+    names = [name.partition(".") for name in shown_metrics([result])]
+    values = [f"{part} {name} {result.metrics[part][name]:.2f}" for part, _, name in names]
+    facts = {"task": result.task, "method": result.method, "result": ", ".join(values)}
+    notify(**facts, folder=os.path.dirname(path), file=path)
 
 
 def _result(

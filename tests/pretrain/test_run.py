@@ -74,9 +74,12 @@ def assert_equal_weights(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, BYOL], ids=["mls", "byol"])
-def test_a_run_writes_the_encoder_with_its_metadata(config, changes):
+def test_a_run_writes_the_encoder_with_its_metadata(config, changes, tmp_path, monkeypatch):
     cfg = config(**changes)
-    file = read_backbone(pretrain(cfg))
+    told = tmp_path / "told"
+    monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK $RUN_METHOD $RUN_FILE" > {told}')
+    file = read_backbone(path := pretrain(cfg))
+    assert told.read_text() == f"pretraining {cfg.PRETRAIN.METHOD} {path}\n"
     names = set(build_method(cfg).export())
     assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
     assert all(value.dtype == torch.float32 for value in file.state_dict.values())
@@ -251,6 +254,7 @@ def test_config_and_environment_are_on_disk_before_the_first_step(config, monkey
     assert {"python", "torch", "detectron2", "git_revision", "git_dirty"} <= set(stored["versions"])
     assert stored["command"] == command_line()
     assert (stored["num_images"], stored["max_iter"]) == (9, 4)
+    assert (stored["task"], stored["method"], stored["synthetic"]) == ("pretraining", "mls", False)
     # Half as many processes as the config is for: half the batch and half the rate.
     assert stored["scaled"] == [
         "SOLVER.BASE_LR: was 0.05, is 0.025",

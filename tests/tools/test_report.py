@@ -1,7 +1,9 @@
 import json
 import runpy
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,30 @@ def test_wrong_options_are_refused(results, refuses, options, code, name):
     with refuses(code) as caught:
         run([str(results), *options])
     assert name in str(caught.value)
+
+
+def test_runs_are_served_without_torch_and_detectron2_until_ctrl_c(results):
+    command = [sys.executable, "-u", "-c", BLOCKED, str(TOOL), str(results), "--serve", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        try:
+            line = server.stdout.readline().decode()
+            with urllib.request.urlopen(line.split()[0], timeout=60) as answer:
+                assert b">12.50<" in answer.read()
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 130
+        assert server.stderr.read() == b"interrupted\n"
+    assert not (results / "report").exists()
+
+
+@pytest.mark.parametrize("options", [["--serve", "65536"], ["--serve", "folder"]])
+def test_a_bad_port_is_refused(results, options, capsys):
+    with pytest.raises(SystemExit):
+        run([str(results), *options])
+    assert "folders come before --serve" in capsys.readouterr().err
+
+
+def test_serving_writes_nothing(results, capsys):
+    with pytest.raises(SystemExit):
+        run([str(results), "--serve", "--summary"])
+    assert "leave --summary and --update out" in capsys.readouterr().err

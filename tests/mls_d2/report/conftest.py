@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -101,3 +106,33 @@ def save_run(tmp_path: Path) -> Callable[..., Path]:
         return folder / "results.json"
 
     return save
+
+
+# A page of a phone's width; what it sends is the text of this one.
+FRAME = """<!DOCTYPE html><body><pre></pre><script>
+addEventListener("message", (event) => { document.querySelector("pre").textContent = event.data; });
+</script><iframe src="page.html" width="375" height="800" style="border: 0"></iframe></body>
+"""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Return a function that shows a page in Chromium and returns the JSON that it sends."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on PATH")
+
+    def show(page: str) -> dict[str, Any]:
+        (tmp_path / "page.html").write_text(page)
+        (tmp_path / "frame.html").write_text(FRAME)
+        options = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom"
+        options += " --window-size=1400,900 --virtual-time-budget=5000"
+        command = [program, *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+        command.append(f"file://{tmp_path / 'frame.html'}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert "CONSOLE" not in done.stderr
+        sent = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+        return json.loads(html.unescape(sent.group(1)))
+
+    return show

@@ -47,11 +47,15 @@ def test_other_schedules_data_and_presets_are_apart_and_named(make_result):
     assert sum(group.title.endswith("preset quick, real images") for group in groups) == 1
 
 
-def test_data_that_differ_in_nothing_else_are_told_apart_by_fingerprint(make_result):
-    other = replace(make_result().dataset, fingerprint="beef")
+@pytest.mark.parametrize(
+    ("root", "ends"),
+    [("more", ["more", "scenes"]), ("scenes", ["scenes beef", "scenes f00d"])],
+)
+def test_data_of_one_name_and_size_are_told_apart_by_folder_else_digest(make_result, root, ends):
+    other = replace(make_result().dataset, fingerprint="beef", root=root)
     groups, _ = grouped(make_result(), make_result(dataset=other))
-    name = "dataset = coco_2017_val (300 synthetic images) "
-    assert [group.note for group in groups] == [f"{name}beef", f"{name}f00d"]
+    name = "dataset = coco_2017_val (300 synthetic images) in "
+    assert [group.note for group in groups] == [name + end for end in ends]
 
 
 def test_another_pretraining_of_a_method_is_another_row_with_the_reason(make_result):

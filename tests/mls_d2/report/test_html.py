@@ -1,11 +1,7 @@
 """The page as text, and, if Chromium is installed, as a browser shows it."""
 
-import html
 import html.parser
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -139,11 +135,6 @@ window.addEventListener("load", () => {
 </script>
 </body>
 """
-FRAME = """<!DOCTYPE html><body><pre></pre><script>
-addEventListener("message", (event) => { document.querySelector("pre").textContent = event.data; });
-</script><iframe src="page.html" width="375" height="800" style="border: 0"></iframe></body>
-"""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def luminance(colour):
@@ -169,22 +160,9 @@ def test_light_and_dark_pages_can_be_read():
 
 
 @pytest.mark.full
-def test_in_a_browser_at_phone_width_and_with_sorted_tables(runs, tmp_path):
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on PATH")
+def test_in_a_browser_at_phone_width_and_with_sorted_tables(runs, tmp_path, browse):
     write_report([runs], tmp_path / "out")
-    text = (tmp_path / "out" / "report.html").read_text()
-    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE))
-    (tmp_path / "frame.html").write_text(FRAME)
-    options = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom"
-    options += " --window-size=1400,900 --virtual-time-budget=5000"
-    command = [program, *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    command.append(f"file://{tmp_path / 'frame.html'}")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    sent = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
-    facts = json.loads(html.unescape(sent.group(1)))
-    assert "CONSOLE" not in done.stderr
+    facts = browse((tmp_path / "out" / "report.html").read_text().replace("</body>", PROBE))
     assert facts["requests"] == []
     assert not facts["stolen"]
     assert facts["width"] <= 375

@@ -73,8 +73,10 @@ def result_of(cfg):
 
 
 def test_a_run_is_recorded_repeats_with_its_seed_and_differs_with_another(
-    make_cfg, tmp_path, write_every_step, drawn
+    make_cfg, tmp_path, write_every_step, drawn, monkeypatch
 ):
+    told = tmp_path / "told"
+    monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK $RUN_METHOD $RUN_RESULT" >> {told}')
     cfgs = [
         make_cfg("OUTPUT_DIR", tmp_path / name, "SEED", seed)
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
@@ -99,6 +101,13 @@ def test_a_run_is_recorded_repeats_with_its_seed_and_differs_with_another(
     there = set(os.listdir(first.OUTPUT_DIR))
     assert {"config.yaml", "environment.json", "metrics.json", "model_final.pth"} <= there
     assert not [name for name in there if name.startswith(".tmp")]
+    facts = json.loads(Path(first.OUTPUT_DIR, "environment.json").read_text())
+    lines = told.read_text().splitlines()
+    ap = result.metrics["bbox"]["AP"]
+    assert lines[0].startswith(f"drawn_mask_rcnn_fpn random bbox AP {ap:.2f}, bbox AP50 ")
+    assert len(lines) == 3
+    known = {"task": "drawn_mask_rcnn_fpn", "method": "random", "max_iter": 2, "synthetic": False}
+    assert known.items() <= facts.items()
     assert drawn[0] == os.path.join(first.OUTPUT_DIR, "predictions.png")
 
 

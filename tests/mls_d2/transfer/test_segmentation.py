@@ -28,6 +28,7 @@ from mls_d2.transfer.predict import run_demo
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.segmentation import PolyParamScheduler, Segmentation, check_batch
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import few
 from tests.mls_d2.conftest import NARROW, REPOSITORY, forget, load_with
 
 FOLDER = REPOSITORY / "transfer_configs" / "cityscapes"
@@ -164,7 +165,7 @@ def test_the_quick_ones_differ_in_size_and_length_only(config):
     assert set(changed) - SIZE_AND_LENGTH == set()
 
 
-@pytest.mark.parametrize("config", PAPER)
+@pytest.mark.parametrize("config", few(PAPER, "pspnet_R_50_40k", "psanet_R_50_40k_769"))
 def test_it_takes_a_step_and_is_evaluated(make_cfg, config):
     cfg = make_cfg(config, "SOLVER.BASE_LR", 0.05)
     run_transfer(cfg)
@@ -204,7 +205,7 @@ def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(
         list(Segmentation().test_loader(cfg, name))
 
 
-@pytest.mark.parametrize("config", ["pspnet_R_50_quick", "psanet_R_50_quick"])
+@pytest.mark.parametrize("config", QUICK)
 def test_every_parameter_is_trained(make_cfg, config):
     register_all()
     cfg = make_cfg(config)

@@ -1,7 +1,5 @@
 """What every test shares: fixed seeds, few threads, and the pictures to work on."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator

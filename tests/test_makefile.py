@@ -1,7 +1,5 @@
 """What the make targets run (`make -n`, and one with a stub in place of the tools)."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

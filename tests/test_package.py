@@ -1,7 +1,5 @@
 """The installed package: complete, and of use without the clone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

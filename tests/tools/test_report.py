@@ -1,13 +1,13 @@
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tools.report import main as run
+
 TOOL = Path(__file__).parents[2] / "tools" / "report.py"
-run = runpy.run_path(str(TOOL))["main"]
 
 
 @pytest.fixture

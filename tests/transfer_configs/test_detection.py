@@ -13,6 +13,7 @@ from mls_d2.run.registration import register_all
 from mls_d2.transfer import detection
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import few
 from tests.mls_d2.conftest import NARROW_DETECTOR, REPOSITORY, forget, load_with
 
 CONFIGS = REPOSITORY / "transfer_configs"
@@ -133,12 +134,8 @@ RECIPES = {
 }
 # What a quick config shares with its recipe: all that is not size, length or learning rate.
 SHARED = (
-    *(
-        "MODEL.META_ARCHITECTURE",
-        "MODEL.MASK_ON",
-        "MODEL.BACKBONE.NAME",
-        "MODEL.BACKBONE.FREEZE_AT",
-    ),
+    *("MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "MODEL.BACKBONE.NAME"),
+    "MODEL.BACKBONE.FREEZE_AT",
     *("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NORM", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.FPN.NORM"),
     *("MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_BOX_HEAD.NORM"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "DATASETS.TRAIN", "DATASETS.TEST"),
@@ -215,7 +212,7 @@ TINY = NARROW_DETECTOR | {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", few(EVERY, *QUICK))
 def test_every_config_trains_and_evaluates(name, tiny_scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "write_detections", lambda *_: None)
     given = load_cfg(str(CONFIGS / name))

@@ -1,7 +1,5 @@
 """Results to report on, as an evaluation would leave them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

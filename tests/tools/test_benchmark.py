@@ -96,7 +96,11 @@ def test_the_plan_of_a_command_line(tool, capsys, monkeypatch, words, name, cell
 @pytest.mark.parametrize(
     ("words", "row"),
     [
-        (("--methods", "mls", "--num-gpus", "8"), "pretrain/mls-seed0 1 8 32.5 3.6 "),
+        pytest.param(
+            ("--methods", "mls", "--num-gpus", "8"),
+            "pretrain/mls-seed0 1 8 32.5 3.6 ",
+            marks=pytest.mark.full,
+        ),
         (("--backbone", "random"), "voc2007-linear/random-seed0 3 1 8."),
     ],
 )

@@ -16,6 +16,7 @@ COCO_IMAGES = 118_287
 def load(name: str):
     cfg = load_cfg(str(FOLDER / f"{name}.yaml"))
     check_config(cfg)
+    METHODS.get(cfg.PRETRAIN.METHOD).check_config(cfg)
     return cfg
 
 

@@ -67,18 +67,13 @@ def test_an_installed_package_has_its_own_files(tmp_path, monkeypatch):
     assert (resources.checkout(), resources.root()) == (None, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("mls-convert", ["convert.py"]),
-        ("mls-demo", ["benchmark.py", "--methods", "mls random", "--tasks", "coco", "--follow"]),
-    ],
-)
-def test_a_script_becomes_its_tool(script, words, monkeypatch):
+@pytest.mark.parametrize("script", ["mls-convert", "mls-demo"])
+def test_a_script_becomes_its_tool(script, monkeypatch):
     calls = []
     monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
     monkeypatch.setattr(sys, "argv", [f"bin/{script}", "--data", "."])
     commands.main()
-    tool, *words = words
+    tool, *words = commands.COMMANDS[script]
+    assert bool(words) == (script == "mls-demo")
     path = str(REPOSITORY / "tools" / tool)
     assert calls == [(sys.executable, [sys.executable, path, *words, "--data", "."])]

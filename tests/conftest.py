@@ -1,10 +1,8 @@
 """What every test shares: fixed seeds, few threads, and the pictures to work on."""
 
-from __future__ import annotations
-
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,13 @@ NUMERIC = (
     "tests/pretrain/test_optim.py",
     "tests/mls_d2/evaluation/test_segmentation_evaluator.py",
 )
+
+
+def few(values: Iterable[Any], *fast: Any) -> list[Any]:
+    """Return parameters of which all but some are left to ``make test-all``."""
+    return [
+        value if value in fast else pytest.param(value, marks=pytest.mark.full) for value in values
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

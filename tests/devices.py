@@ -1,7 +1,5 @@
 """Numeric tests on every device that is there, without a word about devices in the tests."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

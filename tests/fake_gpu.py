@@ -5,8 +5,6 @@ with a GPU: tensors on different devices raise what CUDA would raise, and whatev
 wait for the device is noted. Kernels, their numbers, memory and speed remain for a real GPU.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import traceback

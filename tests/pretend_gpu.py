@@ -1,7 +1,5 @@
 """A fake GPU with numbers, which the CPU computes: numeric tests run on it as on a real one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

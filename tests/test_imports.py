@@ -1,7 +1,5 @@
 """Imports run one way: from tools through pretraining and the rooms of mls_d2 down to core."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the make targets run (`make -n`, and one with a stub in place of the tools)."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -43,66 +41,36 @@ def test_the_makefile_is_short_and_plain():
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [
-        (
-            ("pretrain", "SEED=3", "ARGS=MLS.K 5", "NUM_GPUS=8"),
-            [
-                f'benchmark.py --only pretrain --methods "mls" --preset quick --epochs 400 {COMMON}'
-                " --num-gpus 8 --seed 3 MLS.K 5"
-            ],
-        ),
-        (
-            ("eval-coco-c4", "METHOD=random", "SEEDS=0,1"),
-            [
-                'benchmark.py --only eval --methods "random" --preset quick --epochs 400 '
-                f'{COMMON} --seeds "0,1" --tasks coco-c4'
-            ],
-        ),
-        (
-            ("eval-all", "BACKBONE=a b.pth", "OUT=c d", "DATA=e f", "EPOCHS=800", "PRESET=paper"),
-            [
-                'benchmark.py --only eval --backbone "a b.pth" --preset paper --epochs 800 '
-                '--follow --out "c d" --data "e f" --tasks all'
-            ],
-        ),
-        (
-            ("demo", "METHOD=mocov2"),
-            [
-                'benchmark.py --methods "mocov2 random" --tasks "scenes-objects-knn coco" --jobs 2 '
-                f"--preset quick --epochs 400 {COMMON}",
-            ],
-        ),
-        (
-            ("benchmark", "METHODS=random mls", "TASKS=coco voc", "SEEDS=0,1", "ARGS=--dry-run"),
-            [
-                'benchmark.py "suites/quick.yaml" --methods "random mls" --tasks "coco voc" '
-                '--out "output" --data "datasets/scenes" --seeds "0,1" --dry-run'
-            ],
-        ),
-        (
-            ("benchmark", "PRESET=paper", "OUT=o"),
-            ['benchmark.py "suites/paper_table1.yaml" --out "o" --data "/real data"'],
-        ),
-        (
-            ("benchmark", "PRESET=onegpu"),
-            ['benchmark.py "suites/onegpu.yaml" --out "output" --data "/real data"'],
-        ),
+        (("pretrain", "SEED=3", "ARGS=MLS.K 5", "NUM_GPUS=8"),
+         [f'benchmark.py --only pretrain --methods "mls" --preset quick --epochs 400 {COMMON}'
+          " --num-gpus 8 --seed 3 MLS.K 5"]),
+        (("eval-coco-c4", "METHOD=random", "SEEDS=0,1"),
+         ['benchmark.py --only eval --methods "random" --preset quick --epochs 400 '
+          f'{COMMON} --seeds "0,1" --tasks coco-c4']),
+        (("eval-all", "BACKBONE=a b.pth", "OUT=c d", "DATA=e f", "EPOCHS=800", "PRESET=paper"),
+         ['benchmark.py --only eval --backbone "a b.pth" --preset paper --epochs 800 '
+          '--follow --out "c d" --data "e f" --tasks all']),
+        (("demo", "METHOD=mocov2"),
+         ['benchmark.py --methods "mocov2 random" --tasks "scenes-objects-knn coco" --jobs 2 '
+          f"--preset quick --epochs 400 {COMMON}"]),
+        (("benchmark", "METHODS=random mls", "TASKS=coco voc", "SEEDS=0,1", "ARGS=--dry-run"),
+         ['benchmark.py "suites/quick.yaml" --methods "random mls" --tasks "coco voc" '
+          '--out "output" --data "datasets/scenes" --seeds "0,1" --dry-run']),
+        (("benchmark", "PRESET=paper", "OUT=o"),
+         ['benchmark.py "suites/paper_table1.yaml" --out "o" --data "/real data"']),
+        (("benchmark", "PRESET=onegpu"),
+         ['benchmark.py "suites/onegpu.yaml" --out "output" --data "/real data"']),
         (("report", "PRESET=paper"), ['report.py "output/paper" --out "output/paper/report"']),
-        (
-            ("figures", "METHOD=mocov2", "OUT=o", "ARGS=--seed 3"),
-            [
-                'DETECTRON2_DATASETS="datasets/scenes" figures.py "o/quick" --method "mocov2" '
-                "--seed 3"
-            ],
-        ),
+        (("figures", "METHOD=mocov2", "OUT=o", "ARGS=--seed 3"),
+         ['DETECTRON2_DATASETS="datasets/scenes" figures.py "o/quick" --method "mocov2" '
+          "--seed 3"]),
         (("convert", "SRC=a b.pth", "ARGS=--force"), ['convert.py "a b.pth" --force']),
-        (
-            ("gpu-check", "ARGS=--device cpu"),
-            ['gpu_check.py --out "output/gpu_check.json" --device cpu'],
-        ),
+        (("gpu-check", "ARGS=--device cpu"),
+         ['gpu_check.py --out "output/gpu_check.json" --device cpu']),
         (("data",), ['make_scenes.py --root "datasets/scenes"']),
         (("data", "PRESET=paper"), ['DETECTRON2_DATASETS="/real data" prepare_data.py']),
     ],
-)
+)  # fmt: skip
 def test_a_target_is_a_command_that_a_user_could_type(
     arguments: tuple[str, ...], lines: list[str]
 ) -> None:

@@ -1,7 +1,5 @@
 """The installed package: complete, and of use without the clone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -54,24 +52,24 @@ def test_all_files_have_the_same_versions():
     assert f"\nruff=={ruff}\n" in (REPOSITORY / "constraints.txt").read_text()
 
 
-@pytest.mark.parametrize("package", ["report", "results"])
-def test_reports_need_neither_torch_nor_detectron2(package):
-    code = f"""
-import importlib, pathlib, pkgutil, sys
+def test_reports_need_neither_torch_nor_detectron2():
+    code = """
+import importlib, pkgutil, sys
 class Blocker:
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision", "detectron2", "fvcore"):
             raise ImportError(name)
 sys.meta_path.insert(0, Blocker)
-package = importlib.import_module("mls_d2.{package}")
-for module in pkgutil.walk_packages(package.__path__, "mls_d2.{package}."):
-    print(importlib.import_module(module.name).__name__)
+for name in ("mls_d2.report", "mls_d2.results"):
+    for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+        print(importlib.import_module(module.name).__name__)
 """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, stdout=-1)
-    names = {path.stem for path in (REPOSITORY / "mls_d2" / package).glob("*.py")} - {"__init__"}
+    files = [*(REPOSITORY / "mls_d2").glob("re[ps]*/*.py")]
+    names = {f"mls_d2.{path.parent.name}.{path.stem}" for path in files}
     assert done.returncode == 0
-    assert set(done.stdout.split()) == {f"mls_d2.{package}.{name}" for name in names}
+    assert set(done.stdout.split()) == {name for name in names if not name.endswith("__init__")}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """A detection task of seconds: drawn boxes and a Mask R-CNN of a few thousand weights."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

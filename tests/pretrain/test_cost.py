@@ -11,6 +11,7 @@ from mls_d2.run.cost import GPUS, measure_step
 from mls_d2.scenes.marker import SceneParams, write_marker
 from pretrain.cost import checkpoints, count_images, pretrain_cost
 from pretrain.methods import METHODS
+from tests.conftest import few
 
 # Few operators, which is what takes the time of a count.
 SHALLOW = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
@@ -38,7 +39,7 @@ def test_the_rate_of_densecl_on_eight_v100():
     assert "(256, 32 per process)" in found.relief
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", few(METHODS.names(), "mls", "slotcon", "soco"))
 def test_every_method_can_be_counted(method):
     cfg = config(f"{method}_quick.yaml", **SHALLOW)
     with torch.device("meta"):

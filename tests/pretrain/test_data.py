@@ -1,5 +1,7 @@
 """The loader: which images, in which order, for any number of workers."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -32,9 +34,10 @@ def config(workers: int = 0, batch: int = 4):
     return cfg
 
 
-def take(loader, count):
-    stream = iter(loader)
-    return [next(stream) for _ in range(count)]
+def load(cfg, source, count, start=0, rank=0, world_size=1):
+    """Return the first batches of a loader."""
+    loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
+    return list(islice(loader, count))
 
 
 def same(one, other) -> bool:
@@ -47,21 +50,21 @@ def same(one, other) -> bool:
 @pytest.mark.slow
 def test_batches_are_the_same_with_any_number_of_workers(folder):
     source = image_source([str(folder)])
-    alone = take(build_loader(config(0), source, start=0, rank=0, world_size=1), 5)
-    helped = take(build_loader(config(2), source, start=0, rank=0, world_size=1), 5)
+    alone = load(config(0), source, 5)
+    helped = load(config(2), source, 5)
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_starting_later_gives_what_would_have_come_then(folder):
     source = image_source([str(folder)])
-    whole = take(build_loader(config(), source, start=0, rank=0, world_size=1), 6)
-    rest = take(build_loader(config(), source, start=3, rank=0, world_size=1), 3)
+    whole = load(config(), source, 6)
+    rest = load(config(), source, 3, start=3)
     assert all(same(a, b) for a, b in zip(whole[3:], rest, strict=True))
 
 
 def test_views_differ_between_epochs_and_between_the_two_crops(folder):
     source = image_source([str(folder)])
-    batches = take(build_loader(config(batch=10), source, start=0, rank=0, world_size=1), 2)
+    batches = load(config(batch=10), source, 2)
     first, second = (batch.groups[0][:, batch.index.argsort()] for batch in batches)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
@@ -71,9 +74,9 @@ def test_local_views_are_of_the_same_image(folder):
     for index in range(10):  # Colours of their own, in every crop.
         Image.fromarray(np.full((40, 50, 3), 20 * index, np.uint8)).save(folder / f"{index}.png")
     source, cfg = image_source([str(folder)]), config()
-    (plain,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    (plain,) = load(cfg, source, 1)
     cfg.PRETRAIN.AUGMENT.LOCAL_CROPS, cfg.PRETRAIN.AUGMENT.LOCAL_SIZE = 3, 16
-    (batch,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 1)
+    (batch,) = load(cfg, source, 1)
     assert same(plain, batch)
     assert batch.groups[1].shape == (3, 4, 16, 16, 3)
     assert batch.geometry.shape == (5, 4, 5)
@@ -123,12 +126,9 @@ def test_hosts_share_an_epoch_of_shards_without_overlap(folder, tmp_path, world_
     cfg.PRETRAIN.SHARD_WINDOW = 2
     source = image_source([str(shards)])
     assert source.counts.tolist() == [3, 3, 3, 1]
-    (*whole,) = take(build_loader(cfg, source, start=0, rank=0, world_size=1), 4)
+    (*whole,) = load(cfg, source, 4)
     hosts = [
-        take(
-            build_loader(cfg, image_source([str(shards)]), start=0, rank=r, world_size=world_size),
-            4,
-        )
+        load(cfg, image_source([str(shards)]), 4, rank=r, world_size=world_size)
         for r in range(world_size)
     ]
     for step, batch in enumerate(whole):
@@ -157,14 +157,14 @@ def test_shards_with_other_data_are_refused(folder, tmp_path, refuses):
     pack(image_source([str(folder)]), str(shards), Packing())
     with refuses("mixed-data"):
         image_source([str(shards), str(folder)])
-    loader = build_loader(config(), image_source([str(shards)]), start=0, rank=0, world_size=1)
-    assert {int(i) for batch in take(loader, 2) for i in batch.index} <= set(range(10))
+    batches = load(config(), image_source([str(shards)]), 2)
+    assert {int(i) for batch in batches for i in batch.index} <= set(range(10))
 
 
 def test_a_broken_image_is_replaced_and_named(folder):
     (folder / "3.png").write_bytes(b"no image")
     source = image_source([str(folder)])
-    (batch,) = take(build_loader(config(batch=10), source, start=0, rank=0, world_size=1), 1)
+    (batch,) = load(config(batch=10), source, 1)
     assert len(batch.broken) == 1
     assert batch.broken[0][0] == str(folder / "3.png")
     assert batch.groups[0].shape[1] == 10
@@ -175,7 +175,7 @@ def test_a_broken_image_is_replaced_and_named(folder):
 def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
     Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(folder / "small.png")
     source = image_source([str(folder)])
-    (batch,) = take(build_loader(config(batch=11), source, start=0, rank=0, world_size=1), 1)
+    (batch,) = load(config(batch=11), source, 1)
     assert batch.enlarged == [str(folder / "small.png")]
     small = batch.groups[0][:, batch.index == list(source.paths).index(str(folder / "small.png"))]
     assert (small == 99).all()
@@ -187,7 +187,7 @@ def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
     source = image_source([str(tmp_path)])
     with pytest.raises(UserError, match="^none of 100 images in a row can be read") as caught:
-        take(build_loader(config(workers), source, start=0, rank=0, world_size=1), 1)
+        load(config(workers), source, 1)
     assert "Traceback" not in str(caught.value)
 
 

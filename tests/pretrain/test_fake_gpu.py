@@ -8,6 +8,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pretrain.methods import METHODS, mls
 from pretrain.methods.mls import pseudo_labels
+from tests.conftest import few
 from tests.fake_gpu import DEVICE, SYNC_BATCH_NORM, fake_gpu
 from tests.pretrain.quick_step import WAITS, quick_cfg, quick_trainer
 
@@ -19,21 +20,16 @@ def places(waits):
 
 
 def check_steps(trainer, gpu, name):
-    """Take a step in float32, which is logged, one in bfloat16 and one in float16."""
-    expected = WAITS.get(name, ())
+    """Take a step in float32, which is logged, and one in float16."""
     with EventStorage() as trainer.storage:
         trainer.iter, trainer.log_period = 0, 1
         trainer.run_step()
         trainer.iter, trainer.log_period = 1, 100
         gpu.waits.clear()
-        trainer.amp_dtype = torch.bfloat16
-        trainer.run_step()
-        assert places(gpu.waits) == expected
-        gpu.waits.clear()
         trainer.amp_dtype = torch.float16
         trainer.scaler = torch.amp.GradScaler("cuda")
         trainer.run_step()
-        assert places(gpu.waits) == (*expected, SCALER)
+        assert places(gpu.waits) == (*WAITS.get(name, ()), SCALER)
     for key, weight in trainer.method.state_dict().items():
         assert weight.device == DEVICE, key
 
@@ -54,7 +50,7 @@ def eight_ranks():
 
 
 @pytest.mark.usefixtures("eight_ranks")
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", few(METHODS.names(), "mls", "simclr", "slotcon"))
 def test_one_of_eight_processes_steps_alike(name):
     mode = "shuffled" if METHODS.get(name).has_keys else "sync"
     cfg = quick_cfg(name, "PRETRAIN.BATCH_NORM", mode, "SOLVER.REFERENCE_WORLD_SIZE", "0")

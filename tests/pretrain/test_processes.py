@@ -133,7 +133,12 @@ def assert_same_end(one: Path, other: Path) -> None:
             ["loss_nce", "loss_dense", "dense_similarity"],
             marks=pytest.mark.full,
         ),
-        ("local", "simclr", ["loss_nce", "nce_accuracy", "negative_similarity"]),
+        pytest.param(
+            "local",
+            "simclr",
+            ["loss_nce", "nce_accuracy", "negative_similarity"],
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mode, method, terms):
@@ -158,6 +163,7 @@ def test_two_processes_take_the_step_of_one_with_their_batch(start, tmp_path, mo
         assert rows[0][key] == pytest.approx(rows[1][key], abs=1e-4), key
 
 
+@pytest.mark.full
 def test_a_run_that_was_killed_at_any_point_ends_as_one_that_was_not(start, tmp_path):
     finish(start("whole"))
     rng, folder = random.Random(0), tmp_path / "killed"
@@ -284,6 +290,7 @@ def test_torchrun_starts_again_what_died_and_it_ends_as_one_that_did_not(start, 
     assert_same_end(tmp_path / "whole", tmp_path / "elastic")
 
 
+@pytest.mark.full
 def test_machines_with_different_options_are_told_which(start):
     pair = start_two(start, "differ", [{"SOLVER__BASE_LR": rate} for rate in ("0.01", "0.02")])
     for process in pair:

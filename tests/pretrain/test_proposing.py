@@ -218,7 +218,7 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
 
 
 @needs_contrib
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_tool_killed_at_any_time_ends_with_the_same_file(tmp_path, workers):
     folder, rng = tmp_path / "images", np.random.default_rng(0)

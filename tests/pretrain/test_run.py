@@ -18,7 +18,6 @@ from mls_d2.core.errors import UserError
 from mls_d2.run.environment import command_line
 from pretrain import run as run_module
 from pretrain.methods import build_method
-from pretrain.optim import build_optimizer
 from pretrain.run import pretrain, run_length
 
 BYOL = {
@@ -360,15 +359,3 @@ def test_the_length_is_in_whole_batches(config):
     length = run_length(config(), 9)
     assert (length.iters_per_epoch, length.max_iter) == (2, 4)
     assert run_length(config(PRETRAIN__EPOCHS="0.6"), 9).max_iter == 1
-
-
-def test_the_optimizer_holds_every_parameter_that_trains_once(config):
-    cfg = config(SOLVER__WEIGHT_DECAY_NORM="0.0")
-    method = build_method(cfg)
-    groups = build_optimizer(cfg, method).param_groups
-    held = [id(p) for group in groups for p in group["params"]]
-    trained = [id(p) for p in method.parameters() if p.requires_grad]
-    assert sorted(held) == sorted(trained)
-    norms = {id(p) for name, p in method.named_parameters() if ".norm." in name}
-    without = [group["params"] for group in groups if group["weight_decay"] == 0]
-    assert {id(p) for params in without for p in params} == norms & set(trained)

@@ -1,8 +1,7 @@
 """Runs a function in two gloo processes."""
 
-import functools
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -18,16 +17,6 @@ def run_in_two(function: Callable[[int], Any]) -> list[Any]:
         results = manager.dict()
         mp.spawn(_work, (port, function, results), nprocs=2)
         return [results[rank] for rank in range(2)]
-
-
-def halves(step: Callable[[str, int, int], Any], names: Iterable[str]) -> dict[str, list[Any]]:
-    """Return ``step(name, rank, 2)`` of both ranks by name."""
-    found = run_in_two(functools.partial(_all, step, tuple(names)))
-    return {name: [part[name] for part in found] for name in found[0]}
-
-
-def _all(step: Callable[[str, int, int], Any], names: tuple[str, ...], rank: int) -> dict[str, Any]:
-    return {name: step(name, rank, 2) for name in names}
 
 
 def _work(rank: int, port: int, function: Callable[[int], Any], results) -> None:

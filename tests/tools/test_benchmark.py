@@ -1,6 +1,5 @@
 """tools/benchmark.py: its command line, and one matrix from pretraining to the report."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -34,16 +33,12 @@ DETECTION = DETECTOR | {
 
 
 @pytest.fixture
-def tool(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    spec.loader.exec_module(tool)
+def tool(load_tool, monkeypatch, tmp_path):
     (tmp_path / "data" / "coco").mkdir(parents=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.chdir(tmp_path)
-    return tool
+    return load_tool("benchmark")
 
 
 ONE = ("--methods", "mls", "--tasks", "coco")
@@ -101,11 +96,12 @@ def test_the_plan_of_a_command_line(tool, capsys, monkeypatch, words, name, cell
 @pytest.mark.parametrize(
     ("words", "row"),
     [
-        (("--methods", "mls", "--num-gpus", "8"), "pretrain/mls-seed0 1 8 32.5 3.6 "),
-        (
-            ("--backbone", "random"),
-            "voc2007-linear/random-seed0 3 1 8.",
+        pytest.param(
+            ("--methods", "mls", "--num-gpus", "8"),
+            "pretrain/mls-seed0 1 8 32.5 3.6 ",
+            marks=pytest.mark.full,
         ),
+        (("--backbone", "random"), "voc2007-linear/random-seed0 3 1 8."),
     ],
 )
 def test_the_plan_counts_the_cost_without_data_and_for_the_gpus_of_the_recipe(
@@ -146,7 +142,7 @@ def test_what_options_select(tool, tmp_path):
         assert method.name in ("my-run", "dino-s8")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_matrix_is_stopped_resumes_is_reported_and_is_not_repeated(tool, scenes_root, tmp_path):
     path = tmp_path / "tiny.yaml"
     content = {

@@ -1,22 +1,16 @@
 """The command line of tools/demo.py."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
-QUICK = TOOL.parents[1] / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_quick.yaml"
+from tests.mls_d2.conftest import QUICK
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(load_tool, monkeypatch, capsys):
     """Run the tool with a stand-in for the drawing; return exit code, its arguments and output."""
-    spec = importlib.util.spec_from_file_location("demo", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    calls = []
+    tool, calls = load_tool("demo"), []
 
     def draw(cfg, inputs, folder, *, min_score):
         calls.append((cfg, inputs, folder, min_score))

@@ -1,24 +1,15 @@
 """tools/figures.py: which runs it draws, and what it leaves out."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from mls_d2.core.errors import UserError
 
-TOOL = Path(__file__).parents[2] / "tools" / "figures.py"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("figures_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("figures")
 
 
 @pytest.fixture

@@ -1,24 +1,15 @@
 """tools/gpu_check.py: its command line, table, file and exit codes."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def tool(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location(
-        "gpu_check_tool", REPOSITORY / "tools/gpu_check.py"
-    )
-    tool = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    spec.loader.exec_module(tool)
+def tool(load_tool, monkeypatch, tmp_path):
+    tool = load_tool("gpu_check")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tool, "IMAGES", 1)
     return tool

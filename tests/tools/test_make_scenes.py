@@ -1,9 +1,3 @@
-"""The tool in process, and once from the command line."""
-
-from __future__ import annotations
-
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,8 +5,7 @@ import numpy as np
 
 from tools.make_scenes import contact_sheet, draw_annotations, main
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_scenes.py"
-COUNTS = ("--train", "3", "--val", "1", "--unlabeled", "1", "--size", "64", "48", "--workers", "1")
+COUNTS = ("--train", "3", "--val", "1", "--unlabeled", "1", "--size", "64", "48", "--workers", "0")
 
 
 def test_it_writes_a_root_and_a_contact_sheet(tmp_path: Path, capsys):
@@ -45,11 +38,8 @@ def test_a_sheet_without_labelled_scenes_is_refused(tmp_path: Path, refuses):
         contact_sheet(tmp_path)
 
 
-def test_a_foreign_folder_is_one_line_and_exit_code_2(tmp_path: Path):
+def test_a_foreign_folder_is_one_line_and_exit_code_2(run_tool, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("")
-    command = [sys.executable, str(TOOL), "--root", str(tmp_path), *COUNTS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    done = run_tool("make_scenes", "--root", tmp_path, *COUNTS)
+    assert (done.code, done.err[:7], done.err.count("\n")) == (2, "error: ", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,15 +1,8 @@
 """tools/prepare_data.py prints what is ready, what is missing, and where to get it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tools.prepare_data import main
-
-TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
 
 
 def test_scenes_are_ready(scenes_root, monkeypatch, capsys):
@@ -38,12 +31,8 @@ def test_bad_arguments_are_refused(refuses, arguments, code):
         main(arguments)
 
 
-def test_as_a_command_it_prints_one_line_and_returns_2(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(TOOL)],
-        env=os.environ | {"DETECTRON2_DATASETS": str(tmp_path / "none")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: no folder '{tmp_path}/none'")
+def test_without_the_folder_it_prints_one_line_and_returns_2(run_tool, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+    done = run_tool("prepare_data")
+    assert done.code == 2
+    assert done.err.startswith(f"error: no folder '{tmp_path}/none'")

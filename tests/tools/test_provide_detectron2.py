@@ -1,11 +1,8 @@
 """The repacking, on a small stand-in for the sdist; test_repacked_detectron2.py has the result."""
 
-from __future__ import annotations
-
 import base64
 import email
 import hashlib
-import importlib.util
 import io
 import os
 import re
@@ -14,24 +11,13 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import tools.provide_detectron2 as tool
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "provide_detectron2.py"
 
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("provide_detectron2", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["provide_detectron2"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 SOURCES = {
     "LICENSE": "the licence",

@@ -1,9 +1,6 @@
-"""Each change that tools/provide_detectron2.py makes, exercised on the installed Detectron2."""
-
-from __future__ import annotations
+"""What tools/provide_detectron2.py changes, in the installed Detectron2; aliases by name alone."""
 
 import importlib.metadata
-import logging
 import random
 import re
 import warnings
@@ -15,7 +12,6 @@ import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
-from detectron2.data.build import print_instances_class_histogram
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from detectron2.data.transforms import ExtentTransform, ResizeTransform
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
@@ -25,10 +21,7 @@ from detectron2.layers import DeformConv, ROIAlignRotated
 from detectron2.layers.mask_ops import paste_mask_in_image_old
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.solver import LRMultiplier
-from detectron2.structures import Boxes, Instances, PolygonMasks, RotatedBoxes, pairwise_iou_rotated
-from detectron2.structures.masks import polygons_to_bitmask
-from detectron2.utils.video_visualizer import VideoVisualizer
-from detectron2.utils.visualizer import _PanopticPrediction
+from detectron2.structures import Boxes, Instances, RotatedBoxes, pairwise_iou_rotated
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 from PIL import Image
@@ -132,25 +125,6 @@ def test_paste_mask_fills_exactly_its_box():
     assert torch.equal(pasted, expected)
 
 
-def test_masks_are_boolean():
-    bitmask = polygons_to_bitmask([np.array([1.0, 1, 4, 1, 4, 3, 1, 3])], 5, 6)
-    expected = np.zeros((5, 6), dtype=bool)
-    expected[1:3, 1:4] = True
-    assert bitmask.dtype == np.bool_
-    np.testing.assert_array_equal(bitmask, expected)
-    assert not polygons_to_bitmask([], 5, 6).any()
-    polygons = PolygonMasks([[np.array([0.0, 0, 1, 0, 1, 1])], []])
-    assert polygons.nonempty().tolist() == [True, False]
-
-
-def test_class_histogram_counts_instances(caplog: pytest.LogCaptureFixture):
-    annotations = [{"category_id": index} for index in (0, 0, 2)]
-    with caplog.at_level(logging.INFO, logger="detectron2.data.build"):
-        print_instances_class_histogram([{"annotations": annotations}], ["cat", "dog", "bus"])
-    rows = re.sub(r"\x1b\[\d+m", "", caplog.text)
-    assert re.search(r"cat\s+\|\s+2\s+\|\s+dog\s+\|\s+0\s+\|\s+bus\s+\|\s+1", rows)
-
-
 def test_semantic_segmentation_scores(tmp_path: Path):
     Image.fromarray(np.array([[0, 0, 1, 255]], dtype=np.uint8)).save(tmp_path / "truth.png")
     name = "repacked_semantic"
@@ -201,33 +175,6 @@ def test_voc_loading_and_scores(tmp_path: Path):
     assert recall.tolist() == [0.5, 0.5]
     assert precision.tolist() == [1.0, 0.5]
     assert ap == 0.5
-
-
-def test_panoptic_prediction_masks_are_boolean():
-    segments = torch.tensor([[1, 1], [2, 0]])
-    info = [
-        {"id": 1, "isthing": False, "category_id": 0},
-        {"id": 2, "isthing": True, "category_id": 0},
-    ]
-    prediction = _PanopticPrediction(segments, info)
-    (stuff, _), (thing, _) = *prediction.semantic_masks(), *prediction.instance_masks()
-    assert stuff.dtype == thing.dtype == np.bool_
-    assert stuff.tolist() == [[True, True], [False, False]]
-    assert thing.tolist() == [[False, False], [True, False]]
-    assert prediction.non_empty_mask().tolist() == [[True, True], [True, False]]
-
-
-def test_video_visualizer_keeps_the_colour_of_a_tracked_box():
-    visualizer = VideoVisualizer(MetadataCatalog.get("repacked_video").set(thing_classes=["dog"]))
-    frame = np.zeros((64, 64, 3), dtype=np.uint8)
-    shown = Instances((64, 64), pred_classes=torch.tensor([0]), scores=torch.tensor([0.9]))
-    colours = []
-    for shift in (0.0, 1.0):
-        shown.pred_boxes = Boxes(torch.tensor([[8.0 + shift, 8, 40, 40]]))
-        drawn = visualizer.draw_instance_predictions(frame, shown)
-        assert drawn.get_image().any()
-        colours.append(visualizer._old_instances[0].color)
-    np.testing.assert_array_equal(colours[0], colours[1])
 
 
 # torch

@@ -1,5 +1,4 @@
 import json
-import runpy
 import signal
 import subprocess
 import sys
@@ -8,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tools.report import main as run
+
 TOOL = Path(__file__).parents[2] / "tools" / "report.py"
-run = runpy.run_path(str(TOOL))["main"]
 
 
 @pytest.fixture

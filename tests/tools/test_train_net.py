@@ -1,6 +1,5 @@
 """tools/train_net.py from the command line, as a user runs it."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,34 +10,12 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TOOL = REPOSITORY / "tools" / "train_net.py"
-QUICK = REPOSITORY / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_quick.yaml"
+from tests.mls_d2.conftest import DETECTOR, QUICK
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 # Seconds instead of a minute and a half.
-SMALL = [
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "4", "MODEL.RESNETS.RES2_OUT_CHANNELS", "8"),
-    *("MODEL.RESNETS.WIDTH_PER_GROUP", "2", "MODEL.FPN.OUT_CHANNELS", "8"),
-    *("MODEL.ROI_BOX_HEAD.CONV_DIM", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"),
-    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
-    *("INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "2"),
-    *("SOLVER.STEPS", "()", "TEST.PRECISE_BN.NUM_ITER", "1"),
-]
-
-
-@pytest.fixture
-def run_in_process(monkeypatch, capfd):
-    """Run the tool's main in this process; return its exit code, stdout and stderr."""
-
-    def run(*words):
-        spec = importlib.util.spec_from_file_location("train_net", TOOL)
-        tool = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(tool)
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            tool.run_tool(tool.main)
-        return (caught.value.code, *capfd.readouterr())
-
-    return run
+TINY = DETECTOR | {"SOLVER.WARMUP_ITERS": 2, "SOLVER.STEPS": "()", "DATALOADER.NUM_WORKERS": 2}
+SMALL = [str(word) for pair in TINY.items() for word in pair]
 
 
 @pytest.mark.parametrize(
@@ -51,15 +28,14 @@ def run_in_process(monkeypatch, capfd):
         (("--config-file", QUICK, "--num-gpus", "64"), "bad-option"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(run_in_process, words, code):
-    exit_code, _, err = run_in_process(*words)
-    assert exit_code == 2
-    assert err.count("error: ") == 1
-    assert err.endswith(f" [{code}]\n")
-    assert "Traceback" not in err
+def test_bad_input_is_one_message_and_exit_code_2(run_tool, words, code):
+    done = run_tool("train_net", *words)
+    assert (done.code, done.err.count("error: ")) == (2, 1)
+    assert done.err.endswith(f" [{code}]\n")
+    assert "Traceback" not in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_survives_ctrl_c_and_resumes(scenes_root, tmp_path):
     environment = os.environ | {"DETECTRON2_DATASETS": str(scenes_root), "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "run"
@@ -103,8 +79,9 @@ def test_a_run_survives_ctrl_c_and_resumes(scenes_root, tmp_path):
     assert (folder / "predictions.png").exists()
 
 
-def test_eval_only_evaluates(run_in_process, monkeypatch):
+def test_eval_only_evaluates(run_tool, load_tool, monkeypatch):
     calls = []
-    monkeypatch.setattr("mls_d2.transfer.run.run_evaluation", calls.append)
-    code, *_ = run_in_process("--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "x.pth")
-    assert (code, calls[0].MODEL.WEIGHTS) == (0, "x.pth")
+    monkeypatch.setattr(load_tool("train_net"), "run_evaluation", calls.append)
+    words = ("--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "x.pth")
+    assert run_tool("train_net", *words).code == 0
+    assert calls[0].MODEL.WEIGHTS == "x.pth"

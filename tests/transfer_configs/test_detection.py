@@ -13,6 +13,7 @@ from mls_d2.run.registration import register_all
 from mls_d2.transfer import detection
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import few
 from tests.mls_d2.conftest import NARROW_DETECTOR, REPOSITORY, forget, load_with
 
 CONFIGS = REPOSITORY / "transfer_configs"
@@ -24,38 +25,19 @@ EVERY = sorted(
 
 # Every published recipe here: Detectron2's key, and its value in the recipes of the field.
 COMMON = {
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.NORM": "SyncBN",
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "INPUT.FORMAT": "RGB",
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
-    "INPUT.RANDOM_FLIP": "horizontal",
-    "SOLVER.MOMENTUM": 0.9,
-    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
-    "SOLVER.WARMUP_METHOD": "linear",
-    "SOLVER.GAMMA": 0.1,
-    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
-    "SOLVER.AMP.ENABLED": False,
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
-    "TEST.DETECTIONS_PER_IMAGE": 100,
-    "TEST.AUG.ENABLED": False,
-    "INPUT.MAX_SIZE_TRAIN": 1333,
-    "INPUT.MIN_SIZE_TEST": 800,
-    "INPUT.MAX_SIZE_TEST": 1333,
-    "SOLVER.IMS_PER_BATCH": 16,
-    "SOLVER.REFERENCE_WORLD_SIZE": 8,
-    "SOLVER.BASE_LR": 0.02,
-    "SOLVER.NESTEROV": False,
-    "SOLVER.WEIGHT_DECAY": 1e-4,
-    "SOLVER.WARMUP_FACTOR": 1e-3,
-    "TEST.PRECISE_BN.ENABLED": True,
-    "TEST.PRECISE_BN.NUM_ITER": 200,
-}
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "SyncBN", "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53], "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "INPUT.FORMAT": "RGB", "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.RANDOM_FLIP": "horizontal", "SOLVER.MOMENTUM": 0.9, "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.WARMUP_METHOD": "linear", "SOLVER.GAMMA": 0.1, "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "SOLVER.AMP.ENABLED": False, "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512, "TEST.DETECTIONS_PER_IMAGE": 100,
+    "TEST.AUG.ENABLED": False, "INPUT.MAX_SIZE_TRAIN": 1333, "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333, "SOLVER.IMS_PER_BATCH": 16, "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "SOLVER.BASE_LR": 0.02, "SOLVER.NESTEROV": False, "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.WARMUP_FACTOR": 1e-3, "TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": 200,
+}  # fmt: skip
 COCO = {
     "MODEL.MASK_ON": True,
     "MODEL.ROI_HEADS.NUM_CLASSES": 80,
@@ -96,21 +78,15 @@ PLAIN_HEADS = {
     "MODEL.ROI_MASK_HEAD.NORM": "",
 }
 C4 = {
-    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES": ["res4"],
     "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
-    "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.RPN.IN_FEATURES": ["res4"],
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm", "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+    "MODEL.RPN.IN_FEATURES": ["res4"], "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0, "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
-}
+}  # fmt: skip
 VOC = C4 | {
     "MODEL.MASK_ON": False,
     "MODEL.ROI_HEADS.NUM_CLASSES": 20,
@@ -133,12 +109,8 @@ RECIPES = {
 }
 # What a quick config shares with its recipe: all that is not size, length or learning rate.
 SHARED = (
-    *(
-        "MODEL.META_ARCHITECTURE",
-        "MODEL.MASK_ON",
-        "MODEL.BACKBONE.NAME",
-        "MODEL.BACKBONE.FREEZE_AT",
-    ),
+    *("MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "MODEL.BACKBONE.NAME"),
+    "MODEL.BACKBONE.FREEZE_AT",
     *("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NORM", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.FPN.NORM"),
     *("MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_BOX_HEAD.NORM"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "DATASETS.TRAIN", "DATASETS.TEST"),
@@ -215,7 +187,7 @@ TINY = NARROW_DETECTOR | {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", few(EVERY, *QUICK))
 def test_every_config_trains_and_evaluates(name, tiny_scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "write_detections", lambda *_: None)
     given = load_cfg(str(CONFIGS / name))

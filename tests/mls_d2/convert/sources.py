@@ -1,7 +1,5 @@
 """Synthetic files of every source: the real containers and names around a narrow ResNet."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import functools

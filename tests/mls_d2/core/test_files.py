@@ -142,11 +142,11 @@ def test_an_error_about_a_file_is_one_line_that_names_it_and_others_are_bugs(tmp
         exit_code_of(fail)
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [(".png", np.uint8), (".png", np.uint16)])
-def test_one_channel_is_written_as_it_is(tmp_path, suffix, kind):
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_one_channel_is_written_as_it_is(tmp_path, kind):
     pixels = np.arange(12, dtype=kind).reshape(3, 4) * 17
-    write_image(tmp_path / f"a{suffix}", pixels)
-    np.testing.assert_array_equal(np.array(Image.open(tmp_path / f"a{suffix}")), pixels)
+    write_image(tmp_path / "a.png", pixels)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "a.png")), pixels)
 
 
 def test_colours_are_written_as_rgb(tmp_path):

@@ -70,13 +70,6 @@ def test_a_sample_finds_what_cannot_be_read_also_in_a_partial_dataset(root, cont
     assert bool(inspect(source(), sample=0).facts) == bool(content)  # empty files always count
 
 
-def test_an_empty_image_is_found_whatever_the_sample(root):
-    (root / "images" / "3.jpg").write_bytes(b"")
-    (problem,) = inspect(source(), sample=0).problems
-    assert "1 of 1 sampled images cannot be read" in problem
-    assert "3.jpg" in problem
-
-
 def test_files_are_checked_and_made_for_each_split(root):
     made = []
     assert inspect(source(prepare=made.append), sample=0).facts

@@ -1,7 +1,5 @@
 """Results to report on, as an evaluation would leave them."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -3,17 +3,14 @@
 import csv
 import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import msgspec
 import pytest
 from PIL import Image
 
 from mls_d2.report.build import compare, update_document, write_report
-from mls_d2.report.contents import Report, ReportPicture, make_section
-from mls_d2.report.groups import group_results
 from mls_d2.report.tables import ReportOptions
-from mls_d2.results.schema import LocatedResult
+from tests.mls_d2.report.test_render import report_of
 
 COCO_800 = {"dataset": ["coco_2017_train"], "epochs": 800}
 BEGIN, END = "<!-- report:begin {} -->", "<!-- report:end {} -->"
@@ -180,14 +177,6 @@ def test_without_a_published_number_the_reason_is_printed(voc_runs, fields, reas
     assert reason in text
     assert ["box", "AP", "55.00"] in lines_of(text)
     assert "81.6" not in text
-
-
-def report_of(*results):
-    located = [LocatedResult(Path(f"run{i}"), result) for i, result in enumerate(results)]
-    groups, _ = group_results(located)
-    curves = [ReportPicture("curves.svg", "")]
-    sections = [make_section(item, ReportOptions(), curves) for item in groups]
-    return Report(sections, None, ())
 
 
 @pytest.fixture

@@ -93,7 +93,11 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("victim", "name", "code", "message"),
     [
-        ("own", "SIGKILL", EXIT_LOST_PROCESS, "process 1 of this machine was killed by SIGKILL"),
+        pytest.param(
+            *("own", "SIGKILL", EXIT_LOST_PROCESS),
+            "process 1 of this machine was killed by SIGKILL",
+            marks=pytest.mark.full,
+        ),
         ("parent", "SIGUSR1", EXIT_PREEMPTED, "SIGUSR1: stopped after writing a checkpoint"),
     ],
 )

@@ -245,8 +245,12 @@ def test_a_single_stuck_process_ends_and_reports_its_place(tmp_path):
     [
         ("stopped worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
         ("slow read-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
-        ("looping worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
-        ("slow images-0", "all batches came", 2),
+        # Busy for seconds.
+        pytest.param(
+            *("looping worker-0", "no batch came for 3 s", EXIT_LOST_PROCESS),
+            marks=pytest.mark.full,
+        ),
+        pytest.param("slow images-0", "all batches came", 2, marks=pytest.mark.full),
     ],
 )
 def test_a_loader_that_reads_nothing_ends_the_run(tmp_path, monkeypatch, trouble, message, code):

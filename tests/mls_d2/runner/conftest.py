@@ -1,7 +1,5 @@
 """A checkout of four small configs, and stubs in place of the tools."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -29,35 +29,20 @@ def cfg_of(entry, *late):
     ("method", "expected"),
     [
         # A quarter of 400 epochs, half of batch 256 and of lr 0.3, BatchNorm of 32 images.
-        (
-            "mls",
-            {
-                f"{S}.IMS_PER_BATCH": 128,
-                f"{S}.BASE_LR": 0.15,
-                f"{S}.REFERENCE_WORLD_SIZE": 0,
-                f"{S}.AMP.ENABLED": True,
-                f"{S}.CHECKPOINT_PERIOD": 9240,
-                "PRETRAIN.EPOCHS": 100,
-                "PRETRAIN.WARMUP_EPOCHS": 0,
-                "PRETRAIN.BATCH_NORM_GROUPS": 4,
-                f"{A}.CROP_SIZE": 160,
-                "MOCO.DICTIONARY_SIZE": 4096,
-                "MLS.K": 20,
-            },
-        ),
-        (
-            "byol",
-            {
-                f"{S}.IMS_PER_BATCH": 128,
-                f"{S}.BASE_LR": 0.1,
-                "PRETRAIN.WARMUP_EPOCHS": 1,
-                "PRETRAIN.BATCH_NORM_GROUPS": 1,
-            },
-        ),
+        ("mls", {
+            f"{S}.IMS_PER_BATCH": 128, f"{S}.BASE_LR": 0.15, f"{S}.REFERENCE_WORLD_SIZE": 0,
+            f"{S}.AMP.ENABLED": True, f"{S}.CHECKPOINT_PERIOD": 9240, "PRETRAIN.EPOCHS": 100,
+            "PRETRAIN.WARMUP_EPOCHS": 0, "PRETRAIN.BATCH_NORM_GROUPS": 4, f"{A}.CROP_SIZE": 160,
+            "MOCO.DICTIONARY_SIZE": 4096, "MLS.K": 20,
+        }),
+        ("byol", {
+            f"{S}.IMS_PER_BATCH": 128, f"{S}.BASE_LR": 0.1,
+            "PRETRAIN.WARMUP_EPOCHS": 1, "PRETRAIN.BATCH_NORM_GROUPS": 1,
+        }),
         ("swav", {f"{A}.CROP_SIZE": 160, f"{A}.LOCAL_SIZE": 64}),
         ("mls-800ep", {"PRETRAIN.EPOCHS": 200, f"{S}.BASE_LR": 0.15}),
     ],
-)
+)  # fmt: skip
 def test_pretraining_follows_the_rule(method, expected):
     (entry,) = suite_of(methods=[method]).methods
     cfg = cfg_of(entry)
@@ -69,42 +54,24 @@ def test_pretraining_follows_the_rule(method, expected):
     ("task", "expected"),
     [
         # An eighth of 90,000 iterations of 16 images, in batches of 8.
-        (
-            "coco",
-            {
-                f"{S}.IMS_PER_BATCH": 8,
-                f"{S}.BASE_LR": 0.01,
-                f"{S}.MAX_ITER": 22500,
-                f"{S}.STEPS": (15000, 20000),
-                f"{S}.WARMUP_ITERS": 250,
-                "INPUT.MIN_SIZE_TRAIN": (448, 480, 512, 512, 544, 576),
-                "INPUT.MAX_SIZE_TRAIN": 960,
-                "INPUT.MIN_SIZE_TEST": 576,
-                "INPUT.MAX_SIZE_TEST": 960,
-            },
-        ),
+        ("coco", {
+            f"{S}.IMS_PER_BATCH": 8, f"{S}.BASE_LR": 0.01, f"{S}.MAX_ITER": 22500,
+            f"{S}.STEPS": (15000, 20000), f"{S}.WARMUP_ITERS": 250,
+            "INPUT.MIN_SIZE_TRAIN": (448, 480, 512, 512, 544, 576), "INPUT.MAX_SIZE_TRAIN": 960,
+            "INPUT.MIN_SIZE_TEST": 576, "INPUT.MAX_SIZE_TEST": 960,
+        }),
         ("voc", {f"{S}.MAX_ITER": 6000, f"{S}.STEPS": (4500, 5500), f"{S}.WARMUP_ITERS": 25}),
-        (
-            "cityscapes-psanet",
-            {
-                f"{S}.IMS_PER_BATCH": 8,
-                f"{S}.BASE_LR": 0.01,
-                f"{S}.MAX_ITER": 5000,
-                "INPUT.SEGMENTATION.CROP_SIZE": (352, 736),
-            },
-        ),
-        (
-            "cub200-finetune",
-            {
-                f"{S}.IMS_PER_BATCH": 64,
-                f"{S}.MAX_ITER": 1405,
-                "CLASSIFICATION.CROP_SIZE": 160,
-                "CLASSIFICATION.RESIZE": 192,
-            },
-        ),
+        ("cityscapes-psanet", {
+            f"{S}.IMS_PER_BATCH": 8, f"{S}.BASE_LR": 0.01, f"{S}.MAX_ITER": 5000,
+            "INPUT.SEGMENTATION.CROP_SIZE": (352, 736),
+        }),
+        ("cub200-finetune", {
+            f"{S}.IMS_PER_BATCH": 64, f"{S}.MAX_ITER": 1405,
+            "CLASSIFICATION.CROP_SIZE": 160, "CLASSIFICATION.RESIZE": 192,
+        }),
         ("voc2007-svm", {"CLASSIFICATION.CROP_SIZE": 224, "MODEL.CLASSIFIER.POOL_SIZE": 6}),
     ],
-)
+)  # fmt: skip
 def test_fine_tuning_follows_the_rule(task, expected):
     (entry,) = suite_of(methods=["random"], tasks=[task]).tasks
     cfg = cfg_of(entry)

@@ -1,7 +1,5 @@
 """A tiny root of scenes in all three layouts, and the pictures in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

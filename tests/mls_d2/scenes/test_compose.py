@@ -1,7 +1,5 @@
 """Rendering against closed forms, and what drawn scenes show: co-occurrence, sizes, colours."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """A root as a whole: the same bytes from any number of processes, resumed, extended, refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import subprocess

@@ -1,7 +1,5 @@
 """Files against the id maps they come from, by slow loops and by the datasets' own loaders."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path

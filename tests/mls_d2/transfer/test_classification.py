@@ -19,6 +19,7 @@ from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.classification import Classification, check_batch
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import few
 from tests.mls_d2.conftest import NARROW, REPOSITORY, load_with
 from tests.mls_d2.data.classification_trees import WRITERS
 
@@ -127,7 +128,7 @@ def test_voc2007_is_the_recipe_of_the_field():
     assert (svm.CLASSIFICATION.TEST_CROP, svm.CLASSIFICATION.CROP_SIZE) == ("squash", 224)
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", few(SCENES, *(name for name in SCENES if "voc2007" in name)))
 def test_each_runs_on_the_scenes(name, scenes, narrow_cfg, drawn):
     cfg = narrow_cfg(name)
     run_transfer(cfg)
@@ -145,7 +146,7 @@ def test_each_runs_on_the_scenes(name, scenes, narrow_cfg, drawn):
     assert len(drawn) == 1
 
 
-@pytest.mark.parametrize("key", FINE_GRAINED)
+@pytest.mark.parametrize("key", few(FINE_GRAINED, "pets"))
 def test_each_runs_on_files_in_the_layout_of_the_official_ones(
     key, tmp_path, narrow_cfg, monkeypatch
 ):

@@ -28,7 +28,7 @@ THREE_CLASSES = NARROW | {
     ("config", "opts"),
     [
         ("cub200_finetune", {"SOLVER.MAX_ITER": 2}),
-        ("scenes_objects_linear", {"SOLVER.MAX_ITER": 2}),
+        pytest.param("scenes_objects_linear", {"SOLVER.MAX_ITER": 2}, marks=pytest.mark.full),
         ("voc2007_svm", {"MODEL.CLASSIFIER.POOL_SIZE": 1, "MODEL.CLASSIFIER.SVM_COSTS": (1.0,)}),
         ("voc2007_knn", {"MODEL.CLASSIFIER.KNN_K": 3}),
     ],

@@ -28,6 +28,7 @@ from mls_d2.transfer.predict import run_demo
 from mls_d2.transfer.run import run_transfer
 from mls_d2.transfer.segmentation import PolyParamScheduler, Segmentation, check_batch
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import few
 from tests.mls_d2.conftest import NARROW, REPOSITORY, forget, load_with
 
 FOLDER = REPOSITORY / "transfer_configs" / "cityscapes"
@@ -85,40 +86,21 @@ def make_cfg(tmp_path, tiny_cityscapes):
 
 
 RECIPE = {
-    "SOLVER.MAX_ITER": 40000,
-    "SOLVER.IMS_PER_BATCH": 8,
-    "SOLVER.REFERENCE_WORLD_SIZE": 4,
-    "SOLVER.BASE_LR": 0.01,
-    "SOLVER.MOMENTUM": 0.9,
-    "SOLVER.NESTEROV": False,
-    "SOLVER.WEIGHT_DECAY": 5e-4,
-    "SOLVER.WEIGHT_DECAY_NORM": 5e-4,
-    "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR",
-    "SOLVER.POLY_POWER": 0.9,
-    "SOLVER.POLY_FLOOR": 0.01,
-    "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.NORM": "SyncBN",
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.OUTPUT_STRIDE": 8,
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.SEM_SEG_HEAD.NORM": "SyncBN",
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512,
-    "MODEL.SEM_SEG_HEAD.DROPOUT": 0.1,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
-    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
-    "MODEL.AUXILIARY_HEAD.IN_FEATURES": ["res4"],
-    "MODEL.AUXILIARY_HEAD.CONVS_DIM": 256,
-    "MODEL.AUXILIARY_HEAD.LOSS_WEIGHT": 0.4,
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "INPUT.FORMAT": "RGB",
-    "INPUT.RANDOM_FLIP": "horizontal",
-    "INPUT.SEGMENTATION.SCALE_RANGE": (0.5, 2.0),
-    "INPUT.SEGMENTATION.MAX_CLASS_SHARE": 0.75,
-    "TEST.EVAL_PERIOD": 4000,
-}
+    "SOLVER.MAX_ITER": 40000, "SOLVER.IMS_PER_BATCH": 8, "SOLVER.REFERENCE_WORLD_SIZE": 4,
+    "SOLVER.BASE_LR": 0.01, "SOLVER.MOMENTUM": 0.9, "SOLVER.NESTEROV": False,
+    "SOLVER.WEIGHT_DECAY": 5e-4, "SOLVER.WEIGHT_DECAY_NORM": 5e-4,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR", "SOLVER.POLY_POWER": 0.9, "SOLVER.POLY_FLOOR": 0.01,
+    "SOLVER.WARMUP_ITERS": 0, "SOLVER.CLIP_GRADIENTS.ENABLED": False, "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.NORM": "SyncBN", "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.OUTPUT_STRIDE": 8,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False, "MODEL.SEM_SEG_HEAD.NORM": "SyncBN",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512, "MODEL.SEM_SEG_HEAD.DROPOUT": 0.1,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
+    "MODEL.AUXILIARY_HEAD.IN_FEATURES": ["res4"], "MODEL.AUXILIARY_HEAD.CONVS_DIM": 256,
+    "MODEL.AUXILIARY_HEAD.LOSS_WEIGHT": 0.4, "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375], "INPUT.FORMAT": "RGB",
+    "INPUT.RANDOM_FLIP": "horizontal", "INPUT.SEGMENTATION.SCALE_RANGE": (0.5, 2.0),
+    "INPUT.SEGMENTATION.MAX_CLASS_SHARE": 0.75, "TEST.EVAL_PERIOD": 4000,
+}  # fmt: skip
 SIZES = {  # of an image, of a crop, of a window, whether corners are aligned, preset
     "40k": ((1024, 2048), (512, 1024), (0, 0), False, "paper"),
     "769": ((1025, 2049), (769, 769), (769, 769), True, "custom"),
@@ -164,7 +146,7 @@ def test_the_quick_ones_differ_in_size_and_length_only(config):
     assert set(changed) - SIZE_AND_LENGTH == set()
 
 
-@pytest.mark.parametrize("config", PAPER)
+@pytest.mark.parametrize("config", few(PAPER, "pspnet_R_50_40k", "psanet_R_50_40k_769"))
 def test_it_takes_a_step_and_is_evaluated(make_cfg, config):
     cfg = make_cfg(config, "SOLVER.BASE_LR", 0.05)
     run_transfer(cfg)
@@ -204,7 +186,7 @@ def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(
         list(Segmentation().test_loader(cfg, name))
 
 
-@pytest.mark.parametrize("config", ["pspnet_R_50_quick", "psanet_R_50_quick"])
+@pytest.mark.parametrize("config", QUICK)
 def test_every_parameter_is_trained(make_cfg, config):
     register_all()
     cfg = make_cfg(config)

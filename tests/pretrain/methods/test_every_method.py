@@ -167,11 +167,7 @@ def test_local_views_are_further_queries_of_their_images_key(name, views):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_configs_exist_and_build_it(name):
-    for suffix in ("quick", "coco_400ep", "coco_800ep"):
-        cfg = load_cfg(str(CONFIGS / f"{name}_{suffix}.yaml"))
-        METHODS.get(name).check_config(cfg)
-        assert name == cfg.PRETRAIN.METHOD
+def test_its_quick_config_builds_it(name):
     cfg = load_cfg(str(CONFIGS / f"{name}_quick.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     with torch.device("meta"):  # Shapes alone: no numbers are needed.

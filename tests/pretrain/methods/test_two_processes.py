@@ -7,14 +7,15 @@ import torch
 
 from pretrain.batch import Batch
 from pretrain.batchnorm import gather
-from tests.pretrain.methods.tiny import (
-    PYRAMIDS,
-    disturb,
-    make_method,
-    scene_batch,
-    window_batch,
+from pretrain.gather import gather_with_gradient
+from pretrain.losses import (
+    barlow_terms,
+    batch_similarities,
+    cross_correlation,
+    info_nce_from_similarities,
 )
-from tests.pretrain.two_processes import halves
+from tests.pretrain.methods.tiny import PYRAMIDS, disturb, make_method, scene_batch, window_batch
+from tests.pretrain.two_processes import run_in_two
 
 OPTIONS = {
     "vicreg": {},
@@ -63,9 +64,67 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
     return {"loss": loss.detach()} | gradients | dict(method.named_buffers())
 
 
+def nt_xent(view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
+    return info_nce_from_similarities(*batch_similarities(view1, view2), 0.5)
+
+
+def barlow(view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
+    invariance, redundancy = barlow_terms(cross_correlation(view1, view2))
+    return invariance + 0.1 * redundancy
+
+
+LOSSES = {"nt_xent": nt_xent, "barlow": barlow}
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return views ``(2, 6, 5)`` and a weight ``(3, 5)`` that trains."""
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    return views[0], views[1], weight.requires_grad_()
+
+
+def loss_of(name: str, rank: int = 0, world_size: int = 1):
+    """Return this process's loss, and its gradient."""
+    *views, weight = inputs()
+    own = [view.chunk(world_size)[rank] for view in views]
+    loss = LOSSES[name](*(gather_with_gradient(rows @ weight.T) for rows in own))
+    loss.backward()
+    return loss.item(), weight.grad
+
+
+def all_of(rank: int):
+    """Return the steps of every method in a process, and the losses over all of their rows."""
+    steps = {name: two_steps(name, rank, 2) for name in OPTIONS}
+    return steps, {name: loss_of(name, rank, 2) for name in LOSSES}
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What both processes return: starting them takes more time than all else."""
+    return run_in_two(all_of)
+
+
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one():
-    for name, (one, other) in halves(two_steps, OPTIONS).items():
+def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients(found):
+    for name in LOSSES:
+        (one, first), (other, second) = (losses[name] for _, losses in found)
+        loss, gradient = loss_of(name)
+        assert [one, other] == pytest.approx([loss, loss], rel=1e-12)
+        # DistributedDataParallel takes the mean over processes.
+        torch.testing.assert_close((first + second) / 2, gradient)
+        assert not torch.allclose(first, gradient)
+
+
+def test_one_process_gets_its_rows_back():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gather_with_gradient(rows) is rows
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(found):
+    for name in OPTIONS:
+        one, other = (steps[name] for steps, _ in found)
         for key, value in two_steps(name).items():
             # DistributedDataParallel takes the mean over processes of gradients, the log of losses.
             mean, message = (one[key].double() + other[key]) / 2, f"{name} {key}"

@@ -18,7 +18,7 @@ from mls_d2.core.errors import UserError, nearest
 from mls_d2.data.datasets import image_files
 from mls_d2.data.images import BrokenImageError, EncodedImage, list_images, open_image, printable
 from pretrain.methods import method_class
-from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
+from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource, one_thread
 from pretrain.views import Crops, LoaderExtra
 
 logger = logging.getLogger(__name__)
@@ -384,9 +384,3 @@ def _registered_paths(name: str) -> list[str]:
             code="missing-data",
         )
     return paths
-
-
-def one_thread(_: int) -> None:
-    """Prepare a worker of a loader."""
-    # Workers are the parallelism; threads inside them would only fight for the same cores.
-    torch.set_num_threads(1)

@@ -31,11 +31,10 @@ from mls_d2.core.files import atomic_write, check_writable
 from mls_d2.data.images import BrokenImageError, open_image
 from mls_d2.data.proposals import LARGEST_SIDE, Proposals, differences
 from pretrain.correspondences import Correspondences, Recipe, pair_counts, write_correspondences
-from pretrain.data import one_thread
 from pretrain.encoder import Encoder
 from pretrain.methods.base import METHODS
 from pretrain.proposing import make_once
-from pretrain.sources import ImageSource
+from pretrain.sources import ImageSource, one_thread
 from pretrain.views.boxes import separate_boxes
 from pretrain.views.crops import Crop, cut
 from pretrain.views.pairs import box_crop

@@ -9,6 +9,7 @@ from pretrain.batch import Batch
 from pretrain.batchnorm import gather
 from tests.pretrain.methods.tiny import (
     PYRAMIDS,
+    VIEWS,
     disturb,
     make_method,
     scene_batch,
@@ -28,6 +29,7 @@ OPTIONS = {
     "lewel": {},
     "self_emd": {},
     "soco": {},
+    "orl": {},
 }
 
 
@@ -51,7 +53,8 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
     method = make_method(name, **OPTIONS[name]).eval()
     disturb(method)
     side = 64 if name in PYRAMIDS else 3
-    batches = [window_batch() if name == "resim" else scene_batch(side) for _ in range(2)]
+    count = VIEWS.get(name, 2)
+    batches = [window_batch() if name == "resim" else scene_batch(side, count) for _ in range(2)]
     for step, batch in enumerate(batches):
         method.before_step(step)
         method.zero_grad()

@@ -108,7 +108,10 @@ class Crops:
         sizes = [group.size for group in self.groups for _ in range(group.count)]
         cuts: dict[int, np.ndarray] = {}
         for source in dict.fromkeys(crop.place for crop in crops):
-            opened = image if source is None or images is None else images(source)
+            opened = image
+            if source is not None:
+                assert images is not None, "views of other images, which cannot be opened"
+                opened = images(source)
             mine = [i for i, crop in enumerate(crops) if crop.place == source]
             views = self._cut(opened, [crops[i] for i in mine], [sizes[i] for i in mine])
             cuts.update(zip(mine, views, strict=True))

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mls_d2.config.loading import load_cfg
+from mls_d2.data.images import BrokenImageError, open_image
+from pretrain.data import ViewDataset
 from pretrain.methods import METHODS
 from pretrain.methods.orl import ORL
+from pretrain.sources import FileSource
 from pretrain.views import ViewGroup
 from pretrain.views.boxes import overlaps
 from pretrain.views.pairs import ObjectPairs, box_crop, jittered_box
@@ -87,6 +91,27 @@ def test_views_are_two_crops_a_box_twice_and_a_pair_with_a_neighbour():
         assert corners(item[5]) == [1, 2, 31, 42]
     flips = np.array([[crop.flipped for crop in item] for item in drawn])
     assert flips.mean(axis=0) == pytest.approx([0.5] * 6, abs=0.1)
+
+
+def test_the_last_view_shows_the_neighbour_and_needs_it(tmp_path):
+    colours = ([200, 0, 0], [0, 0, 200])
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (100, 80), tuple(colour)).save(tmp_path / f"{number}.png")
+    source = FileSource([str(tmp_path / f"{number}.png") for number in range(2)])
+    crops = ObjectPairs(GROUPS, 0.5, source=Objects())
+    large, small = ViewDataset(source, crops, seed=0)[0, 0]["groups"]
+    assert (large.shape, small.shape) == ((2, 32, 32, 3), (4, 16, 16, 3))
+    assert (large == colours[0]).all()
+    assert (small[:3] == colours[0]).all()
+    assert (small[3] == colours[1]).all()
+    # Its boxes are of a larger image: it is another one now.
+    Image.new("RGB", (1, 9)).save(tmp_path / "1.png")
+    with pytest.raises(BrokenImageError, match="smaller than when its boxes were made"):
+        crops(
+            open_image(source.read(0)),
+            np.random.default_rng(0),
+            images=lambda place: open_image(source.read(place)),
+        )
 
 
 @pytest.mark.parametrize("source", [None, Objects()])

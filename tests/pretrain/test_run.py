@@ -179,6 +179,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, propos
         assert 1 < scaler["scale"] < 65536  # lowered until nothing overflowed
 
 
+@pytest.mark.full
 def test_a_run_of_two_stages_is_resumed_in_each_of_them(config, monkeypatch, proposals, refuses):
     changes = ORL | {"PRETRAIN__PROPOSALS": proposals}
     whole = pretrain(config("whole", **changes))

@@ -89,7 +89,7 @@ def loader_extras(name: str, cfg: CfgNode) -> dict[str, Tensor]:
             writer.append(NO_KEY, _SIZE, boxes)
         writer.finish()
         made, crops = method.loader_extras(cfg), method.crops(cfg)
-        drawn = [crops.draw(*_SIZE, rng) for _ in range(count)]
+        drawn = [crops.draw(place, *_SIZE, rng) for place in range(count)]
         return {
             key: torch.from_numpy(np.stack([make(i, _SIZE, drawn[i], rng) for i in range(count)]))
             for key, make in made.items()

@@ -67,8 +67,6 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.AUGMENT.BLUR_PROB": SHARE,
     "PRETRAIN.AUGMENT.BLUR_SIGMA": bounds(float("inf")),
     "PRETRAIN.AUGMENT.SOLARIZE_PROB": SHARE,
-    "PRETRAIN.AUGMENT.LOCAL.BLUR_PROB": SHARE_OR_NONE,
-    "PRETRAIN.AUGMENT.LOCAL.SOLARIZE_PROB": SHARE_OR_NONE,
     "PRETRAIN.AUGMENT.VIEW2.BLUR_PROB": SHARE_OR_NONE,
     "PRETRAIN.AUGMENT.VIEW2.SOLARIZE_PROB": SHARE_OR_NONE,
     "SOLVER.BASE_LR": above(0),
@@ -93,6 +91,16 @@ RULES: dict[str, Rule] = {
 }
 
 
+def local_shares(count: int) -> Rule:
+    """Return the rule of a probability of ``count`` local views, or of equal parts of them."""
+
+    def holds(value: object) -> bool:
+        parts = value if isinstance(value, list | tuple) and value else (value,)
+        return count % len(parts) == 0 and all(map(SHARE.holds, parts))
+
+    return Rule(holds, f"{SHARE.expected}, or as many such numbers as divide {count} local views")
+
+
 def check_config(cfg: CfgNode) -> None:
     """Check the values that pretraining reads, before anything is built.
 
@@ -101,5 +109,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     method_class(cfg).check_config(cfg)
     warmup = Rule(lambda value: 0 <= value < cfg.PRETRAIN.EPOCHS, "in [0, EPOCHS)")
-    check_rules(cfg, RULES | {"PRETRAIN.WARMUP_EPOCHS": warmup})
+    local = optional(local_shares(cfg.PRETRAIN.AUGMENT.LOCAL_CROPS), "as in first views")
+    more = {f"PRETRAIN.AUGMENT.LOCAL.{name}_PROB": local for name in ("BLUR", "SOLARIZE")}
+    check_rules(cfg, RULES | more | {"PRETRAIN.WARMUP_EPOCHS": warmup})
     check_batchnorm(cfg, comm.get_world_size())

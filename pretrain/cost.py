@@ -42,7 +42,10 @@ def pretrain_cost(cfg: CfgNode, num_gpus: int) -> RunCost:
     backbone = sum(4 * weight.numel() for weight in method.encoder.backbone.state_dict().values())
     files = step.weights + step.optimizer
     disk = checkpoints(cfg, steps) * files + backbone
-    return RunCost(step, steps, num_gpus, disk, memory_relief(cfg, num_gpus))
+    before = type(method).first_stage(cfg)
+    first = None if before is None else pretrain_cost(before, num_gpus)
+    disk += first.disk if first else 0
+    return RunCost(step, steps, num_gpus, disk, memory_relief(cfg, num_gpus), first)
 
 
 def checkpoints(cfg: CfgNode, steps: int) -> int:

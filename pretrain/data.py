@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.data.datasets import image_files
-from mls_d2.data.images import BrokenImageError, list_images, open_image, printable
+from mls_d2.data.images import BrokenImageError, EncodedImage, list_images, open_image, printable
 from pretrain.methods import method_class
-from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource
+from pretrain.sources import SHARDS_FILE, FileSource, ImageSource, ShardSource, one_thread
 from pretrain.views import Crops, LoaderExtra
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,8 @@ class ViewDataset(Dataset):
             name = self.source.name(place)
             rng = np.random.default_rng((self.seed, _CROP_STREAM, epoch, position))
             try:
-                image = open_image(self.source.read(place), name=name)
-                views, crops = self.crops(image, rng)
+                image = self._open(place)
+                views, crops = self.crops(image, rng, place=place, images=self._open)
             except BrokenImageError as error:
                 broken.append((name, str(error)))
                 continue
@@ -116,6 +116,9 @@ class ViewDataset(Dataset):
             f"e.g. {broken[0][1]}",
             code="damaged-file",
         )
+
+    def _open(self, place: int) -> EncodedImage:
+        return open_image(self.source.read(place), name=self.source.name(place))
 
 
 class EpochBatches(Sampler):
@@ -278,7 +281,7 @@ def build_loader(
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
 
 
@@ -381,8 +384,3 @@ def _registered_paths(name: str) -> list[str]:
             code="missing-data",
         )
     return paths
-
-
-def _one_thread(_: int) -> None:
-    # Workers are the parallelism; threads inside them would only fight for the same cores.
-    torch.set_num_threads(1)

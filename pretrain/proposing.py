@@ -7,7 +7,7 @@ import fcntl
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,9 +79,11 @@ class Proposed(NamedTuple):
     fault: str
 
 
-def search_from_config(cfg: CfgNode) -> Search:
-    """Return the search that ``PRETRAIN.PROPOSALS_SIDE`` describes."""
-    return Search(short_side=cfg.PRETRAIN.PROPOSALS_SIDE)
+def proposals_from_config(cfg: CfgNode, source: ImageSource) -> Proposals:
+    """Return the proposals that ``PRETRAIN.PROPOSALS`` and ``PROPOSALS_SIDE`` describe."""
+    search = Search(short_side=cfg.PRETRAIN.PROPOSALS_SIDE)
+    path = cfg.PRETRAIN.PROPOSALS or default_path(source, search)
+    return provide_proposals(source, path, search, workers=os.cpu_count() or 1)
 
 
 def default_path(source: ImageSource, search: Search) -> str:
@@ -95,8 +97,6 @@ def provide_proposals(
 ) -> Proposals:
     """Open the proposals of a dataset, after making them if there are none.
 
-    Processes that need the same file at once wait for the one that makes it.
-
     Args:
         source: the images.
         path: of the file; its folder is made.
@@ -108,10 +108,7 @@ def provide_proposals(
             cannot be made.
     """
     recipe = search.recipe(source)
-    if not os.path.exists(path):
-        with _lock(path):
-            if not os.path.exists(path):
-                make_proposals(source, path, search, workers=workers)
+    make_once(path, lambda: make_proposals(source, path, search, workers=workers))
     proposals = Proposals.open(path)
     proposals.check(source, recipe)
     return proposals
@@ -163,6 +160,14 @@ def _propose(source: ImageSource, search: Search, place: int) -> Proposed:
     # Any rule that keeps the first boxes would prefer the left ones.
     rng = np.random.default_rng([search.seed, *key])
     return Proposed(key, (height, width), rng.permutation(boxes), "")
+
+
+def make_once(path: str, make: Callable[[], None]) -> None:
+    """Make a file if there is none; processes that need it at once wait for the first of them."""
+    if not os.path.exists(path):
+        with _lock(path):
+            if not os.path.exists(path):
+                make()
 
 
 @contextlib.contextmanager

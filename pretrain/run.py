@@ -43,7 +43,6 @@ from pretrain.methods import Method, build_method, method_class
 from pretrain.monitors import Monitors
 from pretrain.online_eval import build_online_eval
 from pretrain.optim import build_optimizer
-from pretrain.proposing import default_path, provide_proposals, search_from_config
 from pretrain.schedule import WarmupThen
 from pretrain.sources import ImageSource
 from pretrain.trainer import PretrainTrainer, ScalarMeans
@@ -100,7 +99,8 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         logger.info("already finished: %s", target)
         return target
     source = image_source(cfg.DATASETS.TRAIN)
-    cfg, inputs = _with_proposals(cfg, source)
+    _finish_first_stage(cfg, source, resume=resume)
+    cfg, inputs = _with_inputs(cfg, source)
     num_images = int(source.counts.sum())
     length = run_length(cfg, num_images)
     facts: dict[str, Any] = {
@@ -138,22 +138,31 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     return target
 
 
-def _with_proposals(cfg: CfgNode, source: ImageSource) -> tuple[CfgNode, dict[str, str]]:
-    """Return the config with the path of the proposals, and the digests of the run's inputs.
+def _finish_first_stage(cfg: CfgNode, source: ImageSource, *, resume: bool) -> None:
+    """Run what the method needs to be finished before, if anything.
 
     Raises:
-        UserError: proposals that the method needs do not fit the images, or cannot be made.
+        UserError: it ran on other images, or see :func:`pretrain`.
     """
-    inputs = {"DATASETS.TRAIN": source.digest()}
-    if method_class(cfg).needs_proposals:
-        search, cfg = search_from_config(cfg), cfg.clone()
-        cfg.defrost()
-        cfg.PRETRAIN.PROPOSALS = cfg.PRETRAIN.PROPOSALS or default_path(source, search)
-        cfg.freeze()
-        workers = os.cpu_count() or 1
-        proposals = provide_proposals(source, cfg.PRETRAIN.PROPOSALS, search, workers=workers)
-        inputs["PRETRAIN.PROPOSALS"] = proposals.digest
-    return cfg, inputs
+    first = method_class(cfg).first_stage(cfg)
+    if first is not None:
+        pretrain(first, resume=resume)
+        check_inputs(first, {"DATASETS.TRAIN": source.digest()})
+        setup_logging()  # no longer to the folder of the first stage
+
+
+def _with_inputs(cfg: CfgNode, source: ImageSource) -> tuple[CfgNode, dict[str, str]]:
+    """Return the config with the paths of the method's files, and the digests of all inputs.
+
+    Raises:
+        UserError: files that the method needs do not fit the images, or cannot be made.
+    """
+    digests = {"DATASETS.TRAIN": source.digest()}
+    cfg = cfg.clone()
+    for key, (path, digests[key]) in method_class(cfg).inputs(cfg, source).items():
+        section, leaf = key.split(".")
+        cfg[section][leaf] = path
+    return cfg, digests
 
 
 def _open_folder(cfg: CfgNode, facts: dict[str, Any]) -> None:
@@ -183,13 +192,18 @@ def run_length(cfg: CfgNode, num_images: int) -> Length:
 
 
 def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str, Any]:
-    """Return the metadata of a backbone file, which checkpoints have too."""
+    """Return the metadata of a backbone file, which checkpoints have too.
+
+    Its epochs are those of all stages.
+    """
+    first = method_class(cfg).first_stage(cfg)
+    earlier = first.PRETRAIN.EPOCHS if first is not None else 0.0
     return {
         "method": cfg.PRETRAIN.METHOD,
         "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
         "synthetic": synthetic,
-        "epochs": length.max_iter / length.iters_per_epoch,
+        "epochs": earlier + length.max_iter / length.iters_per_epoch,
         "iterations": length.max_iter,
         "config": cfg.dump(),
         "versions": collect_versions(),

@@ -18,7 +18,7 @@ def noise_batch(cfg: CfgNode, images: int, *, seed: int = 0) -> Batch:
     kind = method_class(cfg)
     crops, makers = kind.crops(cfg), kind.loader_extras(cfg)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    drawn = [crops.draw(*_SIZE, rng) for _ in range(images)]
+    drawn = [crops.draw(place, *_SIZE, rng) for place in range(images)]
     boxes = np.stack([[crop.as_array() for crop in item] for item in drawn], axis=1)
     geometry = torch.tensor(boxes)
     extras = {

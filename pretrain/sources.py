@@ -11,6 +11,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 import numpy as np
+import torch
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.images import BrokenImageError, read_file
@@ -222,3 +223,9 @@ def _digest(lines: Iterable[str]) -> str:
 def is_synthetic(path: str) -> bool:
     """Whether an image lies below a root of generated scenes."""
     return any(read_marker(str(folder)) is not None for folder in Path(path).resolve().parents)
+
+
+def one_thread(_: int) -> None:
+    """Prepare a worker of a loader."""
+    # Workers are the parallelism; threads inside them would only fight for the same cores.
+    torch.set_num_threads(1)

@@ -21,8 +21,9 @@ RESUMABLE_CHANGES = (
     "PRETRAIN.LOG_PERIOD",
     "PRETRAIN.MAX_BROKEN_SHARE",
     "PRETRAIN.LABEL_QUALITY",
-    # Its content may not change: a run stores its digest.
+    # Their content may not change: a run stores its digest.
     "PRETRAIN.PROPOSALS",
+    "PRETRAIN.CORRESPONDENCES",
     "PRETRAIN.ONLINE_EVAL",
     "TEST.EVAL_PERIOD",
     "TEST.SAVE_PREDICTIONS",

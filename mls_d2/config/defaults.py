@@ -74,6 +74,9 @@ def _add_pretrain_keys(cfg: CfgNode) -> None:
     # File of object proposals of DATASETS.TRAIN, for methods that need them; it is made if it is
     # missing. "" is one below the folder of the datasets.
     node.PROPOSALS = ""
+    # File of correspondences between the objects of DATASETS.TRAIN (ORL); it is made if it is
+    # missing. "" is one in OUTPUT_DIR.
+    node.CORRESPONDENCES = ""
     # Pixels to which an image's shorter side is reduced before proposals are searched in it (>= 0);
     # 0 is full size.
     node.PROPOSALS_SIDE = 0
@@ -127,6 +130,7 @@ def _add_augment_keys(node: CfgNode) -> None:
     # Probability of solarization: values above one half are inverted (BYOL), in [0, 1].
     augment.SOLARIZE_PROB = 0.0
     # What differs in second and in local views (BYOL, DINO), in [0, 1]; None: as in first ones.
+    # Several numbers are those of equal parts of the local views (ORL).
     augment.VIEW2 = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
     augment.LOCAL = CfgNode({"BLUR_PROB": None, "SOLARIZE_PROB": None})
     # Multi-crop: number of small views per image (>= 0) that follow the two, for the methods that

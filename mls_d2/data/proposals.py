@@ -154,7 +154,7 @@ class Proposals:
             UserError: they are of other images, of images that have changed, or made otherwise.
         """
         advice = "remove that file, so that it is made again, or choose another PRETRAIN.PROPOSALS"
-        changed = _differences(self.recipe, recipe)
+        changed = differences(self.recipe, recipe)
         if changed:
             raise UserError(
                 f"'{self.path}' holds other proposals than these images need ({changed}); {advice}",
@@ -214,7 +214,7 @@ class ProposalsWriter:
             begun = msgspec.json.decode(line, type=Recipe)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _damaged(str(self._partial), str(error)) from None
-        changed = _differences(begun, self._recipe)
+        changed = differences(begun, self._recipe)
         if changed:
             raise UserError(
                 f"'{self._partial}' was begun for other images or options ({changed}); finish it "
@@ -313,9 +313,10 @@ def _key_of(images: Images, place: int) -> bytes:
         return NO_KEY
 
 
-def _differences(there: Recipe, wanted: Recipe) -> str:
+def differences(there: msgspec.Struct, wanted: msgspec.Struct) -> str:
+    """Return the fields in which two recipes of one kind differ, with their values, or ""."""
     pairs = (
-        (name, getattr(there, name), getattr(wanted, name)) for name in Recipe.__struct_fields__
+        (name, getattr(there, name), getattr(wanted, name)) for name in there.__struct_fields__
     )
     return "; ".join(
         f"{name}: {one} there, {other} now" for name, one, other in pairs if one != other

@@ -119,6 +119,7 @@ class RunCost:
         num_gpus: how many.
         disk: bytes of all files that the run keeps, images of reports left out.
         relief: the config keys, with values, that reduce memory.
+        first: the run that comes before, whose hours and files count.
     """
 
     step: StepCost | None
@@ -126,10 +127,12 @@ class RunCost:
     num_gpus: int
     disk: int
     relief: str = ""
+    first: RunCost | None = None
 
     def hours(self, gpu: Gpu) -> float:
         """Return the estimated hours of training."""
-        return self.steps * self.step.seconds(gpu) / 3600 if self.step else 0.0
+        earlier = self.first.hours(gpu) if self.first else 0.0
+        return earlier + (self.steps * self.step.seconds(gpu) / 3600 if self.step else 0.0)
 
     def images_per_s(self, gpu: Gpu) -> float:
         """Return the estimated images per second of all GPUs, each of them with all its views."""

@@ -23,6 +23,7 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.batchnorm import BatchShuffle
 from pretrain.dictionary import Dictionary, effective_rank
 from pretrain.encoder import Encoder, momentum_copy, move_towards
+from pretrain.sources import ImageSource
 from pretrain.views import Crops, LoaderExtra, crops_from_config
 
 
@@ -68,8 +69,6 @@ class Method(nn.Module, abc.ABC):
     has_keys: ClassVar[bool] = False
     # It contrasts a key with those of other batches, so that batch statistics can leak the answer.
     contrasts_batches: ClassVar[bool] = False
-    # PRETRAIN.PROPOSALS is then a file of the dataset's proposals when the loader is built.
-    needs_proposals: ClassVar[bool] = False
     # StepOutput.labels are pseudo-labels, over rows of a dictionary that second views enter.
     has_labels: ClassVar[bool] = False
 
@@ -107,6 +106,20 @@ class Method(nn.Module, abc.ABC):
                 f"to 0, got {cfg.PRETRAIN.AUGMENT.LOCAL_CROPS}",
                 code="bad-value",
             )
+
+    @classmethod
+    def first_stage(cls, cfg: CfgNode) -> CfgNode | None:
+        """Return the config of the run that must be finished before this one, if there is one."""
+        return None
+
+    @classmethod
+    def inputs(cls, cfg: CfgNode, source: ImageSource) -> dict[str, tuple[str, str]]:
+        """Make the files that the loader needs of the images, as far as they are missing.
+
+        Returns:
+            By config key the path of each file, which the key then holds, and its digest.
+        """
+        return {}
 
     @classmethod
     def crops(cls, cfg: CfgNode) -> Crops:

@@ -206,7 +206,7 @@ class ReSim(DictionaryMethod):
 class MirroredTogether(Crops):
     """Draws one flip for both crops: windows are carried from one to the other."""
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+    def draw(self, place: int, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
         """Draw the two crops of an image of ``height`` × ``width`` pixels."""
         flipped = float(rng.random() < self.flip_prob)
         scale = self.groups[0].scale

@@ -246,7 +246,7 @@ class OverlappingCrops(Crops):
     After ten tries it takes what comes. Source: SlotCon's code (data/transforms.py at 30ff33d).
     """
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+    def draw(self, place: int, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
         """Draw the two crops of an image of ``height`` × ``width`` pixels."""
         drawn = self._endless(height, width, rng)
         first = next(drawn)

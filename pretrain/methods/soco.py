@@ -28,6 +28,8 @@ from pretrain.geometry import aligned_regions
 from pretrain.heads import mlp
 from pretrain.losses import object_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
+from pretrain.proposing import proposals_from_config
+from pretrain.sources import ImageSource
 from pretrain.views import Crop, Crops, LoaderExtra, crops_from_config
 from pretrain.views.boxes import ObjectBoxes
 
@@ -108,7 +110,6 @@ class SoCo(MomentumMethod):
         out_dim: int = option(256, "width of a projection", at_least(1))
 
     takes_local_views = True
-    needs_proposals = True
 
     options: SoCo.Options
     encoder: ObjectEncoder
@@ -124,6 +125,12 @@ class SoCo(MomentumMethod):
                 f"to {list(FEATURES)}, got {list(given)}",
                 code="bad-value",
             )
+
+    @classmethod
+    def inputs(cls, cfg: CfgNode, source: ImageSource) -> dict[str, tuple[str, str]]:
+        """Return the proposals."""
+        proposals = proposals_from_config(cfg, source)
+        return {"PRETRAIN.PROPOSALS": (proposals.path, proposals.digest)}
 
     @classmethod
     def loader_extras(cls, cfg: CfgNode) -> dict[str, LoaderExtra]:
@@ -208,9 +215,9 @@ class WholeImages:
 class WholeAndCrops(Crops):
     """The first view is the whole image, resized to a square; the others are crops."""
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+    def draw(self, place: int, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
         """Draw the views of an image of ``height`` × ``width`` pixels, each flipped by itself."""
-        _, *others = super().draw(height, width, rng)
+        _, *others = super().draw(place, height, width, rng)
         return [Crop(0, 0, width, height, bool(rng.random() < self.flip_prob)), *others]
 
 

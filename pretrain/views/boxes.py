@@ -17,6 +17,8 @@ from pretrain.views.crops import Crop
 # area as a share of the image's.
 _SHORTEST, _LONGEST_RATIO, _SIZES = 32, 3, (0.3, 0.8)
 _JITTER = 0.1
+# Of ORL's code: largest IoU of two boxes of an image.
+_MOST_OVERLAP = 0.5
 
 
 class BoxSource(Protocol):
@@ -99,6 +101,45 @@ def eligible_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     compact = large & (w <= _LONGEST_RATIO * h) & (h <= _LONGEST_RATIO * w)
     sized = compact & (share >= _SIZES[0]) & (share <= _SIZES[1])
     return next((boxes[kept] for kept in (sized, compact, large) if kept.any()), boxes[:0])
+
+
+def separate_boxes(
+    boxes: np.ndarray, height: int, width: int, *, min_side: int, most: int
+) -> np.ndarray:
+    """Return the large, compact boxes of an image that overlap little, in their order.
+
+    A box has sides of ``min_side`` pixels and more, one at most three times the other, and an IoU
+    of at most 0.5 with every box that was kept before it. If none has, the first box is kept; if
+    there is no box, the whole image is one.
+
+    Args:
+        boxes: ``(R, 4)`` in pixels.
+        height: of the image.
+        width: of the image.
+        min_side: in pixels.
+        most: boxes that are kept.
+
+    Returns:
+        ``(R', 4)`` float64, R' in [1, ``most``].
+
+    Source: ORL (arXiv 2106.11952), section 3.2, with the rules of its code.
+    """
+    boxes = np.clip(np.asarray(boxes, np.float64).reshape(-1, 4), 0, [width, height] * 2)
+    w, h = (boxes[:, 2:] - boxes[:, :2]).T
+    large = np.minimum(w, h) >= min_side
+    waiting = boxes[large & (np.maximum(w, h) <= _LONGEST_RATIO * np.minimum(w, h))]
+    kept: list[np.ndarray] = []
+    while len(waiting) and len(kept) < most:
+        kept.append(waiting[0])
+        waiting = waiting[overlaps(waiting[0], waiting) <= _MOST_OVERLAP]
+    return np.array(kept or [*boxes[:1], *_whole(height, width)][:1])
+
+
+def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the IoU ``(R,)`` of a box ``(4,)`` of some area with boxes ``(R, 4)``."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    return shared / (_areas(box[None]) + _areas(boxes) - shared)
 
 
 def jittered_boxes(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch.nn.functional import interpolate
 
-from mls_d2.data.images import EncodedImage
+from mls_d2.data.images import BrokenImageError, EncodedImage
 
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -20,13 +21,17 @@ _REDUCTIONS = (8, 4, 2)
 
 @dataclass(frozen=True)
 class Crop:
-    """The source of a view: a box in pixels of the image, and whether the view was mirrored."""
+    """The source of a view: a box in pixels of an image, and whether the view was mirrored.
+
+    ``place`` is the position of an image that the view is cut from instead of its own.
+    """
 
     x: int
     y: int
     width: int
     height: int
     flipped: bool
+    place: int | None = None
 
     def as_array(self) -> np.ndarray:
         """Return ``(5,)`` float32: x, y, width, height in source pixels, flipped as 0 or 1."""
@@ -37,7 +42,7 @@ class Crop:
         left, top = round(self.x * horizontal), round(self.y * vertical)
         right = max(left + 1, round((self.x + self.width) * horizontal))
         lower = max(top + 1, round((self.y + self.height) * vertical))
-        return Crop(left, top, right - left, lower - top, self.flipped)
+        return Crop(left, top, right - left, lower - top, self.flipped, self.place)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class ViewGroup:
 class Crops:
     """Cut groups of random resized crops out of an image, each crop drawn independently.
 
-    A subclass that draws crops jointly overrides :meth:`draw`.
+    A subclass that draws crops jointly, or from other images, too, overrides :meth:`draw`.
 
     Args:
         groups: in the order in which a method gets the views.
@@ -78,37 +83,54 @@ class Crops:
         self.reduced = reduced
 
     def __call__(
-        self, image: EncodedImage, rng: np.random.Generator
+        self,
+        image: EncodedImage,
+        rng: np.random.Generator,
+        *,
+        place: int = 0,
+        images: Callable[[int], EncodedImage] | None = None,
     ) -> tuple[list[np.ndarray], list[Crop]]:
-        """Draw the crops, decode the image once, as large as they need it, and cut them.
+        """Draw the crops, decode each image once, as large as they need it, and cut them.
 
         Args:
             image: its header has the size.
             rng: source of the randomness.
+            place: of the image in the dataset.
+            images: opens other images of the dataset, for crops that are cut from them.
 
         Returns:
             For each group its views ``(count, size, size, 3)`` uint8, and the crops of all V views.
 
         Raises:
-            BrokenImageError: the image cannot be decoded.
+            BrokenImageError: an image cannot be decoded, or is smaller than a crop's corner.
         """
-        crops = self.draw(image.height, image.width, rng)
-        parts, first = [], 0
-        for group in self.groups:
-            parts.append((group.size, crops[first : first + group.count]))
-            first += group.count
-        factor = min(reduction(part, size) for size, part in parts) if self.reduced else 1
+        crops = self.draw(place, image.height, image.width, rng)
+        sizes = [group.size for group in self.groups for _ in range(group.count)]
+        cuts: dict[int, np.ndarray] = {}
+        for source in dict.fromkeys(crop.place for crop in crops):
+            opened = image
+            if source is not None:
+                assert images is not None, "views of other images, which cannot be opened"
+                opened = images(source)
+            mine = [i for i, crop in enumerate(crops) if crop.place == source]
+            views = self._cut(opened, [crops[i] for i in mine], [sizes[i] for i in mine])
+            cuts.update(zip(mine, views, strict=True))
+        waiting = (cuts[i] for i in range(len(crops)))
+        return [np.stack([*islice(waiting, g.count)]) for g in self.groups], crops
+
+    def _cut(
+        self, image: EncodedImage, crops: Sequence[Crop], sizes: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Return the views of one image, which is decoded once."""
+        pairs = list(zip(crops, sizes, strict=True))
+        if any(crop.x >= image.width or crop.y >= image.height for crop in crops):
+            raise BrokenImageError(f"{image.name}: smaller than when its boxes were made")
+        factor = min(reduction([crop], size) for crop, size in pairs) if self.reduced else 1
         pixels = image.decode(factor)
         vertical, horizontal = pixels.shape[0] / image.height, pixels.shape[1] / image.width
-        views = []
-        for size, part in parts:
-            made = np.empty((len(part), size, size, 3), np.uint8)
-            for view, crop in zip(made, part, strict=True):
-                view[:] = cut(pixels, crop.scaled(horizontal, vertical), size)
-            views.append(made)
-        return views, crops
+        return [cut(pixels, crop.scaled(horizontal, vertical), size) for crop, size in pairs]
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+    def draw(self, place: int, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
         """Draw the crops of all views of an image of ``height`` × ``width`` pixels."""
         return [
             random_crop(height, width, group.scale, self.flip_prob, rng)

@@ -32,6 +32,7 @@ def test_the_defaults_pass_and_every_rule_has_a_key(config):
         ("PRETRAIN.AUGMENT.CROP_SCALE", "(0.2,)", r"must be 0 < low <= high <= 1, got \(0.2,\)"),
         ("PRETRAIN.AUGMENT.CROP_SCALE", "(0.2, 1.1)", "must be 0 < low <= high <= 1, got"),
         ("PRETRAIN.AUGMENT.BLUR_SIGMA", "('a', 'b')", "must be 0 < low <= high, got"),
+        ("PRETRAIN.AUGMENT.LOCAL.BLUR_PROB", "(0.1, 0.2, 1.1)", r"must be in \[0, 1\], or as many"),
         ("PRETRAIN.AUGMENT.HUE", "0.6", r"must be in \[0, 0.5\] of a turn, got 0.6"),
         ("SOLVER.MOMENTUM", "1.0", r"must be in \[0, 1\), got 1.0"),
         ("SOLVER.WEIGHT_DECAY", "-0.1", "must be >= 0, got -0.1"),
@@ -49,6 +50,18 @@ def test_the_defaults_pass_and_every_rule_has_a_key(config):
 def test_a_value_out_of_range_is_named_with_what_is_allowed(config, key, value, message):
     with pytest.raises(UserError, match=f"^{key} {message}"):
         check_config(config(key, value))
+
+
+@pytest.mark.parametrize(("value", "fine"), [("(0.1, 1)", True), ("(0.1, 0.2, 0.3)", False)])
+def test_parts_of_local_views_divide_them(config, value, fine, refuses):
+    words = ("PRETRAIN.METHOD", "mls", "PRETRAIN.AUGMENT.LOCAL_CROPS", "4")
+    cfg = config(*words, "PRETRAIN.AUGMENT.LOCAL.SOLARIZE_PROB", value)
+    if fine:
+        check_config(cfg)
+    else:
+        with refuses("bad-value") as caught:
+            check_config(cfg)
+        assert caught.match("divide 4 local views")
 
 
 def test_what_is_no_number_is_refused(config):

@@ -70,6 +70,7 @@ def test_presets_lengths_and_folders_agree_with_the_names(name):
         ("simclr", 512, 0.6, 1e-6, 10, "lars", "sync"),
         ("simsiam", 512, 0.1, 1e-4, 0, "sgd", "sync"),
         ("barlowtwins", 512, 0.4, 1.5e-6, 10, "lars", "sync"),
+        ("orl", 512, 0.4, 1e-4, 4, "sgd", "sync"),
         ("soco", 512, 2.0, 1e-5, 10, "lars", "sync"),
     ],
 )

@@ -57,6 +57,15 @@ def test_every_method_can_be_counted(method):
     assert 3.8 < found.flops / found.images / view < 13
 
 
+def test_the_first_stage_counts():
+    one, two = (config(name, **SHALLOW) for name in ("byol_quick.yaml", "orl_quick.yaml"))
+    one.PRETRAIN.EPOCHS = two.ORL.FIRST_EPOCHS
+    first, whole = pretrain_cost(one, 1), pretrain_cost(two, 1)
+    own = whole.steps * whole.step.seconds(GPUS[0]) / 3600
+    assert whole.hours(GPUS[0]) == pytest.approx(first.hours(GPUS[0]) + own)
+    assert whole.disk > first.disk
+
+
 def test_a_batch_of_twice_the_size_costs_twice_as_much():
     one, two = (
         pretrain_cost(config("mls_quick.yaml", **SHALLOW, **{"SOLVER.IMS_PER_BATCH": n}), 1)

@@ -17,7 +17,7 @@ from torch import nn
 from pretrain.batch import whole_images
 from pretrain.heads import dense_projector, mlp
 from pretrain.methods import METHODS
-from tests.pretrain.methods.tiny import PYRAMIDS, SMALL, make_backbone, make_batch
+from tests.pretrain.methods.tiny import PYRAMIDS, SMALL, VIEWS, make_backbone, make_batch
 
 GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {
@@ -33,7 +33,7 @@ OPTIONS = {
 # Values of options that many methods have.
 SHARED = {"dictionary_size": 32, "temperature": 0.2, "momentum": 0.9}
 # Their heads stay as they are.
-OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "lewel", "self_emd", "soco")
+OWN_HEADS = ("dino", "pixpro", "slotcon", "resim", "setsim", "lewel", "self_emd", "soco", "orl")
 PREDICTORS = {"byol": (4, 8, 4), "simsiam": (4, 3, 4), "mocov3": (4, 8, 4)}
 
 
@@ -95,7 +95,9 @@ def loss_curves(name: str) -> dict[str, list[float]]:
     for step in range(40):
         method.before_step(step)
         chosen = scenes[torch.arange(8 * step, 8 * step + 8) % 24]
-        output = method(batch(chosen + 0.5 * draw(2, *chosen.shape), epoch=step / 10))
+        output = method(
+            batch(chosen + 0.5 * draw(VIEWS.get(name, 2), *chosen.shape), epoch=step / 10)
+        )
         losses = output.weighted()
         optimizer.zero_grad()
         sum(losses.values()).backward()

@@ -192,7 +192,7 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
     assert not root.exists()
     extras = METHODS.get("mocov2").loader_extras
     seen = []
-    monkeypatch.setattr(METHODS.get("mocov2"), "needs_proposals", True)
+    monkeypatch.setattr(METHODS.get("mocov2"), "inputs", METHODS.get("soco").inputs)
     monkeypatch.setattr(
         METHODS.get("mocov2"),
         "loader_extras",

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.convert.convert import load_backbone
 from mls_d2.core.errors import UserError
 from mls_d2.run.environment import command_line
+from pretrain import discovery
 from pretrain import run as run_module
 from pretrain.methods import build_method
 from pretrain.run import pretrain, run_length
@@ -58,6 +60,17 @@ SOCO = LOCAL | {
     "SOCO__FC_DIM": "16",
     "SOCO__HIDDEN_DIM": "16",
     "SOCO__OUT_DIM": "8",
+}
+
+
+ORL = BYOL | {
+    "PRETRAIN__METHOD": "orl",
+    "PRETRAIN__PROPOSALS": "",
+    "PRETRAIN__AUGMENT__LOCAL_CROPS": "4",
+    "PRETRAIN__AUGMENT__LOCAL_SIZE": "32",
+    "ORL__FIRST_EPOCHS": "1.0",
+    "ORL__NEIGHBOURS": "2",
+    "ORL__MIN_SIDE": "32",
 }
 
 
@@ -166,6 +179,50 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, propos
         path = os.path.join(config("cut").OUTPUT_DIR, "model_final.pth")
         scaler = torch.load(path, weights_only=True)["grad_scaler"]
         assert 1 < scaler["scale"] < 65536  # lowered until nothing overflowed
+
+
+@pytest.mark.full
+def test_a_run_of_two_stages_is_resumed_in_each_of_them(config, monkeypatch, proposals, refuses):
+    changes = ORL | {"PRETRAIN__PROPOSALS": proposals}
+    whole = pretrain(config("whole", **changes))
+    info = read_backbone(whole).info
+    assert (info["method"], info["epochs"], info["iterations"]) == ("orl", 3.0, 4)
+    assert {"loss_image", "loss_intra", "loss_inter"} <= rows_of(config("whole"))[-1].keys()
+
+    class Stopping(run_module.PretrainTrainer):
+        at = ("byol", 1)
+
+        def run_step(self):
+            name = type(self.method).__name__.lower()
+            if (name, self.iter) == self.at:
+                raise KeyboardInterrupt
+            super().run_step()
+
+    monkeypatch.setattr(run_module, "PretrainTrainer", Stopping)
+    save = discovery._save
+
+    def failing(partial, name, first, array) -> None:
+        if Stopping.at == (name, first):
+            raise KeyboardInterrupt
+        save(partial, name, first, array)
+
+    monkeypatch.setattr(discovery, "_save", failing)
+    for at in (("byol", 1), ("pairs", 0), ("orl", 3)):
+        monkeypatch.setattr(Stopping, "at", at)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config("cut", **changes), resume=True)
+        assert not os.path.exists(os.path.join(config("cut").OUTPUT_DIR, "backbone.pth"))
+    monkeypatch.setattr(Stopping, "at", None)
+    assert_equal_weights(whole, pretrain(config("cut", **changes), resume=True))
+    one, other = (Path(config(name).OUTPUT_DIR, "correspondences") for name in ("whole", "cut"))
+    assert one.read_bytes() == other.read_bytes()
+    # A first stage of other images is refused.
+    os.unlink(whole)
+    source = Path(config("whole").OUTPUT_DIR, "first_stage", "environment.json")
+    source.write_text(source.read_text().replace('DATASETS.TRAIN": "', 'DATASETS.TRAIN": "0'))
+    with refuses("changed-run") as caught:
+        pretrain(config("whole", **changes), resume=True)
+    assert caught.match("first_stage")
 
 
 def test_after_a_kill_before_the_last_file_only_that_is_written(config, monkeypatch):

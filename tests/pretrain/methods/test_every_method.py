@@ -15,7 +15,7 @@ from pretrain.batchnorm import BatchShuffle
 from pretrain.encoder import move_towards
 from pretrain.methods import METHODS, build_method
 from pretrain.methods.base import DictionaryMethod
-from tests.pretrain.methods.tiny import PYRAMIDS, disturb, freeze, make_batch, make_method
+from tests.pretrain.methods.tiny import PYRAMIDS, VIEWS, disturb, freeze, make_batch, make_method
 
 CONFIGS = Path(__file__).resolve().parents[3] / "pretrain" / "configs"
 NAMES = METHODS.names()
@@ -26,8 +26,11 @@ MULTI_CROP = [name for name in DICTIONARY if METHODS.get(name).takes_local_views
 
 @pytest.fixture
 def views(request, views):
-    """The views of all method tests; larger for a method that reads maps of several strides."""
-    if request.node.callspec.params["name"] not in PYRAMIDS:
+    """The views of all method tests; more or larger ones for methods that need them."""
+    name = request.node.callspec.params["name"]
+    if name in VIEWS:
+        return tuple(torch.randn(VIEWS[name], *views[0].shape, dtype=torch.float64))
+    if name not in PYRAMIDS:
         return views
     return tuple(torch.nn.functional.interpolate(view, scale_factor=32) for view in views)
 
@@ -100,7 +103,7 @@ def test_the_momentum_encoder_moves_before_it_encodes_or_after_the_optimizers_st
     method, moved = make_method(name, momentum=0.5), make_method(name)
     disturb(method.momentum_encoder)
     moved.load_state_dict(method.state_dict())
-    if name not in ("byol", "dino", "lewel", "self_emd"):
+    if name not in ("byol", "dino", "lewel", "orl", "self_emd"):
         move_towards(moved.momentum_encoder, moved.encoder, 0.5)
     moved.options = dataclasses.replace(moved.options, momentum=1.0)
     got, expected = (made(make_batch(views)).losses for made in (method, moved))
@@ -208,6 +211,7 @@ def config(name: str, **changes):
         ("simclr", {"PRETRAIN__BATCH_NORM": "shuffled"}, "PRETRAIN.BATCH_NORM"),
         ("byol", {"PRETRAIN__AUGMENT__LOCAL_CROPS": 4}, "LOCAL_CROPS"),
         ("byol", {"MOCO__MOMENTUM": 1.0}, r"MOCO.MOMENTUM must be in \[0, 1\), got 1.0"),
+        ("orl", {"PRETRAIN__AUGMENT__LOCAL_CROPS": 3}, "LOCAL_CROPS to 4, got 3"),
         ("byol", {"BYOL__OUT_DIM": 0}, "BYOL.OUT_DIM must be >= 1, got 0"),
         ("densecl", {"DENSECL__LAMBDA": 1.5}, r"DENSECL.LAMBDA must be in \[0, 1\], got 1.5"),
         ("densecl", {"MOCO__DICTIONARY_SIZE": 8}, "MOCO.DICTIONARY_SIZE is 8"),

@@ -136,7 +136,7 @@ def test_without_common_windows_the_region_losses_are_zero_with_a_graph(batch):
 def test_both_crops_are_mirrored_together():
     crops = MirroredTogether([ViewGroup(2, 32, (0.2, 1.0))], 0.5)
     rng = np.random.default_rng(0)
-    drawn = [crops.draw(480, 640, rng) for _ in range(200)]
+    drawn = [crops.draw(0, 480, 640, rng) for _ in range(200)]
     assert all(one.flipped == other.flipped for one, other in drawn)
     assert np.mean([one.flipped for one, _ in drawn]) == pytest.approx(0.5, abs=0.1)
     assert all(one != other for one, other in drawn)

@@ -201,7 +201,7 @@ def test_it_exports_the_teacher(batch):
 def test_the_second_crop_is_drawn_again_until_a_hundredth_of_it_lies_in_the_first():
     crops = OverlappingCrops([ViewGroup(2, 32, (0.08, 0.2))], 0.5)
     rng = np.random.default_rng(0)
-    drawn = [crops.draw(480, 640, rng) for _ in range(300)]
+    drawn = [crops.draw(0, 480, 640, rng) for _ in range(300)]
     shares = [shared_area(a, b) / (b.width * b.height) for a, b in drawn]
     assert min(shares) >= 0.01
     flips = np.array([[a.flipped, b.flipped] for a, b in drawn])
@@ -217,7 +217,7 @@ def test_after_ten_tries_it_takes_what_comes(monkeypatch):
 
     monkeypatch.setattr("pretrain.methods.slotcon.random_crop", corner)
     crops = OverlappingCrops([ViewGroup(2, 32, (0.1, 0.2))], 0.5)
-    assert [crop.x for crop in crops.draw(480, 640, np.random.default_rng(0))] == [0, 110]
+    assert [crop.x for crop in crops.draw(0, 480, 640, np.random.default_rng(0))] == [0, 110]
 
 
 def test_the_area_that_crops_share():

@@ -186,7 +186,7 @@ def test_numbers_are_counted_once():
 def test_the_first_view_is_the_whole_image_and_flips_are_independent():
     crops = WholeAndCrops([ViewGroup(2, 32, (0.5, 1.0)), ViewGroup(1, 16, (0.2, 0.3))], 0.5)
     rng = np.random.default_rng(0)
-    drawn = [crops.draw(90, 120, rng) for _ in range(400)]
+    drawn = [crops.draw(0, 90, 120, rng) for _ in range(400)]
     assert all(
         (first.x, first.y, first.width, first.height) == (0, 0, 120, 90) for first, *_ in drawn
     )

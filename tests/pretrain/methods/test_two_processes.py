@@ -14,7 +14,14 @@ from pretrain.losses import (
     cross_correlation,
     info_nce_from_similarities,
 )
-from tests.pretrain.methods.tiny import PYRAMIDS, disturb, make_method, scene_batch, window_batch
+from tests.pretrain.methods.tiny import (
+    PYRAMIDS,
+    VIEWS,
+    disturb,
+    make_method,
+    scene_batch,
+    window_batch,
+)
 from tests.pretrain.two_processes import run_in_two
 
 OPTIONS = {
@@ -29,6 +36,7 @@ OPTIONS = {
     "lewel": {},
     "self_emd": {},
     "soco": {},
+    "orl": {},
 }
 
 
@@ -52,7 +60,8 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
     method = make_method(name, **OPTIONS[name]).eval()
     disturb(method)
     side = 64 if name in PYRAMIDS else 3
-    batches = [window_batch() if name == "resim" else scene_batch(side) for _ in range(2)]
+    count = VIEWS.get(name, 2)
+    batches = [window_batch() if name == "resim" else scene_batch(side, count) for _ in range(2)]
     for step, batch in enumerate(batches):
         method.before_step(step)
         method.zero_grad()

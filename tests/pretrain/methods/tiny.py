@@ -90,6 +90,9 @@ class Pyramid(Backbone):
 # Methods that read maps of several strides, and so want views of 32 pixels and more.
 PYRAMIDS = {"resim": Pyramid.channels, "soco": {"res2": 2} | Pyramid.channels}
 
+# Views of an image, where they are not two.
+VIEWS = {"orl": 6}
+
 
 def make_backbone(name: str, flat: Callable[[], nn.Module] = FlatBackbone) -> nn.Module:
     """Return the backbone of six channels that a method needs."""
@@ -126,9 +129,9 @@ def object_boxes(images: int, pairs: int) -> torch.Tensor:
     return torch.stack([start, 1 - start - side, start + side, 1 - start, number.float()], dim=-1)
 
 
-def scene_batch(side: int) -> Batch:
-    """Return random views of ``side`` pixels that are the crops above."""
-    views = torch.randn(2, 4, 3, side, side, dtype=torch.float64)
+def scene_batch(side: int, count: int = 2) -> Batch:
+    """Return random views of ``side`` pixels, of which the first two are the crops above."""
+    views = torch.randn(count, 4, 3, side, side, dtype=torch.float64)
     extras = {"boxes": object_boxes(4, 1)}
     return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4), extras=extras)
 

@@ -10,7 +10,7 @@ from pretrain.losses import (
     cross_correlation,
     info_nce_from_similarities,
 )
-from tests.pretrain.two_processes import halves
+from tests.two_processes import BACKENDS, one_and_two
 
 
 def nt_xent(view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return views[0], views[1], weight.requires_grad_()
 
 
-def loss_of(name: str, rank: int = 0, world_size: int = 1):
+def loss_of(name: str, rank: int, world_size: int):
     """Return this process's loss, and its gradient."""
     *views, weight = inputs()
     own = [view.chunk(world_size)[rank] for view in views]
@@ -43,9 +43,9 @@ def loss_of(name: str, rank: int = 0, world_size: int = 1):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients():
-    for name, parts in halves(loss_of, LOSSES).items():
-        loss, gradient = loss_of(name)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients(backend):
+    for (loss, gradient), *parts in one_and_two(loss_of, LOSSES, backend).values():
         assert [part[0] for part in parts] == pytest.approx([loss, loss], rel=1e-12)
         # DistributedDataParallel takes the mean over processes.
         torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, gradient)

@@ -14,7 +14,7 @@ from tests.pretrain.methods.tiny import (
     scene_batch,
     window_batch,
 )
-from tests.pretrain.two_processes import halves
+from tests.two_processes import BACKENDS, one_and_two
 
 OPTIONS = {
     "vicreg": {},
@@ -44,7 +44,7 @@ def own_part(batch: Batch, rank: int, world_size: int) -> Batch:
     )
 
 
-def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
+def two_steps(name: str, rank: int, world_size: int) -> dict[str, torch.Tensor]:
     """Return loss and gradients of a second step, and the buffers after it, by name."""
     torch.manual_seed(0)
     # BatchNorm takes its running statistics: those of a batch are a process's own.
@@ -64,9 +64,10 @@ def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one():
-    for name, (one, other) in halves(two_steps, OPTIONS).items():
-        for key, value in two_steps(name).items():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_take_the_steps_of_one(backend):
+    for name, (whole, one, other) in one_and_two(two_steps, OPTIONS, backend).items():
+        for key, value in whole.items():
             # DistributedDataParallel takes the mean over processes of gradients, the log of losses.
             mean, message = (one[key].double() + other[key]) / 2, f"{name} {key}"
             torch.testing.assert_close(mean, value.double(), rtol=1e-5, atol=1e-6, msg=message)

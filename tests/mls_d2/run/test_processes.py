@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.config.defaults import get_cfg
+from mls_d2.run import processes
 from mls_d2.run.hooks import PreciseBN
 from mls_d2.run.processes import (
     check_same_config,
@@ -92,6 +93,17 @@ def test_two_processes_have_the_main_ones_tensors_and_mean_gradients(backend):
         torch.testing.assert_close(found["shared"], first["own"])
         torch.testing.assert_close(found["precise"], 2 * first["own"])
     assert not torch.allclose(first["own"], second["own"])
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", [1]), ("cuda:0", [0]), ("cpu", None)])
+def test_a_distributed_model_is_on_the_current_gpu_of_its_process(monkeypatch, device, expected):
+    def wrap(model, device_ids=None, broadcast_buffers=True):
+        return device_ids
+
+    monkeypatch.setattr(processes, "DistributedDataParallel", wrap)
+    monkeypatch.setattr(processes.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert distribute(nn.Linear(1, 1), torch.device(device)) == expected
 
 
 def test_one_process_keeps_its_model_and_its_statistics():

@@ -35,7 +35,6 @@ NUMERIC = (
     "tests/mls_d2/evaluation/test_segmentation_evaluator.py",
     "tests/mls_d2/evaluation/test_voc_evaluator.py",
     "tests/mls_d2/modeling/",
-    "tests/mls_d2/transfer/test_fitting.py",
 )
 
 

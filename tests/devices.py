@@ -14,6 +14,8 @@ from torch.utils._device import _device_constructors
 from tests.pretend_gpu import pretend_gpu
 
 TESTS = str(Path(__file__).resolve().parent)
+# Draws its parameters on the CPU, wherever the images are.
+VIEWS = str(Path(TESTS).parent / "pretrain" / "views")
 # Without a GPU it also collects the tests for one, on tests/pretend_gpu.py: slow, for developers.
 PRETEND = "MLS_D2_PRETEND_GPU"
 DEVICES = ["cpu"]
@@ -38,25 +40,27 @@ class OnDevice(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call one function of torch."""
-        kwargs = dict(kwargs or {})
-        if func not in _device_constructors() or kwargs.get("device") is not None:
+        kwargs, caller = dict(kwargs or {}), sys._getframe(1).f_code.co_filename
+        stays = kwargs.get("device") is not None or caller.startswith(VIEWS)
+        if func not in _device_constructors() or stays:
             return func(*args, **kwargs)
         needs_gradient = bool(kwargs.pop("requires_grad", False))
         if kwargs.get("generator") is None:
             made = func(*args, **kwargs | {"device": self.device})
         else:
             made = func(*args, **kwargs)
-            if sys._getframe(1).f_code.co_filename.startswith(TESTS):
+            if caller.startswith(TESTS):
                 made = made.to(self.device)
         return made.requires_grad_() if needs_gradient else made
 
 
 @contextlib.contextmanager
 def on(name: str) -> Iterator[None]:
-    """Return a context whose tensors are made on one of :data:`DEVICES`."""
+    """Return a context whose tensors are made on one of :data:`DEVICES`, of GPUs the current."""
     with contextlib.ExitStack() as stack:
         if name == "pretend":
             stack.enter_context(pretend_gpu())
         if name != "cpu":
-            stack.enter_context(OnDevice(torch.device("cuda", 0)))
+            index = torch.cuda.current_device() if name == "cuda" else 0
+            stack.enter_context(OnDevice(torch.device("cuda", index)))
         yield

@@ -71,6 +71,7 @@ def pretend_gpu() -> Iterator[None]:
         mock.patch.object(fake_gpu, "FakeGPU", PretendGPU),
         mock.patch.object(nn.Module, "_apply", _moved),
         mock.patch.object(FakeTensor, "__deepcopy__", _copied, create=True),
+        torch.backends.cudnn.flags(enabled=False),  # The CPU has no numbers of its kernels.
         fake_gpu.fake_gpu(),
     ):
         yield

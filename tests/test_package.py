@@ -1,5 +1,6 @@
 """The installed package: complete, and of use without the clone."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import mls_d2
 from mls_d2.commands import COMMANDS
@@ -50,6 +53,21 @@ def test_all_files_have_the_same_versions():
     hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
     ruff = hooks["repos"][0]["rev"].removeprefix("v")
     assert f"\nruff=={ruff}\n" in (REPOSITORY / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.13"])
+def test_every_tested_version_exists_for_the_python_that_it_is_pinned_for(python):
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    for pin in (Requirement(line) for line in lines if not line.startswith("#")):
+        if pin.marker and not pin.marker.evaluate({"python_version": python}):
+            continue
+        try:
+            installed = importlib.metadata.distribution(pin.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # Of the documentation.
+        if installed.version in pin.specifier:
+            needed = SpecifierSet(installed.metadata.get("Requires-Python") or "")
+            assert f"{python}.99" in needed, pin
 
 
 def test_reports_need_neither_torch_nor_detectron2():

@@ -28,7 +28,7 @@ RECTANGLES = torch.tensor(
     dtype=torch.float64,
 )
 SIZES = torch.tensor([[200, 160], [90, 80], [100, 120]])
-FLIPS = [torch.tensor(rows) for rows in itertools.product([[True] * 3, [False] * 3], repeat=2)]
+FLIPS = torch.tensor(list(itertools.product([[True] * 3, [False] * 3], repeat=2)))
 
 
 def draw(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,8 +67,9 @@ def distance_loop(rectangles, flips, size, side):
     ]
 
 
-@pytest.mark.parametrize("flips", FLIPS)
-def test_distances_of_cells_equal_a_loop(flips):
+@pytest.mark.parametrize("number", range(4))
+def test_distances_of_cells_equal_a_loop(number):
+    flips = FLIPS[number]
     got = cell_distances(RECTANGLES, flips, SIZES, 3)
     for n in range(3):
         expected = distance_loop(
@@ -100,7 +101,8 @@ def test_distances_are_anisotropic_in_an_image_that_is_no_square():
     crop = torch.tensor([[[0, 0, 50, 50]], [[0, 0, 50, 50]]], dtype=torch.float64)
     no_flip = torch.zeros(2, 1, dtype=torch.bool)
     wide = cell_distances(crop, no_flip, torch.tensor([[51, 201]]), 2)[0]
-    assert wide[0, 1] * 4 == pytest.approx(wide[0, 2])  # A step to the right, and one down.
+    right, down = wide[0, 1:3].tolist()
+    assert 4 * right == pytest.approx(down)
 
 
 def test_views_of_one_pixel_and_bad_input():
@@ -233,20 +235,22 @@ def test_the_windows_are_those_of_the_paper():
 def test_carried_boxes_equal_a_loop_of_corners():
     rectangles, flips = draw(25, seed=3)
     windows = window_grid(224, 48, 32).double()
-    got = carried_boxes(windows, rectangles, flips, 224)
+    carried = carried_boxes(windows, rectangles, flips, 224)
+    got, contained = carried.tolist(), inside(carried, 224).tolist()
+    (queries, keys), mirrored, corners = rectangles.tolist(), flips.tolist(), windows.tolist()
     for n, r in itertools.product(range(25), range(36)):
         ends = []
-        (xq, yq, wq, hq), (xk, yk, wk, hk) = rectangles[:, n].tolist()
-        x0, y0, x1, y1 = windows[r].tolist()
+        (xq, yq, wq, hq), (xk, yk, wk, hk) = queries[n], keys[n]
+        x0, y0, x1, y1 = corners[r]
         for x, y in ((x0, y0), (x1, y1)):
-            x = 224 - x if flips[0, n] else x
+            x = 224 - x if mirrored[0][n] else x
             x = ((x * wq / 224 + xq) - xk) * 224 / wk
-            ends.append((224 - x if flips[1, n] else x, ((y * hq / 224 + yq) - yk) * 224 / hk))
+            ends.append((224 - x if mirrored[1][n] else x, ((y * hq / 224 + yq) - yk) * 224 / hk))
         expected = [min(p) for p in zip(*ends, strict=True)] + [
             max(p) for p in zip(*ends, strict=True)
         ]
-        assert got[n, r].tolist() == pytest.approx(expected)
-        assert bool(inside(got, 224)[n, r]) == (min(expected) >= 0 and max(expected) < 224)
+        assert got[n][r] == pytest.approx(expected)
+        assert contained[n][r] == (min(expected) >= 0 and max(expected) < 224)
 
 
 def test_boxes_carried_there_and_back_are_the_same():
@@ -285,10 +289,10 @@ def test_pooled_regions_equal_a_sum_of_many_samples(box):
     got = pooled_regions(maps, torch.tensor([[box]], dtype=torch.float64), 1 / 16)
     x0, y0, x1, y1 = (value / 16 for value in box)
     steps = 120
-    for channel in range(2):
+    for channel, cells in enumerate(maps[0].tolist()):
         total = sum(
             interpolant(
-                maps[0, channel].tolist(),
+                cells,
                 y0 + (i + 0.5) * (y1 - y0) / steps,
                 x0 + (j + 0.5) * (x1 - x0) / steps,
             )

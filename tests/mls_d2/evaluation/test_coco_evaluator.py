@@ -13,10 +13,12 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from faster_coco_eval import COCO
 from pycocotools.coco import COCO as OfficialCOCO
 from pycocotools.cocoeval import COCOeval
 
+from mls_d2.core.errors import UserError
 from mls_d2.evaluation.coco_evaluator import METRICS, CocoEvaluator, evaluate_detections
 
 SIZE = 160
@@ -197,3 +199,12 @@ def test_the_evaluator_turns_instances_into_the_same_numbers(dataset_name, chang
             assert results[task][name] == pytest.approx(100 * value, abs=1e-3)
     evaluator.reset()
     assert evaluator.evaluate()["bbox"]["AP"] == 0
+
+
+def test_the_main_process_alone_reads_the_annotations(dataset_name, monkeypatch):
+    Path(MetadataCatalog.get(dataset_name).json_file).unlink()
+    evaluator = CocoEvaluator(dataset_name, TASKS)
+    with pytest.raises(UserError):
+        evaluator.evaluate()
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert evaluator.evaluate() == {}

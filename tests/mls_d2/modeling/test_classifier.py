@@ -143,7 +143,7 @@ def resnet_cfg(*opts):
     register_all()
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = str(torch.zeros(()).device)
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     node = cfg.MODEL.RESNETS

@@ -22,10 +22,11 @@ def test_a_unit_linear_head_ignores_the_length_of_features():
     weight, bias = torch.randn(3, 5), torch.randn(3)
     features = torch.randn(4, 5)
     found = UnitLinear(weight, bias)(features)
+    rows, planes = features.cpu().numpy(), weight.cpu().numpy()
     for n in range(4):
-        unit = features[n].numpy() / np.sqrt((features[n].numpy() ** 2).sum())
+        unit = rows[n] / np.sqrt((rows[n] ** 2).sum())
         for c in range(3):
-            expected = float((weight[c].numpy() * unit).sum() + bias[c])
+            expected = float((planes[c] * unit).sum()) + bias[c].item()
             assert found[n, c].item() == pytest.approx(expected, abs=1e-5)
 
 

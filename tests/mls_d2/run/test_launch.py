@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS, EXIT_PREEMPTED
-from mls_d2.run.launch import launch, tool_parser
+from mls_d2.run.launch import join_processes, launch, tool_parser
 
 
 def parse(*words):
@@ -50,6 +50,36 @@ def test_options_that_cannot_work_are_refused(words, monkeypatch, refuses):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with refuses("bad-option"):
         launch(lambda _: 0, parse(*words))
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend", "chosen"),
+    [
+        ("cuda", 8, "nccl", [3]),
+        ("cuda:0", 2, "nccl", [1]),
+        ("cuda", 1, "nccl", [0]),  # A launcher shows each process its own GPU alone.
+        ("cuda", 0, "gloo", []),
+        ("cpu", 8, "gloo", []),
+    ],
+)
+def test_a_process_takes_its_gpu_and_nccl_if_it_computes_there(
+    monkeypatch, device, gpus, backend, chosen
+):
+    class Joined(Exception):
+        pass
+
+    def join(name, **_):
+        raise Joined(name)
+
+    found = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    with pytest.raises(Joined, match=backend):
+        join_processes(lambda: 0, timeout_min=1, device=device)
+    assert found == chosen
 
 
 # Steps of a collective until a signal comes, which process 1 may send to itself or to its parent.

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mls_d2.config.defaults import get_cfg
+from mls_d2.run import processes
 from mls_d2.run.hooks import PreciseBN
 from mls_d2.run.processes import (
     check_same_config,
@@ -15,6 +14,7 @@ from mls_d2.run.processes import (
     scale_to_processes,
     share_statistics,
 )
+from tests.two_processes import BACKENDS, run_in_two
 
 
 def test_processes_with_different_configs_are_named_with_the_keys(monkeypatch, refuses):
@@ -58,13 +58,12 @@ def test_without_another_number_nothing_changes_and_a_remainder_is_refused(refus
     assert "IMS_PER_BATCH 256 is not divisible by 6" in str(caught.value)
 
 
-def one_of_two(rank, folder):
-    """Save gradients of a distributed model, and statistics before and after they are shared."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def one_of_two(rank):
+    """Return gradients of a distributed model, and statistics before and after they are shared."""
     torch.manual_seed(rank)
     model = nn.Linear(3, 1)
     model.register_buffer("rows", torch.rand(2))
-    wrapped = distribute(model, torch.device("cpu"))
+    wrapped = distribute(model, model.weight.device)
     images = rank + torch.randn(4, 3)
     wrapped(images).sum().backward()
     network = nn.Sequential(nn.BatchNorm2d(3, momentum=1.0), nn.BatchNorm2d(3))
@@ -74,23 +73,18 @@ def one_of_two(rank, folder):
     def running():
         return network[0].running_mean.clone()
 
-    found = {"state": model.state_dict(), "grad": model.weight.grad, "images": images}
+    found = {"state": dict(model.state_dict()), "grad": model.weight.grad, "images": images}
     found["own"] = running()
     share_statistics(network)
     found["shared"] = running()
     PreciseBN(1, network, [2 * pictures], 1).update_stats()
     found |= {"precise": running(), "wrapped": isinstance(wrapped, DistributedDataParallel)}
-    torch.save(found, folder / str(rank))
-    dist.destroy_process_group()
+    return found
 
 
-def test_two_processes_have_the_main_ones_tensors_and_mean_gradients(tmp_path):
-    # Not forked: a fork of a process in which autograd has started threads cannot use it.
-    processes = mp.spawn(one_of_two, (tmp_path,), nprocs=2, join=False, daemon=True)
-    for _ in range(2):
-        done = processes.join(timeout=240)
-    assert done
-    first, second = (torch.load(tmp_path / rank) for rank in "01")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_have_the_main_ones_tensors_and_mean_gradients(backend):
+    first, second = run_in_two(one_of_two, backend)
     assert first["wrapped"]
     torch.testing.assert_close(first["state"], second["state"], rtol=0, atol=0)
     mean = (first["images"].sum(0) + second["images"].sum(0)) / 2
@@ -99,6 +93,17 @@ def test_two_processes_have_the_main_ones_tensors_and_mean_gradients(tmp_path):
         torch.testing.assert_close(found["shared"], first["own"])
         torch.testing.assert_close(found["precise"], 2 * first["own"])
     assert not torch.allclose(first["own"], second["own"])
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", [1]), ("cuda:0", [0]), ("cpu", None)])
+def test_a_distributed_model_is_on_the_current_gpu_of_its_process(monkeypatch, device, expected):
+    def wrap(model, device_ids=None, broadcast_buffers=True):
+        return device_ids
+
+    monkeypatch.setattr(processes, "DistributedDataParallel", wrap)
+    monkeypatch.setattr(processes.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert distribute(nn.Linear(1, 1), torch.device(device)) == expected
 
 
 def test_one_process_keeps_its_model_and_its_statistics():

@@ -174,7 +174,7 @@ def test_the_fpn_of_a_detector_gets_its_layers(tmp_path, norm, parts):
         "num_batches_tracked" not in name for name in exported
     )
     torch.testing.assert_close(
-        model.backbone.fpn_output4.weight, exported["backbone.fpn_output4.weight"]
+        model.backbone.fpn_output4.weight, exported["backbone.fpn_output4.weight"].cpu()
     )
 
 

@@ -22,7 +22,7 @@ from tests.pretrain.methods.tiny import (
     scene_batch,
     window_batch,
 )
-from tests.pretrain.two_processes import run_in_two
+from tests.two_processes import BACKENDS, one_and_two
 
 OPTIONS = {
     "vicreg": {},
@@ -53,7 +53,7 @@ def own_part(batch: Batch, rank: int, world_size: int) -> Batch:
     )
 
 
-def two_steps(name: str, rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
+def two_steps(name: str, rank: int, world_size: int) -> dict[str, torch.Tensor]:
     """Return loss and gradients of a second step, and the buffers after it, by name."""
     torch.manual_seed(0)
     # BatchNorm takes its running statistics: those of a batch are a process's own.
@@ -102,23 +102,21 @@ def loss_of(name: str, rank: int = 0, world_size: int = 1):
     return loss.item(), weight.grad
 
 
-def all_of(rank: int):
-    """Return the steps of every method in a process, and the losses over all of their rows."""
-    steps = {name: two_steps(name, rank, 2) for name in OPTIONS}
-    return steps, {name: loss_of(name, rank, 2) for name in LOSSES}
+def result_of(name: str, rank: int, world_size: int):
+    """Return the steps of a method in a process, or a loss over the rows of all of them."""
+    return (loss_of if name in LOSSES else two_steps)(name, rank, world_size)
 
 
-@pytest.fixture(scope="module")
-def found():
-    """What both processes return: starting them takes more time than all else."""
-    return run_in_two(all_of)
+@pytest.fixture(scope="module", params=BACKENDS)
+def found(request):
+    """By name what one process returns, and both of two: starting them takes most of the time."""
+    return one_and_two(result_of, [*OPTIONS, *LOSSES], request.param)
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_of_one_and_the_mean_of_their_gradients(found):
     for name in LOSSES:
-        (one, first), (other, second) = (losses[name] for _, losses in found)
-        loss, gradient = loss_of(name)
+        (loss, gradient), (one, first), (other, second) = found[name]
         assert [one, other] == pytest.approx([loss, loss], rel=1e-12)
         # DistributedDataParallel takes the mean over processes.
         torch.testing.assert_close((first + second) / 2, gradient)
@@ -133,8 +131,8 @@ def test_one_process_gets_its_rows_back():
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(found):
     for name in OPTIONS:
-        one, other = (steps[name] for steps, _ in found)
-        for key, value in two_steps(name).items():
+        whole, one, other = found[name]
+        for key, value in whole.items():
             # DistributedDataParallel takes the mean over processes of gradients, the log of losses.
             mean, message = (one[key].double() + other[key]) / 2, f"{name} {key}"
             torch.testing.assert_close(mean, value.double(), rtol=1e-5, atol=1e-6, msg=message)

@@ -133,12 +133,15 @@ def scene_batch(side: int, count: int = 2) -> Batch:
     """Return random views of ``side`` pixels, of which the first two are the crops above."""
     views = torch.randn(count, 4, 3, side, side, dtype=torch.float64)
     extras = {"boxes": object_boxes(4, 1)}
-    return Batch(list(views), RECTANGLES, FLIPS, SIZES, torch.arange(4), extras=extras)
+    where = (made.to(views.device) for made in (RECTANGLES, FLIPS, SIZES))
+    return Batch(list(views), *where, torch.arange(4), extras=extras)
 
 
 def window_batch() -> Batch:
     """Return random views of 64 pixels with windows in common, for ReSim."""
-    return dataclasses.replace(scene_batch(64), rectangles=WINDOWED, flips=TOGETHER)
+    batch = scene_batch(64)
+    moved = (made.to(batch.flips.device) for made in (WINDOWED, TOGETHER))
+    return dataclasses.replace(batch, **dict(zip(("rectangles", "flips"), moved, strict=True)))
 
 
 def swapped(batch: Batch) -> Batch:
@@ -149,7 +152,7 @@ def swapped(batch: Batch) -> Batch:
 
 def apart(batch: Batch) -> Batch:
     """Return the batch with views that have no pixel in common."""
-    return dataclasses.replace(batch, rectangles=RECTANGLES[:, 2:3].expand(2, 4, 4))
+    return dataclasses.replace(batch, rectangles=batch.rectangles[:, 2:3].expand(2, 4, 4))
 
 
 def disturb(*modules: nn.Module, amount: float = 0.5) -> None:

@@ -18,14 +18,14 @@ def augment(seed: int = 0, rank: int = 0, world_size: int = 1, **changes):
     for key, value in changes.items():
         node, _, leaf = key.rpartition("__")
         (cfg.PRETRAIN.AUGMENT[node] if node else cfg.PRETRAIN.AUGMENT)[leaf] = value
-    made = augment_from_config(cfg, torch.device("cpu"))
+    made = augment_from_config(cfg, torch.zeros(()).device)
     made.rank, made.world_size = rank, world_size
     return made
 
 
 def pixels(*shape: int) -> torch.Tensor:
     values = np.random.default_rng(2).integers(0, 256, (*shape, 8, 8, 3), dtype=np.uint8)
-    return torch.from_numpy(values)
+    return torch.from_numpy(values).to(torch.zeros(()).device)
 
 
 def test_processes_augment_their_share_as_one_process_would_the_whole():

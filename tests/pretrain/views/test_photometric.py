@@ -89,7 +89,7 @@ def test_solarize_is_torchvisions():
 
 @pytest.mark.parametrize("side", [9, 32])
 def test_blur_equals_a_convolution_with_reflected_borders(side):
-    batch, sigmas = images(3, side), torch.tensor([0.3, 0.8, 1.3])
+    batch, sigmas = images(3, side), torch.tensor([0.3, 0.8, 1.3], device="cpu")
     got = gaussian_blur(batch, sigmas)
     expected = [
         reference.gaussian_blur(image, [2 * int(np.ceil(3 * sigma)) + 1] * 2, [sigma] * 2)
@@ -100,7 +100,7 @@ def test_blur_equals_a_convolution_with_reflected_borders(side):
 
 def test_blur_keeps_a_constant_image():
     flat = torch.full((2, 3, 8, 8), 0.3)
-    torch.testing.assert_close(gaussian_blur(flat, torch.tensor([0.5, 2.0])), flat)
+    torch.testing.assert_close(gaussian_blur(flat, torch.tensor([0.5, 2.0], device="cpu")), flat)
 
 
 def test_normalize_by_hand():
@@ -142,5 +142,5 @@ def test_what_happens_to_an_image_does_not_depend_on_the_others():
     transform = Photometric(**NOTHING | {"jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 0.5})
     parameters = transform.draw(32, seeded(3))
     whole = augment(images(32), parameters)
-    part = torch.tensor([30, 2, 17, 9])
+    part = torch.tensor([30, 2, 17, 9], device="cpu")
     torch.testing.assert_close(augment(images(32)[part], parameters[part]), whole[part])

@@ -48,7 +48,7 @@ class ORL(BYOL):
         """The first stage, and how correspondences are found."""
 
         group = "ORL"
-        first_epochs: float = option(800.0, "length of the first stage", above(0))
+        first_epochs: float = option(800.0, "length of the first stage, in epochs", above(0))
         neighbours: int = option(10, "similar images of an image", at_least(1), symbol="K")
         min_side: int = option(96, "shortest side of an object, in pixels", at_least(1))
         max_boxes: int = option(

@@ -46,21 +46,17 @@ class CocoImage(Struct, gc=False):
 
 
 class CocoObject(Struct, gc=False):
-    """An object.
-
-    Attributes:
-        bbox: left, top, width, height in pixels.
-        segmentation: a mask or polygons; None if there is none, and [] if it has polygons of which
-            none has three points.
-        area: pixels of the mask; None if the file has none.
-    """
+    """An object."""
 
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[Coordinate, Coordinate, Length, Length]
+    bbox: tuple[Coordinate, Coordinate, Length, Length]  # left, top, width, height in pixels
+    # A mask or polygons; None if there is none, and [] if it has polygons of which none has three
+    # points.
     segmentation: Rle | list[list[Coordinate]] | None = None
     iscrowd: Flag = 0
+    # Pixels of the mask; None if the file has none.
     area: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     ignore: Flag = 0
 

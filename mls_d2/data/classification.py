@@ -26,28 +26,19 @@ FOLDER = "folder:"
 
 @dataclass(frozen=True)
 class ClassificationDataset:
-    """A labelled dataset.
+    """A labelled dataset."""
 
-    Attributes:
-        title: its usual name.
-        num_classes: C.
-        splits: number of images by split; None if it depends on what was generated.
-        files: files and folders that must be there, below the datasets' root; ``{split}`` stands
-            for the split.
-        page: the official page.
-        archives: what to get from there, and where to unpack it.
-        reader: from the root and the name of a split to the labels.
-        multi_label: whether an image may show several classes.
-    """
-
-    title: str
-    num_classes: int
+    title: str  # its usual name
+    num_classes: int  # C
+    # Number of images by split; None if it depends on what was generated.
     splits: Mapping[str, int | None]
+    # Files and folders that must be there, below the datasets' root; ``{split}`` stands for the
+    # split.
     files: tuple[str, ...]
-    page: str
-    archives: str
-    reader: readers.Reader
-    multi_label: bool = False
+    page: str  # official
+    archives: str  # what to get from there, and where to unpack it
+    reader: readers.Reader  # from the root and the name of a split to the labels
+    multi_label: bool = False  # whether an image may show several classes
 
 
 def _dataset(key: str, multi_label: bool = False, **fields: Any) -> ClassificationDataset:

@@ -17,18 +17,13 @@ from mls_d2.data.images import list_images
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images.
+    """Labelled images."""
 
-    Attributes:
-        records: of the N images, or parts of images: ``file_name``; ``image_id``, unique;
-            ``classes``, a list of int in [0, C); ``difficult``, those of which the image shows
-            objects that are hard to see, and no others; and, for a part, ``box`` (left, top, right,
-            bottom) in pixels.
-        names: of the C classes.
-    """
-
+    # Of the N images, or parts of images: ``file_name``; ``image_id``, unique; ``classes``, a list
+    # of int in [0, C); ``difficult``, those of which the image shows objects that are hard to see,
+    # and no others; and, for a part, ``box`` (left, top, right, bottom) in pixels.
     records: list[dict[str, Any]] = field(default_factory=list)
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the C classes
 
 
 Reader = Callable[[str, str], Labelled]

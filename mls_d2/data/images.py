@@ -34,22 +34,15 @@ class BrokenImageError(Exception):
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image of which only the header was read, so that crops can be drawn before decoding.
+    """An image of which only the header was read, so that crops can be drawn before decoding."""
 
-    Attributes:
-        data: the file.
-        name: for messages.
-        height, width: pixels of the whole image, upright.
-        format: Pillow's name of the file's format, such as "JPEG".
-        plain: an RGB JPEG that is upright already.
-    """
-
-    data: bytes
-    name: str
+    data: bytes  # the file
+    name: str  # for messages
+    # Pixels of the whole image, upright.
     height: int
     width: int
-    format: str
-    plain: bool
+    format: str  # Pillow's name of the file's format, such as "JPEG"
+    plain: bool  # an RGB JPEG that is upright already
 
     def decode(self, reduction: int = 1) -> np.ndarray:
         """Decode as RGB; see :func:`read_image` for what is converted.

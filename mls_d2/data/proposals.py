@@ -40,21 +40,14 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the proposals of a dataset.
+    """What decides the proposals of a dataset."""
 
-    Attributes:
-        source: digest of which images there are, in which order.
-        search: name of the algorithm.
-        short_side: pixels to which the shorter side was reduced before the search; 0: not at all.
-        min_side: pixels of the image; boxes with a shorter side are left out.
-        seed: of the order of an image's boxes.
-    """
-
-    source: str
-    search: str
+    source: str  # digest of which images there are, in which order
+    search: str  # name of the algorithm
+    # Pixels to which the shorter side was reduced before the search; 0: not at all.
     short_side: Count
-    min_side: Count
-    seed: Count
+    min_side: Count  # pixels of the image; boxes with a shorter side are left out
+    seed: Count  # of the order of an image's boxes
 
 
 class _Header(msgspec.Struct, kw_only=True):

@@ -29,27 +29,18 @@ class SegmentationMapper:
     Training: the image is scaled by a random ratio, cropped so that no class fills the crop,
     mirrored with probability 0.5 and distorted in its colours. Labels are padded to the size of the
     crop; the network pads the image. Testing: the image is scaled to the base size.
-
-    Attributes:
-        is_train: whether it is used for training.
-        base_size: (height, width) that an image is scaled to fit in.
-        scale_range: bounds of the random ratio.
-        crop_size: (height, width) of crops.
-        max_class_share: largest share of one class among the labelled pixels of a crop; after ten
-            tries any crop is taken.
-        flip: whether images are mirrored.
-        num_classes: labels are below it, or ``ignore_value``.
-        ignore_value: label of pixels without a class.
     """
 
-    is_train: bool
-    base_size: tuple[int, int]
-    scale_range: tuple[float, float]
-    crop_size: tuple[int, int]
+    is_train: bool  # whether it is used for training
+    base_size: tuple[int, int]  # (height, width) that an image is scaled to fit in
+    scale_range: tuple[float, float]  # bounds of the random ratio
+    crop_size: tuple[int, int]  # (height, width) of crops
+    # Largest share of one class among the labelled pixels of a crop; after ten tries any crop is
+    # taken.
     max_class_share: float
-    flip: bool
-    num_classes: int
-    ignore_value: int
+    flip: bool  # whether images are mirrored
+    num_classes: int  # labels are below it, or ``ignore_value``
+    ignore_value: int  # label of pixels without a class
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:

@@ -34,17 +34,11 @@ KEPT_CHECKPOINTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The cost of a training run.
+    """The cost of a training run."""
 
-    Attributes:
-        seconds: in training steps.
-        images_per_s: over all processes; NaN if nothing was trained.
-        peak_mb: peak memory of the main process, in MiB.
-    """
-
-    seconds: float
-    images_per_s: float
-    peak_mb: float
+    seconds: float  # in training steps
+    images_per_s: float  # over all processes; NaN if nothing was trained
+    peak_mb: float  # peak memory of the main process, in MiB
 
     @staticmethod
     def none() -> Training:

@@ -29,6 +29,8 @@ _SMALLEST = 1e-5
 class UnreadableImageError(UserError):
     """An image that is damaged, or is not the one that the annotations are for."""
 
+    code = "damaged-image"
+
 
 class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.
@@ -60,26 +62,20 @@ class TolerantMapper:
             name = record["file_name"]
             message = f"image '{name}' cannot be used: {' '.join(str(error).split())}"
             if not self._is_train:
-                raise UnreadableImageError(message, code="damaged-image") from None
+                raise UnreadableImageError(message) from None
             if name not in self._broken:
                 logger.warning("%s; it is left out of training", message)
             self._broken.add(name)
             if len(self._broken) > MAX_BROKEN:
                 raise UnreadableImageError(
                     f"more than {MAX_BROKEN} training images cannot be used; get the dataset "
-                    f"again. The last: {message}",
-                    code="damaged-image",
+                    f"again. The last: {message}"
                 ) from None
             return None
 
 
 class DetectionMapper(TolerantMapper):
-    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images.
-
-    Args:
-        cfg: of the run.
-        is_train: see :class:`TolerantMapper`.
-    """
+    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images."""
 
     def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
         super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)

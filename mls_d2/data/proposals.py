@@ -88,7 +88,7 @@ class Proposals:
             with open(path, "rb") as file:
                 header = _read_header(file, path)
                 start = file.tell()
-                index = file.read(_index_bytes(header))
+                index = file.read(_ROW.itemsize * header.images + 8 * (header.images + 1))
         except OSError as error:
             message = f"proposals '{path}' cannot be read: {error.strerror}"
             raise UserError(message, code="missing-file") from None
@@ -275,10 +275,8 @@ def _records(file: IO[bytes]) -> Iterator[tuple[bytes, tuple[int, int], bytes]]:
     while len(head := file.read(size)) == size:
         key, height, width, count = _IMAGE.unpack(head[_LENGTH.size :])
         boxes = file.read(_BOX_BYTES * count)
-        if (
-            _LENGTH.pack(zlib.crc32(boxes, zlib.crc32(head[_LENGTH.size :])))
-            != head[: _LENGTH.size]
-        ):
+        checksum = zlib.crc32(boxes, zlib.crc32(head[_LENGTH.size :]))
+        if _LENGTH.pack(checksum) != head[: _LENGTH.size]:
             return
         yield key, (height, width), boxes
 
@@ -295,10 +293,6 @@ def _read_header(file: IO[bytes], path: str) -> _Header:
         raise _damaged(path, str(error)) from None
 
 
-def _index_bytes(header: _Header) -> int:
-    return _ROW.itemsize * header.images + 8 * (header.images + 1)
-
-
 def _key_of(images: Images, place: int) -> bytes:
     try:
         return image_key(images.read(place))
@@ -308,12 +302,9 @@ def _key_of(images: Images, place: int) -> bytes:
 
 def differences(there: msgspec.Struct, wanted: msgspec.Struct) -> str:
     """Return the fields in which two recipes of one kind differ, with their values, or ""."""
-    pairs = (
-        (name, getattr(there, name), getattr(wanted, name)) for name in there.__struct_fields__
-    )
-    return "; ".join(
-        f"{name}: {one} there, {other} now" for name, one, other in pairs if one != other
-    )
+    old, new = msgspec.structs.asdict(there), msgspec.structs.asdict(wanted)
+    changed = [name for name in old if old[name] != new[name]]
+    return "; ".join(f"{name}: {old[name]} there, {new[name]} now" for name in changed)
 
 
 def _damaged(path: str, fault: str) -> UserError:

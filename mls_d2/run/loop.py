@@ -21,8 +21,7 @@ from mls_d2.run.watchdog import progress
 class NonFiniteLossError(UserError):
     """A loss, or a tensor of the model, became NaN or infinite."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="not-finite")
+    code = "not-finite"
 
 
 class FiniteLossGuard:

@@ -76,8 +76,7 @@ def _register(name: str) -> None:
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, lambda: load_classification(name).records)
         MetadataCatalog.get(name).set(
-            evaluator_type="classification",
-            check=functools.partial(check_classification, name),
+            evaluator_type="classification", check=functools.partial(check_classification, name)
         )
 
 

@@ -157,12 +157,8 @@ def coco_records(name: str) -> list[dict[str, Any]]:
             if item.segmentation != []:
                 objects[item.image_id].append(_training_object(item, order))
         return [
-            {
-                "file_name": os.path.join(metadata.image_root, image.file_name),
-                "image_id": image.id,
-                "annotations": objects[image.id],
-            }
-            | {"height": image.height, "width": image.width}
+            {"file_name": os.path.join(metadata.image_root, image.file_name), "image_id": image.id}
+            | {"height": image.height, "width": image.width, "annotations": objects[image.id]}
             for image in sorted(content.images, key=lambda image: image.id)
         ]
 

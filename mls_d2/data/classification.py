@@ -60,19 +60,15 @@ def register_classification() -> None:
     """Register all splits with Detectron2's catalog, once; call it from ``register_all`` alone."""
     for key, data in DATASETS.items():
         for split in data.splits:
-            _register(f"{key}_{split}")
+            register(f"{key}_{split}")
 
 
-def register_folder(name: str) -> None:
-    """Register ``folder:PATH``: images in one subfolder of PATH for each class.
+def register(name: str) -> None:
+    """Register a split, or ``folder:PATH``: images in one subfolder of PATH for each class.
 
     ``folder:birds/train`` and ``folder:birds/val`` are the splits of one dataset: the classes are
     the subfolders of all folders beside each other that are named train, val, trainval or test.
     """
-    _register(name)
-
-
-def _register(name: str) -> None:
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, lambda: load_classification(name).records)
         MetadataCatalog.get(name).set(

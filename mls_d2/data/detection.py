@@ -38,16 +38,13 @@ class TolerantMapper:
     In training, an image that cannot be read is left out with a warning, and the loader takes
     another one; more than :data:`MAX_BROKEN` of them end the run. In evaluation every image counts.
 
-    Args:
-        mapper: reads the image.
-        is_train: whether it is used for training.
+    ``mapper`` reads the image.
     """
 
     def __init__(
         self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
     ) -> None:
-        self._mapper = mapper
-        self._is_train = is_train
+        self._mapper, self._is_train = mapper, is_train
         self._broken: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:

@@ -85,9 +85,6 @@ def read_image(path: str) -> np.ndarray:
     Greyscale, palette, CMYK, 16-bit, floating-point (in [0, 1], or up to 255 or 65535) and
     transparent images are converted (transparent ones over white), and EXIF rotation is applied.
 
-    Args:
-        path: a file in any format that Pillow reads.
-
     Returns:
         ``(H, W, 3)`` uint8, RGB.
 
@@ -170,9 +167,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         top = 65535.0 if largest > 255 else 255.0
         if image.mode == "F" and largest <= 1:
             top = 1.0
-        return Image.fromarray(
-            (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
-        ).convert("RGB")
+        scaled = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

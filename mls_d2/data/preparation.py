@@ -58,10 +58,8 @@ class Finding:
 def inspect(source: Source, *, sample: int, subset: bool = False) -> Finding:
     """Check files, annotations and counts of all splits, decode images, and make derived files.
 
-    Args:
-        source: the dataset, below ``DETECTRON2_DATASETS``.
-        sample: number of images to decode in each split, evenly spaced.
-        subset: whether a split may have fewer images than the official one.
+    ``sample`` images are decoded in each split, evenly spaced; with ``subset``, a split may have
+    fewer images than the official one.
     """
     marker = read_marker(datasets_root())
     synthetic = bool(marker and marker.get("synthetic"))

@@ -86,13 +86,9 @@ class CocoEvaluator(DatasetEvaluator):
 def evaluate_detections(
     truth: COCO, detections: Sequence[dict[str, Any]], tasks: Sequence[str], classes: dict[int, str]
 ) -> dict[str, dict[str, float]]:
-    """Compute COCO's AP as the official tool does.
+    """Compute COCO's AP of detections in its result format as the official tool does.
 
-    Args:
-        truth: the ground truth.
-        detections: in COCO's result format, with ``category_id`` of the dataset.
-        tasks: of ``"bbox"`` and ``"segm"``.
-        classes: name by category id, for AP by class.
+    Tasks are ``"bbox"`` and ``"segm"``; ``classes`` are names by category id, for AP by class.
 
     Returns:
         By task: AP, AP50, AP75, APs, APm, APl, and ``AP-<class>``, in percent. NaN if the ground

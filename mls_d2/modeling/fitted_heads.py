@@ -23,12 +23,7 @@ POSITIVE_WEIGHT = 2.0
 
 
 class UnitLinear(nn.Module):
-    """A linear layer on L2-normalised features.
-
-    Args:
-        weight: ``(C, d)``.
-        bias: ``(C,)``.
-    """
+    """A linear layer, of weights ``(C, d)`` and biases ``(C,)``, on L2-normalised features."""
 
     weight: Tensor
     bias: Tensor

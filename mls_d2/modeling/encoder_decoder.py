@@ -53,7 +53,8 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.sem_seg_head, self.auxiliary_head = backbone, head, auxiliary_head
-        self._features, self._auxiliary_weight = (in_feature, auxiliary_feature), auxiliary_weight
+        self._features = in_feature, auxiliary_feature
+        self._auxiliary_weight = auxiliary_weight
         self._ignore_value, self._align_corners = ignore_value, align_corners
         self._window, self._stride = window, stride
         self.pixel_mean: Tensor
@@ -125,9 +126,11 @@ class EncoderDecoder(nn.Module):
         return pixel_cross_entropy(logits, labels, self._ignore_value)
 
     def _infer(self, item: dict[str, Any]) -> Tensor:
-        image, window = self._normalise(item["image"])[None], self._window
-        predict = self._predict
-        logits = slide(predict, image, window, self._stride) if any(window) else predict(image)
+        image = self._normalise(item["image"])[None]
+        if any(self._window):
+            logits = slide(self._predict, image, self._window, self._stride)
+        else:
+            logits = self._predict(image)
         size = (item.get("height", image.shape[2]), item.get("width", image.shape[3]))
         return self._upsample(logits, size)[0]
 

@@ -287,7 +287,11 @@ def _log(report: WeightsReport) -> None:
     logger.info(
         "loaded all %d backbone tensors and %d of FPN and box head from %s (method %s); %d other "
         "tensors of the model start from their own initialisation",
-        *(report.num_backbone, report.num_parts, report.file, report.method, report.num_random),
+        report.num_backbone,
+        report.num_parts,
+        report.file,
+        report.method,
+        report.num_random,
     )
     if report.ignored:
         shown = ", ".join(report.ignored[:_SHOWN])

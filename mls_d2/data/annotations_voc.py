@@ -25,7 +25,7 @@ _LIMIT = 1e6
 class VocObject:
     """An object."""
 
-    name: str  # its class
+    name: str  # of its class
     # xmin, ymin, xmax, ymax; the first pixel is 1, and a box includes its last pixel.
     box: tuple[float, float, float, float]
     difficult: bool  # whether it counts neither for nor against a detector

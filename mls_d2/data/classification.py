@@ -28,7 +28,7 @@ FOLDER = "folder:"
 class ClassificationDataset:
     """A labelled dataset."""
 
-    title: str  # its usual name
+    title: str
     num_classes: int  # C
     # Number of images by split; None if it depends on what was generated.
     splits: Mapping[str, int | None]

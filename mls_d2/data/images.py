@@ -36,7 +36,7 @@ class BrokenImageError(Exception):
 class EncodedImage:
     """An image of which only the header was read, so that crops can be drawn before decoding."""
 
-    data: bytes  # the file
+    data: bytes  # of the file
     name: str  # for messages
     # Pixels of the whole image, upright.
     height: int

@@ -21,7 +21,7 @@ from mls_d2.scenes import read_marker
 class Source:
     """A dataset, as its authors publish it."""
 
-    title: str  # its usual name
+    title: str
     # The official number of images by the name that Detectron2 has for the split.
     splits: Mapping[str, int]
     page: str  # official

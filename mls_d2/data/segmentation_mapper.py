@@ -31,14 +31,14 @@ class SegmentationMapper:
     crop; the network pads the image. Testing: the image is scaled to the base size.
     """
 
-    is_train: bool  # whether it is used for training
+    is_train: bool
     base_size: tuple[int, int]  # (height, width) that an image is scaled to fit in
     scale_range: tuple[float, float]  # bounds of the random ratio
     crop_size: tuple[int, int]  # (height, width) of crops
     # Largest share of one class among the labelled pixels of a crop; after ten tries any crop is
     # taken.
     max_class_share: float
-    flip: bool  # whether images are mirrored
+    flip: bool
     num_classes: int  # labels are below it, or ``ignore_value``
     ignore_value: int  # label of pixels without a class
 

@@ -46,9 +46,13 @@ def collect_versions() -> dict[str, str | bool | None]:
     ``git_revision`` is None, and ``git_dirty`` False, outside of a git checkout.
     """
     revision, dirty = _git_state()
-    versions: dict[str, str | bool | None] = {"python": platform.python_version()}
-    versions |= {"detectron2": detectron2.__version__, "mls_d2": mls_d2.__version__}
-    versions |= {"git_revision": revision, "git_dirty": dirty}
+    versions: dict[str, str | bool | None] = {
+        "python": platform.python_version(),
+        "detectron2": detectron2.__version__,
+        "mls_d2": mls_d2.__version__,
+        "git_revision": revision,
+        "git_dirty": dirty,
+    }
     for name in _DISTRIBUTIONS:
         try:
             versions[name] = metadata.version(name)

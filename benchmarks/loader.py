@@ -129,12 +129,9 @@ def photometric(views: torch.Tensor) -> object:
     return augment_from_config(cfg, torch.device("cpu"))([views], 0)
 
 
-class Blur:
-    """The Gaussian blur of MoCo-v2."""
-
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Blur with a random deviation."""
-        return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+def blur(picture: Image.Image) -> Image.Image:
+    """Blur with a random deviation, as in MoCo-v2."""
+    return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
 def torchvision_photometric() -> list[Callable]:
@@ -142,7 +139,7 @@ def torchvision_photometric() -> list[Callable]:
     return [
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
-        transforms.RandomApply([Blur()], p=0.5),
+        transforms.RandomApply([blur], p=0.5),
     ]
 
 

@@ -49,15 +49,11 @@ class Stepper:
         self.method = build_method(cfg).to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(cfg, self.method)
         self.augment = augment_from_config(cfg, self.device)
-        self.groups = [
-            torch.randint(
-                0, 256, (group.count, cfg.SOLVER.IMS_PER_BATCH, group.size, group.size, 3)
-            ).byte()
-            for group in METHODS.get(name).crops(cfg).groups
-        ]
-        self.extras = {
-            key: values.to(self.device) for key, values in loader_extras(name, cfg).items()
-        }
+        crops, batch = METHODS.get(name).crops(cfg), cfg.SOLVER.IMS_PER_BATCH
+        shapes = [(group.count, batch, group.size, group.size, 3) for group in crops.groups]
+        self.groups = [torch.randint(0, 256, shape).byte() for shape in shapes]
+        extras = loader_extras(name, cfg)
+        self.extras = {key: values.to(self.device) for key, values in extras.items()}
         self.iteration = 0
 
     def step(self) -> None:

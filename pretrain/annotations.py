@@ -17,19 +17,12 @@ _HELD, _FILLED = 0.5, 0.3
 
 @dataclass(frozen=True)
 class Annotations:
-    """The objects of a dataset's images.
+    """The objects of a dataset's images."""
 
-    Attributes:
-        paths: of the N images.
-        boxes: for each image ``(M, 4)`` x, y, width, height in pixels.
-        categories: for each image ``(M,)`` of int in [0, C).
-        names: the C categories.
-    """
-
-    paths: tuple[str, ...]
-    boxes: tuple[np.ndarray, ...]
-    categories: tuple[np.ndarray, ...]
-    names: tuple[str, ...]
+    paths: tuple[str, ...]  # of the N images
+    boxes: tuple[np.ndarray, ...]  # for each image ``(M, 4)`` x, y, width, height in pixels
+    categories: tuple[np.ndarray, ...]  # for each image ``(M,)`` of int in [0, C)
+    names: tuple[str, ...]  # the C categories
 
     def shown(self) -> np.ndarray:
         """Return ``(N, C)`` bool: which categories each image shows."""

@@ -33,25 +33,16 @@ _TRIES = 100
 
 @dataclass
 class ViewBatch:
-    """V views of each of N images, as the loader brings them.
+    """V views of each of N images, as the loader brings them."""
 
-    Attributes:
-        groups: views of equal size, ``(V_g, N, H, W, 3)`` uint8 RGB each.
-        geometry: ``(V, N, 5)`` float32: x, y, width, height in pixels of the image, flipped.
-        image_sizes: ``(N, 2)`` height and width of the images in pixels.
-        index: ``(N,)`` positions of the images in the dataset.
-        extras: what the method requested by name, ``(N, …)`` each.
-        broken: name and fault of images that could not be read and were replaced by a neighbour.
-        enlarged: paths of images smaller than the crop.
-    """
-
-    groups: list[Tensor]
-    geometry: Tensor
-    image_sizes: Tensor
-    index: Tensor
-    extras: dict[str, Tensor]
+    groups: list[Tensor]  # views of equal size, ``(V_g, N, H, W, 3)`` uint8 RGB each
+    geometry: Tensor  # ``(V, N, 5)`` float32: x, y, width, height in pixels of the image, flipped
+    image_sizes: Tensor  # ``(N, 2)`` height and width of the images in pixels
+    index: Tensor  # ``(N,)`` positions of the images in the dataset
+    extras: dict[str, Tensor]  # what the method requested by name, ``(N, …)`` each
+    # Name and fault of images that could not be read and were replaced by a neighbour.
     broken: list[tuple[str, str]]
-    enlarged: list[str]
+    enlarged: list[str]  # paths of images smaller than the crop
 
     def pin_memory(self) -> ViewBatch:
         """Return the batch in page-locked memory (called by the loader)."""

@@ -58,18 +58,13 @@ SAMPLE, SHOWN, NEIGHBOURS = 60, 6, 4
 
 @dataclass(frozen=True)
 class Crops:
-    """M views and where they were cut.
+    """M views and where they were cut."""
 
-    Attributes:
-        embedded: of each network in turn, unit rows g ``(M, d_g)`` and z ``(M, d_z)``.
-        rectangles: ``(M, 4)`` x, y, width, height in pixels of the image, whether or not the view
-            was mirrored.
-        index: ``(M,)`` positions of the images in the dataset.
-    """
-
+    # Of each network in turn, unit rows g ``(M, d_g)`` and z ``(M, d_z)``.
     embedded: list[tuple[Tensor, Tensor]]
+    # ``(M, 4)`` x, y, width, height in pixels of the image, whether or not the view was mirrored.
     rectangles: Tensor
-    index: Tensor
+    index: Tensor  # ``(M,)`` positions of the images in the dataset
 
 
 def finished_runs(folders: Sequence[Path], method: str) -> list[Path]:

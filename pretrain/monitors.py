@@ -43,17 +43,11 @@ _WINDOWS, _RISE = 3, 0.003
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that can go wrong.
+    """One thing that can go wrong."""
 
-    Attributes:
-        holds: whether an entry of the metrics shows it.
-        means: what it means, and what to change.
-        shows: the scalars to name in the warning.
-    """
-
-    holds: Callable[[Scalars], bool]
-    means: str
-    shows: tuple[str, ...]
+    holds: Callable[[Scalars], bool]  # whether an entry of the metrics shows it
+    means: str  # what it means, and what to change
+    shows: tuple[str, ...]  # the scalars to name in the warning
 
 
 def checks(candidates: int | None) -> dict[str, Check]:

@@ -37,20 +37,14 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 @dataclass(frozen=True)
 class Packing:
-    """How images are packed.
+    """How images are packed."""
 
-    Attributes:
-        per_shard: images per shard (>= 1).
-        short_side: pixels to which the shorter side is reduced; 0 keeps files as they are. Images
-            that are smaller are not enlarged.
-        quality: of the JPEGs that are encoded again, in [1, 100].
-        seed: of the order, which is random: the loader mixes a few shards at a time only.
-    """
-
-    per_shard: int = 1000
+    per_shard: int = 1000  # images per shard (>= 1)
+    # Pixels to which the shorter side is reduced; 0 keeps files as they are. Images that are
+    # smaller are not enlarged.
     short_side: int = 0
-    quality: int = 90
-    seed: int = 0
+    quality: int = 90  # of the JPEGs that are encoded again, in [1, 100]
+    seed: int = 0  # of the order, which is random: the loader mixes a few shards at a time only
 
     def __post_init__(self) -> None:
         for name, holds, expected in (

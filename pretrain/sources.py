@@ -176,17 +176,11 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class ShardsIndex(msgspec.Struct, kw_only=True):
-    """The content of ``shards.json``.
+    """The content of ``shards.json``."""
 
-    Attributes:
-        format: of the file.
-        shards: name, number of images and bytes of each shard.
-        synthetic: whether the images are generated scenes.
-    """
-
-    shards: list[tuple[ShardName, Count, Count]]
-    synthetic: bool
-    format: int = SHARDS_FORMAT
+    shards: list[tuple[ShardName, Count, Count]]  # name, number of images and bytes of each shard
+    synthetic: bool  # whether the images are generated scenes
+    format: int = SHARDS_FORMAT  # of the file
 
 
 def read_shards_file(folder: str) -> ShardsIndex:

@@ -118,9 +118,7 @@ def backbone_tensors(model: nn.Module) -> dict[str, str]:
 
 def _persistent(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
-    return {
-        name: value for name, value in state.items() if not name.endswith("num_batches_tracked")
-    }
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
 
 def _match(weights: str, file: BackboneFile, model: nn.Module) -> dict[str, str]:
@@ -230,11 +228,8 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load tensors by the model's names, and prove that each has its value there."""
     model.load_state_dict(dict(tensors), strict=False)
     state = model.state_dict()
-    different = [
-        name
-        for name, value in tensors.items()
-        if not torch.equal(state[name].cpu(), value.to(state[name].dtype))
-    ]
+    taken = {k: torch.equal(state[k].cpu(), v.to(state[k].dtype)) for k, v in tensors.items()}
+    different = [name for name, equal in taken.items() if not equal]
     if different:
         raise UserError(
             f"the model did not take {len(different)} of {len(tensors)} tensors; please report "

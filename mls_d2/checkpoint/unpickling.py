@@ -16,8 +16,7 @@ from mls_d2.core.errors import UserError
 class ForbiddenGlobalError(UserError):
     """A pickle that names something other than arrays of numbers."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="unsafe-file")
+    code = "unsafe-file"
 
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:

@@ -97,17 +97,9 @@ keys. ``import pretrain.methods`` fills it."""
 
 def options_table() -> str:
     """Return a Markdown table of the options of all registered methods."""
-    rows = {
-        key.name: (
-            f"`{key.name}`",
-            f"{key.symbol}",
-            f"`{key.default!r}`",
-            key.about,
-            key.rule.expected,
-        )
-        for options in OPTIONS.values()
-        for key in options.config_keys()
-    }
+    keys = {key.name: key for options in OPTIONS.values() for key in options.config_keys()}
     lines = ["| key | symbol | default | meaning | allowed |", "|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(rows[name])} |" for name in sorted(rows)]
+    for name, key in sorted(keys.items()):
+        cells = (f"`{name}`", key.symbol, f"`{key.default!r}`", key.about, key.rule.expected)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

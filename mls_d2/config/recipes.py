@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -21,15 +21,7 @@ logger = logging.getLogger(__name__)
 Recipe = Mapping[str, str]
 """Dotted config key to value as text."""
 
-_TRANSFER_SECTIONS = (
-    "CLASSIFICATION",
-    "DATALOADER",
-    "DATASETS",
-    "INPUT",
-    "MODEL",
-    "SOLVER",
-    "TEST",
-)
+_SECTIONS = ("CLASSIFICATION", "DATALOADER", "DATASETS", "INPUT", "MODEL", "SOLVER", "TEST")
 # Besides keys that do not affect results: how kernels are chosen, the initial weights, the seed.
 _NEVER_COMPARED = frozenset({"CUDNN_BENCHMARK", "MODEL.WEIGHTS", "SEED"})
 # The input format that a backbone was trained with is a property of the backbone.
@@ -46,7 +38,7 @@ def transfer_recipe(config: str) -> Recipe:
     return {
         key: value
         for key, value in _leaves(config).items()
-        if key.partition(".")[0] in _TRANSFER_SECTIONS and key not in _OF_THE_BACKBONE
+        if key.partition(".")[0] in _SECTIONS and key not in _OF_THE_BACKBONE
     }
 
 
@@ -68,12 +60,6 @@ def differing_keys(recipes: Iterable[Recipe]) -> list[str]:
     return sorted({key for key, _ in items[0].union(*items) - common})
 
 
-_RECIPES: dict[str, Callable[[str], Recipe]] = {
-    "pretraining": pretraining_recipe,
-    "transfer": transfer_recipe,
-}
-
-
 def changed_keys(config: str, published: str, phase: str) -> list[str]:
     """Return the keys of a recipe that differ from those of the published one.
 
@@ -84,7 +70,7 @@ def changed_keys(config: str, published: str, phase: str) -> list[str]:
         published: of the config file alone, YAML.
         phase: ``"pretraining"`` or ``"transfer"``.
     """
-    recipe = _RECIPES[phase]
+    recipe = {"pretraining": pretraining_recipe, "transfer": transfer_recipe}[phase]
     # The mark itself is the result of this comparison.
     return [key for key in differing_keys(map(recipe, (config, published))) if key != "PRESET"]
 

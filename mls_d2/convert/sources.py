@@ -5,6 +5,7 @@ The table is sources.yaml; docs/checkpoints.md shows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,23 +72,25 @@ SOURCES = _read_sources()
 
 def sources_table() -> str:
     """Return the sources as a Markdown table, for docs/checkpoints.md."""
-    rows = ["| `--source` | what | encoder taken | input | note |", "|---|---|---|---|---|"]
-    for source in SOURCES:
-        cells = (f"`{source.name}`", source.title, _taken(source), _input(source), _note(source))
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+    rows = [(f"`{s.name}`", s.title, _taken(s), _input(s), _note(s)) for s in SOURCES]
+    return _markdown(("`--source`", "what", "encoder taken", "input", "note"), rows)
 
 
 def published_table() -> str:
     """Return where code and weights of the sources are, as a Markdown table."""
-    rows = ["| `--source` | code | its licence | a published file |", "|---|---|---|---|"]
+    rows = []
     for source in SOURCES:
         if source.code or source.weights:
             links = [f"[{repo}](https://github.com/{repo})" for repo in source.code.split(", ")]
             file = f"<{source.weights}>" if source.weights else ""
-            cells = (f"`{source.name}`", ", ".join(links), source.licence, file)
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+            rows.append((f"`{source.name}`", ", ".join(links), source.licence, file))
+    return _markdown(("`--source`", "code", "its licence", "a published file"), rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = f"|{'---|' * len(head)}\n"
+    first, *others = (f"| {' | '.join(cells)} |\n" for cells in (head, *rows))
+    return "".join((first, rule, *others))
 
 
 def _taken(source: KnownSource) -> str:
@@ -107,14 +110,13 @@ def _input(source: KnownSource) -> str:
 
 
 def _note(source: KnownSource) -> str:
-    facts = [
-        source.note,
-        "" if source.auto else "never recognised: name it",
-        "FPN and box head on request" if source.detector_parts in ("SoCo", "InsLoc") else "",
-        "FPN and box head of SoCo, FPN of ReSim on request"
-        if source.detector_parts == "mls_d2"
-        else "",
-        "FPN on request" if source.detector_parts == "ReSim" else "",
-        f"not known: {source.doubt}" if source.doubt else "",
-    ]
-    return "; ".join(fact for fact in facts if fact)
+    parts = {
+        "SoCo": "FPN and box head on request",
+        "InsLoc": "FPN and box head on request",
+        "mls_d2": "FPN and box head of SoCo, FPN of ReSim on request",
+        "ReSim": "FPN on request",
+    }
+    unseen = "" if source.auto else "never recognised: name it"
+    doubt = f"not known: {source.doubt}" if source.doubt else ""
+    facts = (source.note, unseen, parts.get(source.detector_parts, ""), doubt)
+    return "; ".join(filter(None, facts))

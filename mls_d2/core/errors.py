@@ -22,15 +22,18 @@ class UserError(Exception):
     Args:
         message: what was got, what was expected and what to do.
         code: short, stable name of the kind of error, for example ``"unknown-key"``; it is printed
-            after the message, and tests compare it instead of the wording.
+            after the message, and tests compare it instead of the wording. By default it is that of
+            the class.
     """
+
+    code = ""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         if message.startswith("Caught "):
             # A data loader re-raises errors of its workers with their traceback in front.
             message = message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
         super().__init__(message)
-        self.code = code
+        self.code = code or self.code
 
 
 class Preempted(KeyboardInterrupt):

@@ -24,10 +24,7 @@ _AHEAD = 4
 
 @contextmanager
 def worker_map(
-    function: Callable[[Any], Any],
-    workers: int,
-    *,
-    advice: str,
+    function: Callable[[Any], Any], workers: int, *, advice: str
 ) -> Iterator[Callable[[Iterable[Any]], Iterable[Any]]]:
     """Yield what applies ``function`` to items, in their order, by that many processes.
 

@@ -46,21 +46,17 @@ class CocoImage(Struct, gc=False):
 
 
 class CocoObject(Struct, gc=False):
-    """An object.
-
-    Attributes:
-        bbox: left, top, width, height in pixels.
-        segmentation: a mask or polygons; None if there is none, and [] if it has polygons of which
-            none has three points.
-        area: pixels of the mask; None if the file has none.
-    """
+    """An object."""
 
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[Coordinate, Coordinate, Length, Length]
+    bbox: tuple[Coordinate, Coordinate, Length, Length]  # left, top, width, height in pixels
+    # A mask or polygons; None if there is none, and [] if it has polygons of which none has three
+    # points.
     segmentation: Rle | list[list[Coordinate]] | None = None
     iscrowd: Flag = 0
+    # Pixels of the mask; None if the file has none.
     area: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     ignore: Flag = 0
 
@@ -161,12 +157,8 @@ def coco_records(name: str) -> list[dict[str, Any]]:
             if item.segmentation != []:
                 objects[item.image_id].append(_training_object(item, order))
         return [
-            {
-                "file_name": os.path.join(metadata.image_root, image.file_name),
-                "image_id": image.id,
-                "annotations": objects[image.id],
-            }
-            | {"height": image.height, "width": image.width}
+            {"file_name": os.path.join(metadata.image_root, image.file_name), "image_id": image.id}
+            | {"height": image.height, "width": image.width, "annotations": objects[image.id]}
             for image in sorted(content.images, key=lambda image: image.id)
         ]
 

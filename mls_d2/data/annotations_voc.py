@@ -23,17 +23,12 @@ _LIMIT = 1e6
 
 @dataclass(frozen=True)
 class VocObject:
-    """An object.
+    """An object."""
 
-    Attributes:
-        name: its class.
-        box: xmin, ymin, xmax, ymax; the first pixel is 1, and a box includes its last pixel.
-        difficult: whether it counts neither for nor against a detector.
-    """
-
-    name: str
+    name: str  # of its class
+    # xmin, ymin, xmax, ymax; the first pixel is 1, and a box includes its last pixel.
     box: tuple[float, float, float, float]
-    difficult: bool
+    difficult: bool  # whether it counts neither for nor against a detector
 
 
 def voc_stems(folder: str, split: str) -> list[str]:

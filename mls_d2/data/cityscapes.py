@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_bytes
 from mls_d2.data.dataset_files import evenly_spaced, listed
 from mls_d2.data.segmentation_mapper import read_labels
 
@@ -31,19 +31,11 @@ _SAMPLE = 8
 _UNKNOWN = 254
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """The labels of one image, by the common beginning of their files."""
+class _Truth(NamedTuple):
+    """The files of one image's labels."""
 
-    stem: str
-
-    @property
-    def train_ids(self) -> str:
-        return f"{self.stem}_gtFine_labelTrainIds.png"
-
-    @property
-    def label_ids(self) -> str:
-        return f"{self.stem}_gtFine_labelIds.png"
+    train_ids: str
+    label_ids: str
 
 
 def prepare_cityscapes(name: str) -> None:
@@ -93,8 +85,7 @@ def _make_train_ids(truths: list[_Truth]) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         pairs = zip(truths, pool.map(convert, truths), strict=True)
         for truth, content in tqdm(pairs, total=len(truths), desc="train ids", unit="img"):
-            with atomic_write(truth.train_ids) as file:
-                file.write(content)
+            write_bytes(truth.train_ids, content)
 
 
 def _list_truths(name: str) -> list[_Truth]:
@@ -116,10 +107,9 @@ def _list_truths(name: str) -> list[_Truth]:
                 strange.append(f"{path} is no image of Cityscapes (…{_IMAGE_SUFFIX})")
                 continue
             stem = os.path.join(metadata.gt_dir, city, entry.removesuffix(_IMAGE_SUFFIX))
-            truth = _Truth(stem)
+            truth = _Truth(f"{stem}_gtFine_labelTrainIds.png", f"{stem}_gtFine_labelIds.png")
             truths.append(truth)
-            kinds = (truth.train_ids, truth.label_ids)
-            if not any(os.path.basename(path) in present for path in kinds):
+            if not any(os.path.basename(path) in present for path in truth):
                 missing.append(truth.label_ids)
     if strange:
         raise UserError(f"dataset '{name}': {strange[0]}; remove it", code="damaged-data")

@@ -26,28 +26,19 @@ FOLDER = "folder:"
 
 @dataclass(frozen=True)
 class ClassificationDataset:
-    """A labelled dataset.
-
-    Attributes:
-        title: its usual name.
-        num_classes: C.
-        splits: number of images by split; None if it depends on what was generated.
-        files: files and folders that must be there, below the datasets' root; ``{split}`` stands
-            for the split.
-        page: the official page.
-        archives: what to get from there, and where to unpack it.
-        reader: from the root and the name of a split to the labels.
-        multi_label: whether an image may show several classes.
-    """
+    """A labelled dataset."""
 
     title: str
-    num_classes: int
+    num_classes: int  # C
+    # Number of images by split; None if it depends on what was generated.
     splits: Mapping[str, int | None]
+    # Files and folders that must be there, below the datasets' root; ``{split}`` stands for the
+    # split.
     files: tuple[str, ...]
-    page: str
-    archives: str
-    reader: readers.Reader
-    multi_label: bool = False
+    page: str  # official
+    archives: str  # what to get from there, and where to unpack it
+    reader: readers.Reader  # from the root and the name of a split to the labels
+    multi_label: bool = False  # whether an image may show several classes
 
 
 def _dataset(key: str, multi_label: bool = False, **fields: Any) -> ClassificationDataset:
@@ -69,24 +60,19 @@ def register_classification() -> None:
     """Register all splits with Detectron2's catalog, once; call it from ``register_all`` alone."""
     for key, data in DATASETS.items():
         for split in data.splits:
-            _register(f"{key}_{split}")
+            register(f"{key}_{split}")
 
 
-def register_folder(name: str) -> None:
-    """Register ``folder:PATH``: images in one subfolder of PATH for each class.
+def register(name: str) -> None:
+    """Register a split, or ``folder:PATH``: images in one subfolder of PATH for each class.
 
     ``folder:birds/train`` and ``folder:birds/val`` are the splits of one dataset: the classes are
     the subfolders of all folders beside each other that are named train, val, trainval or test.
     """
-    _register(name)
-
-
-def _register(name: str) -> None:
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, lambda: load_classification(name).records)
         MetadataCatalog.get(name).set(
-            evaluator_type="classification",
-            check=functools.partial(check_classification, name),
+            evaluator_type="classification", check=functools.partial(check_classification, name)
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torchvision.datasets as tv
@@ -17,18 +18,13 @@ from mls_d2.data.images import list_images
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images.
+    """Labelled images."""
 
-    Attributes:
-        records: of the N images, or parts of images: ``file_name``; ``image_id``, unique;
-            ``classes``, a list of int in [0, C); ``difficult``, those of which the image shows
-            objects that are hard to see, and no others; and, for a part, ``box`` (left, top, right,
-            bottom) in pixels.
-        names: of the C classes.
-    """
-
+    # Of the N images, or parts of images: ``file_name``; ``image_id``, unique; ``classes``, a list
+    # of int in [0, C); ``difficult``, those of which the image shows objects that are hard to see,
+    # and no others; and, for a part, ``box`` (left, top, right, bottom) in pixels.
     records: list[dict[str, Any]] = field(default_factory=list)
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the C classes
 
 
 Reader = Callable[[str, str], Labelled]
@@ -71,7 +67,9 @@ def read_cub200(root: str, split: str) -> Labelled:
     """Read CUB-200-2011, whose ``train_test_split.txt`` has 1 for the training images."""
     folder = os.path.join(root, "CUB_200_2011")
     tables = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-    paths, labels, training, classes = (_table(os.path.join(folder, name)) for name in tables)
+    paths, labels, training, classes = (
+        dict(words for _, words in _lines(os.path.join(folder, name), 2)) for name in tables
+    )
     wanted = "1" if split == "train" else "0"
     order = {number: index for index, number in enumerate(classes)}
     records = []
@@ -106,37 +104,27 @@ def read_indoor67(root: str, split: str) -> Labelled:
     return Labelled(records, tuple(names))
 
 
-def read_flowers102(root: str, split: str) -> Labelled:
-    """Read Oxford 102 Flowers; ``"trainval"`` is the official train and val together."""
-    parts = [tv.Flowers102(root, split=part) for part in _parts(split)]
-    # Older versions of torchvision do not name the classes.
-    names = getattr(tv.Flowers102, "classes", [f"flower {label}" for label in range(1, 103)])
-    return _join([(part._image_files, part._labels) for part in parts], names)
+def _read_torchvision(
+    dataset: Callable, files: str, root: str, split: str, *, join: bool = False, **options: Any
+) -> Labelled:
+    """Read one of torchvision's datasets.
 
-
-def read_cars(root: str, split: str) -> Labelled:
-    """Read Stanford Cars."""
-    data = tv.StanfordCars(root, split=split)
-    files, labels = zip(*data._samples, strict=True)
-    return _join([(files, labels)], data.classes)
-
-
-def read_aircraft(root: str, split: str) -> Labelled:
-    """Read FGVC Aircraft, whose classes are the 100 variants."""
-    data = tv.FGVCAircraft(root, split=split, annotation_level="variant")
-    return _join([(data._image_files, data._labels)], data.classes)
-
-
-def read_pets(root: str, split: str) -> Labelled:
-    """Read Oxford-IIIT Pets."""
-    data = tv.OxfordIIITPet(root, split=split)
-    return _join([(data._images, data._labels)], data.classes)
-
-
-def read_dtd(root: str, split: str) -> Labelled:
-    """Read the Describable Textures, first partition; ``"trainval"`` is train and val together."""
-    parts = [tv.DTD(root, split=part, partition=1) for part in _parts(split)]
-    return _join([(part._image_files, part._labels) for part in parts], parts[0].classes)
+    ``files`` is its attribute of the images' paths: torchvision offers them in no public way, but
+    the attributes have had their names since the classes came in 0.12. With ``join``, "trainval" is
+    its train and val together.
+    """
+    splits = ("train", "val") if join and split == "trainval" else (split,)
+    parts = [dataset(root, split=part, **options) for part in splits]
+    records: list[dict] = []
+    for part in parts:
+        found = getattr(part, files)
+        # The samples of Stanford Cars are pairs already.
+        pairs = found if files == "_samples" else zip(found, part._labels, strict=True)
+        for path, label in pairs:
+            records.append(_record(str(path), len(records), [int(label)]))
+    # Older versions of torchvision do not name the classes of Flowers102.
+    names = getattr(parts[0], "classes", [f"flower {label}" for label in range(1, 103)])
+    return Labelled(records, tuple(map(str, names)))
 
 
 SHORTEST_SIDE = 8
@@ -225,46 +213,29 @@ def read_folder(path: str, names: Sequence[str]) -> Labelled:
 
 
 def _folders(path: str) -> list[str]:
-    return [
-        item.name for item in os.scandir(path) if item.is_dir() and not item.name.startswith(".")
-    ]
+    found = (item.name for item in os.scandir(path) if item.is_dir())
+    return [name for name in found if not name.startswith(".")]
 
 
 READERS: dict[str, Reader] = {
     "voc2007": read_voc2007,
     "cub200": read_cub200,
-    "flowers102": read_flowers102,
-    "cars": read_cars,
-    "aircraft": read_aircraft,
+    "flowers102": partial(_read_torchvision, tv.Flowers102, "_image_files", join=True),
+    "cars": partial(_read_torchvision, tv.StanfordCars, "_samples"),
+    "aircraft": partial(
+        _read_torchvision, tv.FGVCAircraft, "_image_files", annotation_level="variant"
+    ),
     "indoor67": read_indoor67,
-    "pets": read_pets,
-    "dtd": read_dtd,
+    "pets": partial(_read_torchvision, tv.OxfordIIITPet, "_images"),
+    "dtd": partial(_read_torchvision, tv.DTD, "_image_files", join=True, partition=1),
     "scenes_objects": read_object_crops,
 }
 """By the key of datasets.yaml."""
 
 
-def _parts(split: str) -> tuple[str, ...]:
-    return ("train", "val") if split == "trainval" else (split,)
-
-
-def _join(parts: Sequence[tuple[Sequence, Sequence]], names: Sequence[str]) -> Labelled:
-    # torchvision's classes offer the files' paths in no public way; these attributes have had
-    # their names since the classes came in 0.12.
-    pairs = [pair for files, labels in parts for pair in zip(files, labels, strict=True)]
-    return Labelled(
-        [_record(str(path), index, [int(label)]) for index, (path, label) in enumerate(pairs)],
-        tuple(map(str, names)),
-    )
-
-
 def _record(path: str, image_id: Any, classes: list[int], difficult: Sequence[int] = ()) -> dict:
     labels = {"classes": classes, "difficult": list(difficult)}
     return {"file_name": path, "image_id": image_id} | labels
-
-
-def _table(path: str) -> dict[str, str]:
-    return {words[0]: words[1] for _, words in _lines(path, 2)}
 
 
 def _lines(path: str, num_words: int | None) -> Iterator[tuple[int, list[str]]]:

@@ -14,7 +14,7 @@ from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import sha256_of
 from mls_d2.data.annotations_coco import coco_records, image_names
 from mls_d2.data.annotations_voc import voc_records, voc_stems
-from mls_d2.data.classification import FOLDER, register_folder
+from mls_d2.data.classification import FOLDER, register
 from mls_d2.data.dataset_files import (
     datasets_root,
     evenly_spaced,
@@ -32,10 +32,8 @@ _SIZES_CHECKED = 5000
 def register_coco(name: str, json_file: str, image_root: str) -> None:
     """Register a dataset in COCO's format, with categories of its own.
 
-    Args:
-        name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        json_file: the annotation file; it is read when the dataset is first used.
-        image_root: the folder of the images that it lists.
+    ``json_file`` is read when the dataset is first used; ``image_root`` is the folder of the images
+    that it lists.
     """
     DatasetCatalog.register(name, functools.partial(coco_records, name))
     MetadataCatalog.get(name).set(
@@ -67,7 +65,7 @@ def check_dataset(name: str, *, test: bool = False) -> None:
             them), or annotations are damaged.
     """
     if name.startswith(FOLDER):
-        register_folder(name)
+        register(name)
     if name not in DatasetCatalog.list():
         raise UserError(
             f"no dataset '{name}' is registered; {nearest(name, DatasetCatalog.list())}",
@@ -112,15 +110,9 @@ def image_files(name: str) -> list[str]:
 
 
 def dataset_fingerprint(name: str) -> Dataset:
-    """Return what identifies a dataset's content, for the results of a run.
+    """Return what identifies the content of a dataset whose files are there.
 
-    Args:
-        name: a registered dataset whose files are there.
-
-    Returns:
-        ``name``; ``root``, the datasets folder; ``num_images``; ``synthetic``, whether the root
-        holds generated scenes; ``fingerprint``, a hex digest of the image names and sizes and of
-        the annotation file, if there is one.
+    Its fingerprint is a hex digest of the image names and sizes, and of COCO's annotation file.
     """
     digest = hashlib.sha256()
     paths = image_files(name)

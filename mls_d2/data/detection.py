@@ -29,6 +29,8 @@ _SMALLEST = 1e-5
 class UnreadableImageError(UserError):
     """An image that is damaged, or is not the one that the annotations are for."""
 
+    code = "damaged-image"
+
 
 class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.
@@ -36,16 +38,13 @@ class TolerantMapper:
     In training, an image that cannot be read is left out with a warning, and the loader takes
     another one; more than :data:`MAX_BROKEN` of them end the run. In evaluation every image counts.
 
-    Args:
-        mapper: reads the image.
-        is_train: whether it is used for training.
+    ``mapper`` reads the image.
     """
 
     def __init__(
         self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
     ) -> None:
-        self._mapper = mapper
-        self._is_train = is_train
+        self._mapper, self._is_train = mapper, is_train
         self._broken: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -60,26 +59,20 @@ class TolerantMapper:
             name = record["file_name"]
             message = f"image '{name}' cannot be used: {' '.join(str(error).split())}"
             if not self._is_train:
-                raise UnreadableImageError(message, code="damaged-image") from None
+                raise UnreadableImageError(message) from None
             if name not in self._broken:
                 logger.warning("%s; it is left out of training", message)
             self._broken.add(name)
             if len(self._broken) > MAX_BROKEN:
                 raise UnreadableImageError(
                     f"more than {MAX_BROKEN} training images cannot be used; get the dataset "
-                    f"again. The last: {message}",
-                    code="damaged-image",
+                    f"again. The last: {message}"
                 ) from None
             return None
 
 
 class DetectionMapper(TolerantMapper):
-    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images.
-
-    Args:
-        cfg: of the run.
-        is_train: see :class:`TolerantMapper`.
-    """
+    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images."""
 
     def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
         super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)

@@ -34,22 +34,15 @@ class BrokenImageError(Exception):
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image of which only the header was read, so that crops can be drawn before decoding.
+    """An image of which only the header was read, so that crops can be drawn before decoding."""
 
-    Attributes:
-        data: the file.
-        name: for messages.
-        height, width: pixels of the whole image, upright.
-        format: Pillow's name of the file's format, such as "JPEG".
-        plain: an RGB JPEG that is upright already.
-    """
-
-    data: bytes
-    name: str
+    data: bytes  # of the file
+    name: str  # for messages
+    # Pixels of the whole image, upright.
     height: int
     width: int
-    format: str
-    plain: bool
+    format: str  # Pillow's name of the file's format, such as "JPEG"
+    plain: bool  # an RGB JPEG that is upright already
 
     def decode(self, reduction: int = 1) -> np.ndarray:
         """Decode as RGB; see :func:`read_image` for what is converted.
@@ -91,9 +84,6 @@ def read_image(path: str) -> np.ndarray:
 
     Greyscale, palette, CMYK, 16-bit, floating-point (in [0, 1], or up to 255 or 65535) and
     transparent images are converted (transparent ones over white), and EXIF rotation is applied.
-
-    Args:
-        path: a file in any format that Pillow reads.
 
     Returns:
         ``(H, W, 3)`` uint8, RGB.
@@ -177,9 +167,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         top = 65535.0 if largest > 255 else 255.0
         if image.mode == "F" and largest <= 1:
             top = 1.0
-        return Image.fromarray(
-            (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
-        ).convert("RGB")
+        scaled = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

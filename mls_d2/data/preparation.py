@@ -19,20 +19,14 @@ from mls_d2.scenes import read_marker
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, as its authors publish it.
-
-    Attributes:
-        title: its usual name.
-        splits: the official number of images by the name that Detectron2 has for the split.
-        page: the official page.
-        archives: what to get there, and where it goes below the datasets' folder.
-        prepare: makes the files of a split that the archives lack; None if they lack none.
-    """
+    """A dataset, as its authors publish it."""
 
     title: str
+    # The official number of images by the name that Detectron2 has for the split.
     splits: Mapping[str, int]
-    page: str
-    archives: str
+    page: str  # official
+    archives: str  # what to get there, and where it goes below the datasets' folder
+    # Makes the files of a split that the archives lack; None if they lack none.
     prepare: Callable[[str], None] | None = None
 
 
@@ -55,24 +49,17 @@ SOURCES: dict[str, Source] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one dataset.
+    """The state of one dataset."""
 
-    Attributes:
-        facts: one line for each split that is ready.
-        problems: messages about the others; they name the files.
-    """
-
-    facts: tuple[str, ...]
-    problems: tuple[str, ...]
+    facts: tuple[str, ...]  # one line for each split that is ready
+    problems: tuple[str, ...]  # messages about the others; they name the files
 
 
 def inspect(source: Source, *, sample: int, subset: bool = False) -> Finding:
     """Check files, annotations and counts of all splits, decode images, and make derived files.
 
-    Args:
-        source: the dataset, below ``DETECTRON2_DATASETS``.
-        sample: number of images to decode in each split, evenly spaced.
-        subset: whether a split may have fewer images than the official one.
+    ``sample`` images are decoded in each split, evenly spaced; with ``subset``, a split may have
+    fewer images than the official one.
     """
     marker = read_marker(datasets_root())
     synthetic = bool(marker and marker.get("synthetic"))

@@ -40,21 +40,14 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the proposals of a dataset.
+    """What decides the proposals of a dataset."""
 
-    Attributes:
-        source: digest of which images there are, in which order.
-        search: name of the algorithm.
-        short_side: pixels to which the shorter side was reduced before the search; 0: not at all.
-        min_side: pixels of the image; boxes with a shorter side are left out.
-        seed: of the order of an image's boxes.
-    """
-
-    source: str
-    search: str
+    source: str  # digest of which images there are, in which order
+    search: str  # name of the algorithm
+    # Pixels to which the shorter side was reduced before the search; 0: not at all.
     short_side: Count
-    min_side: Count
-    seed: Count
+    min_side: Count  # pixels of the image; boxes with a shorter side are left out
+    seed: Count  # of the order of an image's boxes
 
 
 class _Header(msgspec.Struct, kw_only=True):
@@ -95,7 +88,7 @@ class Proposals:
             with open(path, "rb") as file:
                 header = _read_header(file, path)
                 start = file.tell()
-                index = file.read(_index_bytes(header))
+                index = file.read(_ROW.itemsize * header.images + 8 * (header.images + 1))
         except OSError as error:
             message = f"proposals '{path}' cannot be read: {error.strerror}"
             raise UserError(message, code="missing-file") from None
@@ -282,10 +275,8 @@ def _records(file: IO[bytes]) -> Iterator[tuple[bytes, tuple[int, int], bytes]]:
     while len(head := file.read(size)) == size:
         key, height, width, count = _IMAGE.unpack(head[_LENGTH.size :])
         boxes = file.read(_BOX_BYTES * count)
-        if (
-            _LENGTH.pack(zlib.crc32(boxes, zlib.crc32(head[_LENGTH.size :])))
-            != head[: _LENGTH.size]
-        ):
+        checksum = zlib.crc32(boxes, zlib.crc32(head[_LENGTH.size :]))
+        if _LENGTH.pack(checksum) != head[: _LENGTH.size]:
             return
         yield key, (height, width), boxes
 
@@ -302,10 +293,6 @@ def _read_header(file: IO[bytes], path: str) -> _Header:
         raise _damaged(path, str(error)) from None
 
 
-def _index_bytes(header: _Header) -> int:
-    return _ROW.itemsize * header.images + 8 * (header.images + 1)
-
-
 def _key_of(images: Images, place: int) -> bytes:
     try:
         return image_key(images.read(place))
@@ -315,12 +302,9 @@ def _key_of(images: Images, place: int) -> bytes:
 
 def differences(there: msgspec.Struct, wanted: msgspec.Struct) -> str:
     """Return the fields in which two recipes of one kind differ, with their values, or ""."""
-    pairs = (
-        (name, getattr(there, name), getattr(wanted, name)) for name in there.__struct_fields__
-    )
-    return "; ".join(
-        f"{name}: {one} there, {other} now" for name, one, other in pairs if one != other
-    )
+    old, new = msgspec.structs.asdict(there), msgspec.structs.asdict(wanted)
+    changed = [name for name in old if old[name] != new[name]]
+    return "; ".join(f"{name}: {old[name]} there, {new[name]} now" for name in changed)
 
 
 def _damaged(path: str, fault: str) -> UserError:

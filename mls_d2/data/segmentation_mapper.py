@@ -29,27 +29,18 @@ class SegmentationMapper:
     Training: the image is scaled by a random ratio, cropped so that no class fills the crop,
     mirrored with probability 0.5 and distorted in its colours. Labels are padded to the size of the
     crop; the network pads the image. Testing: the image is scaled to the base size.
-
-    Attributes:
-        is_train: whether it is used for training.
-        base_size: (height, width) that an image is scaled to fit in.
-        scale_range: bounds of the random ratio.
-        crop_size: (height, width) of crops.
-        max_class_share: largest share of one class among the labelled pixels of a crop; after ten
-            tries any crop is taken.
-        flip: whether images are mirrored.
-        num_classes: labels are below it, or ``ignore_value``.
-        ignore_value: label of pixels without a class.
     """
 
     is_train: bool
-    base_size: tuple[int, int]
-    scale_range: tuple[float, float]
-    crop_size: tuple[int, int]
+    base_size: tuple[int, int]  # (height, width) that an image is scaled to fit in
+    scale_range: tuple[float, float]  # bounds of the random ratio
+    crop_size: tuple[int, int]  # (height, width) of crops
+    # Largest share of one class among the labelled pixels of a crop; after ten tries any crop is
+    # taken.
     max_class_share: float
     flip: bool
-    num_classes: int
-    ignore_value: int
+    num_classes: int  # labels are below it, or ``ignore_value``
+    ignore_value: int  # label of pixels without a class
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:
@@ -67,10 +58,7 @@ class SegmentationMapper:
         )
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Read one image.
-
-        Args:
-            record: with ``file_name``, and ``sem_seg_file_name`` in training.
+        """Read the ``file_name`` of a record, and in training its ``sem_seg_file_name``.
 
         Returns:
             The record with ``image`` ``(3, h, w)`` uint8, and in training ``sem_seg`` uint8 of the
@@ -121,14 +109,8 @@ def choose_crop(
 ) -> tuple[slice, slice]:
     """Draw crops until one has two classes and none of more than the allowed share.
 
-    Args:
-        labels: ``(H, W)`` uint8.
-        crop_size: (height, width); limited to the image.
-        max_class_share: of the labelled pixels, in (0, 1]; 1 takes the first crop.
-        ignore_value: label of pixels that do not count.
-
-    Returns:
-        Rows and columns; those of the tenth crop if none of the ten is good.
+    ``labels`` are ``(H, W)`` uint8; ``max_class_share`` is of the labelled pixels, in (0, 1], and 1
+    takes the first crop. Returns rows and columns: of the tenth crop if none of the ten is good.
     """
     for _ in range(_TRIES):
         top, left = (
@@ -198,13 +180,7 @@ def photometric_distortion(image: np.ndarray) -> np.ndarray:
 
     Brightness by up to 32 levels; contrast and saturation by a factor of 0.5 to 1.5; hue by up to
     18 of 180 steps. The contrast changes before or after the colours, with equal probability. Draws
-    from NumPy's global generator.
-
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB; it is not changed in place.
-
-    Returns:
-        ``(H, W, 3)`` uint8, RGB.
+    from NumPy's global generator. Images are ``(H, W, 3)`` uint8, RGB, not changed in place.
 
     Source: SSD (ECCV 2016), as mmsegmentation's recipes use it.
     """
@@ -222,15 +198,9 @@ def photometric_distortion(image: np.ndarray) -> np.ndarray:
 
 
 def shift_colours(image: np.ndarray, saturation: float, hue: int) -> np.ndarray:
-    """Multiply the saturation and turn the hue.
+    """Multiply the saturation by a factor >= 0, and turn the hue by that many steps of 2°.
 
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB.
-        saturation: factor, >= 0.
-        hue: steps of 2°.
-
-    Returns:
-        ``(H, W, 3)`` uint8, RGB; the image itself if nothing changes.
+    Images are ``(H, W, 3)`` uint8, RGB; the image itself is returned if nothing changes.
     """
     if saturation == 1 and hue == 0:
         return image

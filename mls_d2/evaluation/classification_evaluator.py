@@ -67,9 +67,13 @@ class ClassificationEvaluator(DatasetEvaluator):
         )
         stacked = torch.stack(scores)
         if self._multi_label:
-            metrics = self._precisions(
-                stacked, *(self._marks(part) for part in (classes, difficult))
+            marks = (
+                targets_of(
+                    [{"classes": shown} for shown in part], len(self._names), difficult=False
+                )
+                for part in (classes, difficult)
             )
+            metrics = self._precisions(stacked, *marks)
         else:
             label = torch.tensor([item[0] for item in classes])
             right = (stacked.argmax(dim=1) == label).double().mean()
@@ -77,10 +81,6 @@ class ClassificationEvaluator(DatasetEvaluator):
         shown = [f"{name} {value:.2f}" for name, value in metrics.items() if "-" not in name]
         logger.info("classification: %s", "  ".join(shown))
         return {"classification": metrics}
-
-    def _marks(self, classes: Sequence[Sequence[int]]) -> Tensor:
-        items = [{"classes": shown} for shown in classes]
-        return targets_of(items, len(self._names), difficult=False)
 
     def _precisions(self, scores: Tensor, shown: Tensor, ignored: Tensor) -> dict[str, float]:
         all_points = 100.0 * average_precision(scores, shown, ignored)

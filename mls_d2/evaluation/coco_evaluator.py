@@ -17,7 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from faster_coco_eval import COCO, COCOeval_faster
 
-from mls_d2.core.files import atomic_write
+from mls_d2.core.files import write_bytes
 from mls_d2.data.annotations_coco import ground_truth
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ class CocoEvaluator(DatasetEvaluator):
             for detection in itertools.chain.from_iterable(gathered)
         ]
         if self._save_to:
-            with atomic_write(self._save_to) as file:
-                file.write(msgspec.json.encode(detections))
+            write_bytes(self._save_to, msgspec.json.encode(detections))
         truth = COCO(ground_truth(self._metadata.json_file))
         if not detections:
             logger.warning("the model detected nothing in %d images", len(truth.imgs))
@@ -87,13 +86,9 @@ class CocoEvaluator(DatasetEvaluator):
 def evaluate_detections(
     truth: COCO, detections: Sequence[dict[str, Any]], tasks: Sequence[str], classes: dict[int, str]
 ) -> dict[str, dict[str, float]]:
-    """Compute COCO's AP as the official tool does.
+    """Compute COCO's AP of detections in its result format as the official tool does.
 
-    Args:
-        truth: the ground truth.
-        detections: in COCO's result format, with ``category_id`` of the dataset.
-        tasks: of ``"bbox"`` and ``"segm"``.
-        classes: name by category id, for AP by class.
+    Tasks are ``"bbox"`` and ``"segm"``; ``classes`` are names by category id, for AP by class.
 
     Returns:
         By task: AP, AP50, AP75, APs, APm, APl, and ``AP-<class>``, in percent. NaN if the ground
@@ -127,4 +122,4 @@ def _run(truth: COCO, detections: Sequence[dict[str, Any]], task: str) -> COCOev
 
 def _percent(value: float) -> float:
     # COCO's tool returns -1 if there is nothing to measure.
-    return 100.0 * value if value >= 0 else float("nan")
+    return 100.0 * value if value >= 0 else np.nan

@@ -69,10 +69,7 @@ def draw_output(
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Lay each pixel's class over an image as a colour.
 
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB.
-        labels: ``(H, W)`` integer in [0, K).
-        palette: ``(K, 3)``, RGB in [0, 255].
+    ``image`` is ``(H, W, 3)`` uint8, RGB; ``labels`` ``(H, W)`` in [0, K); ``palette`` ``(K, 3)``.
     """
     return (image * (1 - _OPACITY) + palette[labels] * _OPACITY).round().astype(np.uint8)
 
@@ -88,16 +85,9 @@ def write_detections(
 ) -> None:
     """Write a PNG: ground truth above, detections below, for some test images.
 
-    The images are spread evenly over those of the first test dataset with at least two objects, so
-    every model of a comparison is shown on the same ones.
-
-    Args:
-        path: the file to write.
-        model: a Detectron2 detector.
-        cfg: its config; names the dataset and the size of the input.
-        num_images: columns.
-        min_score: detections below it are not drawn, in [0, 1].
-        height: of each image in the picture, in pixels.
+    The ``num_images`` columns are spread evenly over the images of the first test dataset with at
+    least two objects, so every model of a comparison is shown on the same ones. Each image is
+    ``height`` pixels high; detections of scores below ``min_score``, in [0, 1], are not drawn.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DetectionMapper(cfg, is_train=False)
@@ -126,14 +116,9 @@ def write_segmentations(
 ) -> None:
     """Write a PNG: image, ground truth and prediction below one another, for some test images.
 
-    Args:
-        path: the file to write.
-        model: a Detectron2 model for semantic segmentation.
-        mapper: of the model.
-        records: of a dataset, with ``file_name`` and ``sem_seg_file_name``.
-        colors: ``(K, 3)`` uint8, RGB by class; other labels are black.
-        num_images: columns; they are spread evenly over the dataset.
-        height: of each image in the picture, in pixels.
+    The ``num_images`` columns, ``height`` pixels per image, are spread evenly over the records,
+    which have ``file_name`` and ``sem_seg_file_name``. ``colors`` are ``(K, 3)`` uint8, RGB, by
+    class; other labels are black.
     """
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colors)] = colors
@@ -159,17 +144,10 @@ def write_classifications(
 ) -> None:
     """Write a PNG of some test images, as the model gets them, with their classes.
 
-    Below each are all of its classes, and as many of the model's best classes: the right ones in
-    green and the wrong ones in red. The images are spread evenly over the dataset.
-
-    Args:
-        path: the file to write.
-        model: an :class:`mls_d2.modeling.classifier.ImageClassifier`.
-        records: of the test images.
-        mapper: of the model.
-        names: of the classes.
-        colours: of the input, ``"RGB"`` or ``"BGR"``.
-        num_images: at most.
+    Below each are all of its classes, and as many of the best classes of ``model``, an
+    :class:`mls_d2.modeling.classifier.ImageClassifier`: the right ones in green and the wrong ones
+    in red. At most ``num_images`` are spread evenly over the dataset; ``colours`` are those of the
+    input, "RGB" or "BGR".
     """
     mapped = [mapper(record) for record in evenly_spaced(records, num_images)]
     inputs = [item for item in mapped if item is not None]
@@ -200,11 +178,8 @@ def captions(
 ) -> list[tuple[str, str]]:
     """Return the lines below an image, each with its colour; no class is left out.
 
-    Args:
-        truth: classes that the image shows.
-        found: classes that the model found.
-        right: classes that count as right.
-        names: of the classes.
+    ``truth`` are the classes that it shows, ``found`` those that the model found, of which those in
+    ``right`` count as right.
     """
     lines = []
     for word, classes, colour in (
@@ -231,13 +206,7 @@ def compare(
 
 
 def write_grid(path: str, columns: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> None:
-    """Write a PNG of images of one height, each column with one for every title.
-
-    Args:
-        path: the file to write.
-        columns: ``(H, W, 3)`` uint8, RGB, in the order of the titles.
-        titles: of the rows.
-    """
+    """Write a PNG of images of one height, ``(H, W, 3)`` uint8, RGB: a row for every title."""
     widths = [column[0].shape[1] for column in columns]
     height = columns[0][0].shape[0]
     row_height = height + _TITLE_PX

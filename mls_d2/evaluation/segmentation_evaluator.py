@@ -63,15 +63,9 @@ class SegmentationEvaluator(DatasetEvaluator):
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count pixels by label and prediction.
+    """Return ``(K, K)`` int64: how many pixels of class i are predicted as class j.
 
-    Args:
-        predicted: integers in [0, K).
-        labels: of the same shape; pixels with labels of K and above are left out.
-        num_classes: K.
-
-    Returns:
-        ``(K, K)`` int64: entry (i, j) counts the pixels of class i that are predicted as class j.
+    ``predicted`` are in [0, K); pixels with ``labels``, of the same shape, from K on are left out.
     """
     known = labels < num_classes
     pairs = num_classes * labels[known].astype(np.int64) + predicted[known]
@@ -79,11 +73,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
 
 
 def metrics_of(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of a confusion matrix, in percent.
-
-    Args:
-        confusion: ``(K, K)``, as :func:`confusion_matrix` returns it.
-        classes: K names.
+    """Return the metrics of a :func:`confusion_matrix` ``(K, K)`` of K classes, in percent.
 
     Returns:
         ``mIoU``, the mean over classes of the intersection over the union of prediction and ground

@@ -56,17 +56,14 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
         values = {}
         for number, name in enumerate(self._classes):
             lines = [line.split() for share in gathered for line in share[number]]
-            precisions = self._average_precisions(name, lines)
-            if precisions:
+            if precisions := self._average_precisions(name, lines):
                 values[name] = precisions
         return {"bbox": _summarize(values, self._classes)}
 
     def _average_precisions(self, name: str, lines: Sequence[Sequence[str]]) -> list[float]:
         """Return AP in percent at each of :data:`IOU_THRESHOLDS`; [] for a class without objects.
 
-        Args:
-            name: of the class.
-            lines: image, score, xmin, ymin, xmax and ymax of each detection.
+        A line is image, score, xmin, ymin, xmax and ymax of a detection.
         """
         objects = {
             stem: [item for item in found if item.name == name]
@@ -118,7 +115,4 @@ def _summarize(values: Mapping[str, Sequence[float]], classes: Sequence[str]) ->
     result = {"AP": float(means.mean()), "AP50": at[50], "AP75": at[75]}
     line = "  ".join(f"{name} {value:.2f}" for name, value in result.items())
     logger.info("bbox: %s, over %d of %d classes", line, len(table), len(classes))
-    by_class = {
-        name: float(np.mean(values[name])) if name in values else np.nan for name in classes
-    }
-    return result | {f"AP-{name}": float(value) for name, value in by_class.items()}
+    return result | {f"AP-{c}": float(np.mean(values.get(c, np.nan))) for c in classes}

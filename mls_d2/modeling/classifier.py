@@ -25,7 +25,7 @@ class ImageClassifier(nn.Module):
     its running statistics change.
 
     Args:
-        backbone: a Detectron2 backbone.
+        backbone: Detectron2's.
         head: from ``(N, d)`` features to ``(N, C)`` scores.
         feature: name of the backbone's output that is pooled.
         pool_size: side of the window of the average pool (stride 1, all means are concatenated);
@@ -33,8 +33,7 @@ class ImageClassifier(nn.Module):
         num_classes: C.
         multi_label: train with the binary cross entropy of each class instead of the cross entropy.
         freeze_backbone: train the head alone.
-        pixel_mean: of the channels, on the scale of 0 to 255.
-        pixel_std: likewise.
+        pixel_mean, pixel_std: of the channels, on the scale of 0 to 255.
     """
 
     pixel_mean: Tensor

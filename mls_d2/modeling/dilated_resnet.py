@@ -34,16 +34,10 @@ def build_dilated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNe
     Source: Dilated Residual Networks (CVPR 2017); mmsegmentation's ``contract_dilation``.
     """
     node = cfg.MODEL.RESNETS
-    if node.DEPTH not in _BLOCKS:
-        raise UserError(
-            f"MODEL.RESNETS.DEPTH is {node.DEPTH}, expected one of {list(_BLOCKS)}",
-            code="bad-value",
-        )
-    if node.OUTPUT_STRIDE not in _STAGES:
-        raise UserError(
-            f"MODEL.RESNETS.OUTPUT_STRIDE is {node.OUTPUT_STRIDE}, expected one of {list(_STAGES)}",
-            code="bad-value",
-        )
+    for key, allowed in (("DEPTH", _BLOCKS), ("OUTPUT_STRIDE", _STAGES)):
+        if node[key] not in allowed:
+            message = f"MODEL.RESNETS.{key} is {node[key]}, expected one of {list(allowed)}"
+            raise UserError(message, code="bad-value")
     stem = BasicStem(input_shape.channels, node.STEM_OUT_CHANNELS, norm=node.NORM)
     stages = []
     channels, width = node.STEM_OUT_CHANNELS, node.NUM_GROUPS * node.WIDTH_PER_GROUP

@@ -52,13 +52,10 @@ class EncoderDecoder(nn.Module):
         stride: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.sem_seg_head = head
-        self.auxiliary_head = auxiliary_head
+        self.backbone, self.sem_seg_head, self.auxiliary_head = backbone, head, auxiliary_head
         self._features = in_feature, auxiliary_feature
         self._auxiliary_weight = auxiliary_weight
-        self._ignore_value = ignore_value
-        self._align_corners = align_corners
+        self._ignore_value, self._align_corners = ignore_value, align_corners
         self._window, self._stride = window, stride
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -113,7 +110,9 @@ class EncoderDecoder(nn.Module):
         labels = torch.stack([item["sem_seg"] for item in batched_inputs])
         labels = labels.to(self.pixel_mean.device, torch.long)
         # Padded after the normalisation, with the mean colour.
-        images = [_pad(self._normalise(item["image"]), labels.shape[1:]) for item in batched_inputs]
+        height, width = labels.shape[1:]
+        images = [self._normalise(item["image"]) for item in batched_inputs]
+        images = [F.pad(im, (0, width - im.shape[2], 0, height - im.shape[1])) for im in images]
         features = self.backbone(torch.stack(images))
         main, auxiliary = self._features
         return {
@@ -239,7 +238,3 @@ def _one_of(names: Sequence[str], key: str, shapes: dict[str, ShapeSpec]) -> str
             code="bad-value",
         )
     return names[0]
-
-
-def _pad(image: Tensor, size: Sequence[int]) -> Tensor:
-    return F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))

@@ -23,12 +23,7 @@ POSITIVE_WEIGHT = 2.0
 
 
 class UnitLinear(nn.Module):
-    """A linear layer on L2-normalised features.
-
-    Args:
-        weight: ``(C, d)``.
-        bias: ``(C,)``.
-    """
+    """A linear layer, of weights ``(C, d)`` and biases ``(C,)``, on L2-normalised features."""
 
     weight: Tensor
     bias: Tensor
@@ -139,29 +134,18 @@ def choose_cost(features: np.ndarray, labels: np.ndarray, costs: Sequence[float]
     from sklearn.model_selection import cross_val_score
 
     with _no_convergence_warning():
-        precision = [
-            cross_val_score(
-                _machine(cost), features, labels, cv=FOLDS, scoring="average_precision"
-            ).mean()
-            for cost in costs
-        ]
-    return costs[int(np.argmax(precision))]
+        scoring = {"cv": FOLDS, "scoring": "average_precision"}
+        folds = [cross_val_score(_machine(cost), features, labels, **scoring) for cost in costs]
+    return costs[int(np.argmax([precision.mean() for precision in folds]))]
 
 
 def _machine(cost: float) -> LinearSVC:
     # Other runs are spared the seconds that scikit-learn takes to import.
     from sklearn.svm import LinearSVC
 
-    return LinearSVC(
-        C=cost,
-        loss="squared_hinge",
-        penalty="l2",
-        dual=True,
-        class_weight={1: POSITIVE_WEIGHT, -1: 1.0},
-        tol=1e-4,
-        max_iter=2000,
-        random_state=0,
-    )
+    weights = {1: POSITIVE_WEIGHT, -1: 1.0}
+    protocol = {"loss": "squared_hinge", "penalty": "l2", "dual": True, "tol": 1e-4}
+    return LinearSVC(C=cost, class_weight=weights, max_iter=2000, random_state=0, **protocol)
 
 
 @contextlib.contextmanager

@@ -63,8 +63,7 @@ class PSPHead(nn.Module):
         align_corners: bool,
     ) -> None:
         super().__init__()
-        self._scales = tuple(pool_scales)
-        self._align_corners = align_corners
+        self._scales, self._align_corners = tuple(pool_scales), align_corners
         self.branches = nn.ModuleList(_conv(in_channels, channels, 1, norm) for _ in pool_scales)
         self.bottleneck = _conv(in_channels + len(self._scales) * channels, channels, 3, norm)
         self.predictor = _predictor(channels, num_classes, dropout)
@@ -131,23 +130,13 @@ class PSABranch(nn.Module):
         self, in_channels: int, channels: int, mask_size: tuple[int, int], mode: str, *, norm: str
     ) -> None:
         super().__init__()
-        self._mask_size = mask_size
-        self._mode = mode
+        self._mask_size, self._mode = mask_size, mode
         self.reduce = _conv(in_channels, channels, 1, norm)
         self.attention = _conv(channels, channels, 1, norm)
         self.mask = Conv2d(channels, mask_size[0] * mask_size[1], kernel_size=1, bias=False)
 
     def forward(self, features: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-        """Return the context of each position of the shrunk map.
-
-        Args:
-            features: ``(N, C, H, W)``.
-            size: of the shrunk map.
-            align_corners: of the shrinking.
-
-        Returns:
-            ``(N, channels, *size)``.
-        """
+        """Return the context ``(N, channels, *size)`` of each position of the shrunk map."""
         reduced = _resize(self.reduce(features), size, align_corners=align_corners)
         weight, reach = reachable(self.mask.weight, self._mask_size, size)
         # Not kept in a variable, the mask is freed as soon as it is placed.
@@ -177,13 +166,8 @@ def reachable(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Drop the offsets that lead out of the map from every position, to save their computation.
 
-    Args:
-        weight: ``(Mh·Mw, C, 1, 1)``, the convolution that predicts the mask.
-        mask_size: (Mh, Mw).
-        size: (H, W) of the map.
-
-    Returns:
-        The weights of the mask's middle, and its size: at most (2H - 1, 2W - 1).
+    ``weight`` ``(Mh·Mw, C, 1, 1)`` is that of the convolution that predicts the mask, ``size``
+    (H, W). Returns the weights of the mask's middle, and its size: at most (2H - 1, 2W - 1).
     """
     reach = tuple(min(m, 2 * n - 1) for m, n in zip(mask_size, size, strict=True))
     rows, columns = (

@@ -186,7 +186,7 @@ def files_below(folder: Path, name: str) -> Iterator[Path]:
 
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     # Version 1 did not record the device.
-    1: lambda fields: {**fields, "device": {"kind": "unknown", "name": "", "count": 0}},
+    1: lambda fields: {**fields, "device": {"kind": "unknown", "name": "", "count": 0}}
 }
 """From each older version to the next one; a new schema version adds one function."""
 

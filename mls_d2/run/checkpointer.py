@@ -28,8 +28,7 @@ CHECKSUM_SUFFIX = ".sha256"
 class CorruptCheckpointError(UserError):
     """A checkpoint file that is truncated or damaged."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="damaged-file")
+    code = "damaged-file"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):

@@ -31,25 +31,15 @@ _CONVOLUTION = "convolution"
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak rates of a GPU from its maker's data sheet, without sparsity.
+    """Peak rates of a GPU from its maker's data sheet, without sparsity."""
 
-    Attributes:
-        name: as in the table of a plan.
-        memory: bytes.
-        bandwidth: bytes/s of its memory.
-        fp32: FLOP/s in float32.
-        tf32: FLOP/s in TF32, which PyTorch takes for convolutions in float32; 0 without it.
-        bf16: FLOP/s in bfloat16.
-        fp16: FLOP/s in float16.
-    """
-
-    name: str
-    memory: float
-    bandwidth: float
-    fp32: float
-    tf32: float
-    bf16: float
-    fp16: float
+    name: str  # as in the table of a plan
+    memory: float  # bytes
+    bandwidth: float  # bytes/s of its memory
+    fp32: float  # FLOP/s in float32
+    tf32: float  # FLOP/s in TF32, which PyTorch takes for convolutions in float32; 0 without it
+    bf16: float  # FLOP/s in bfloat16
+    fp16: float  # FLOP/s in float16
 
     def rate(self, kind: str, dtype: torch.dtype) -> float:
         """Return the FLOP/s of an operator."""
@@ -67,23 +57,15 @@ GPUS = (
 
 @dataclass(frozen=True)
 class StepCost:
-    """One training step of one process.
+    """One training step of one process."""
 
-    Attributes:
-        images: of this process.
-        operators: (name, dtype, FLOPs, bytes read and written) → how often.
-        weights: bytes of parameters and buffers.
-        gradients: bytes, with the copy of DistributedDataParallel if there are several processes.
-        optimizer: bytes of its state.
-        activations: bytes at the peak of the step, besides all of these.
-    """
-
-    images: int
+    images: int  # of this process
+    # (name, dtype, FLOPs, bytes read and written) → how often.
     operators: Counter[tuple[str, torch.dtype, float, float]] = field(repr=False)
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
+    weights: int  # bytes of parameters and buffers
+    gradients: int  # bytes, with the copy of DistributedDataParallel if there are several processes
+    optimizer: int  # bytes of its state
+    activations: int  # bytes at the peak of the step, besides all of these
 
     @property
     def flops(self) -> float:
@@ -111,23 +93,14 @@ class StepCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """One run: its steps on a number of GPUs.
+    """One run: its steps on a number of GPUs."""
 
-    Attributes:
-        step: of one GPU; None if nothing is trained.
-        steps: how many.
-        num_gpus: how many.
-        disk: bytes of all files that the run keeps, images of reports left out.
-        relief: the config keys, with values, that reduce memory.
-        first: the run that comes before, whose hours and files count.
-    """
-
-    step: StepCost | None
+    step: StepCost | None  # of one GPU; None if nothing is trained
     steps: int
     num_gpus: int
-    disk: int
-    relief: str = ""
-    first: RunCost | None = None
+    disk: int  # bytes of all files that the run keeps, images of reports left out
+    relief: str = ""  # the config keys, with values, that reduce memory
+    first: RunCost | None = None  # the run that comes before, whose hours and files count
 
     def hours(self, gpu: Gpu) -> float:
         """Return the estimated hours of training."""

@@ -71,9 +71,7 @@ def run_checks(checks: Mapping[str, Check]) -> Iterator[Finding]:
 def machine_checks(device: torch.device, backbone: Callable[[], nn.Module]) -> dict[str, Check]:
     """Return the checks that need no method and no task.
 
-    Args:
-        device: to check, with all other GPUs if it is one.
-        backbone: makes a small backbone ``(N, 3, 64, 64)`` → maps by name, always the same.
+    ``backbone`` makes a small backbone ``(N, 3, 64, 64)`` → maps by name, always the same.
     """
     return {
         "device": lambda: describe_devices(device),
@@ -182,9 +180,7 @@ def exchange(path: str, device: str) -> int:
 
 
 def gradients(
-    model: nn.Module,
-    device: torch.device,
-    memory: torch.memory_format = torch.contiguous_format,
+    model: nn.Module, device: torch.device, memory: torch.memory_format = torch.contiguous_format
 ) -> list[Tensor]:
     """Return the gradients of a model's parameters after a step on noise, in their own type."""
     dtype = next(model.parameters()).dtype

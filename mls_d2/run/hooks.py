@@ -46,10 +46,8 @@ class Throughput(HookBase):
 
     def __init__(self, images_per_step: int) -> None:
         self._images_per_step = images_per_step
-        self.seconds = 0.0
+        self.seconds = self.peak_mb = self._start = 0.0
         self._steps = 0
-        self.peak_mb = 0.0
-        self._start = 0.0
 
     def before_step(self) -> None:
         """Note the time."""
@@ -121,11 +119,9 @@ class PeriodicCheckpointer(HookBase):
         max_to_keep: int,
         permanent_period: int = 0,
     ) -> None:
-        self._checkpointer = checkpointer
+        self._checkpointer, self._guard = checkpointer, guard
         self._periods = [p for p in (period, permanent_period) if p]
-        self._guard = guard
-        self._keep = max_to_keep
-        self._permanent_period = permanent_period
+        self._kept = {"keep": max_to_keep, "permanent_period": permanent_period}
 
     def after_step(self) -> None:
         """Save if it is time."""
@@ -139,9 +135,7 @@ class PeriodicCheckpointer(HookBase):
         if last:
             self._checkpointer.save("model_final", iteration=iteration)
         if due:
-            self._checkpointer.prune(
-                iteration, keep=self._keep, permanent_period=self._permanent_period
-            )
+            self._checkpointer.prune(iteration, **self._kept)
 
 
 class StopOnInterrupt(HookBase):
@@ -156,15 +150,9 @@ class StopOnInterrupt(HookBase):
     """
 
     def __init__(
-        self,
-        interrupt: InterruptGuard,
-        checkpointer: AtomicCheckpointer,
-        *,
-        guard: FiniteLossGuard,
+        self, interrupt: InterruptGuard, checkpointer: AtomicCheckpointer, *, guard: FiniteLossGuard
     ) -> None:
-        self._interrupt = interrupt
-        self._checkpointer = checkpointer
-        self._guard = guard
+        self._interrupt, self._checkpointer, self._guard = interrupt, checkpointer, guard
 
     def after_step(self) -> None:
         """Stop if asked to."""
@@ -212,22 +200,12 @@ def shared_hooks(
 ) -> list[HookBase]:
     """Return the hooks of both phases: time, schedule, checkpoints, metrics, stop on a signal.
 
-    Args:
-        cfg: has ``OUTPUT_DIR``, ``TRACKERS`` and ``SOLVER.CHECKPOINT_PERIOD``, in iterations.
-        optimizer: its learning rate is logged.
-        scheduler: of the learning rate, by iteration.
-        throughput: measures the steps.
-        interrupt: entered.
-        checkpointer: saves.
-        guard: of the losses.
-        max_iter: number of iterations of the run.
-        log_period: iterations between two entries in the metrics.
-        keep_checkpoints: number of periodic checkpoints that stay (>= 1).
-        permanent_period: see :class:`PeriodicCheckpointer`.
-        show: names of further scalars to print.
-        before_saving: hooks of the phase that log, or that change what a checkpoint stores.
-        after_saving: hooks that log and may fail. If there are none, metrics are written before
-            a checkpoint, so that a kill between the two loses no entry.
+    ``cfg`` has ``OUTPUT_DIR``, ``TRACKERS`` and ``SOLVER.CHECKPOINT_PERIOD``; all periods are in
+    iterations, for ``keep_checkpoints`` and ``permanent_period`` see :class:`PeriodicCheckpointer`.
+    The interrupt is entered already. The metrics get an entry every ``log_period``; ``show`` names
+    further scalars to print. Hooks of the phase ``before_saving`` log, or change what a checkpoint
+    stores; those ``after_saving`` log and may fail. If there are none of these, metrics are written
+    before a checkpoint, so that a kill between the two loses no entry.
     """
     saving: list[HookBase] = []
     writing: list[HookBase] = []

@@ -22,41 +22,23 @@ Main = Callable[[argparse.Namespace], int | None]
 
 
 def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of Detectron2's tools.
-
-    Args:
-        description: one sentence: what the tool does.
-        epilog: examples, shown as they are.
-    """
+    """Return a parser with the arguments of Detectron2's tools; ``epilog`` holds examples."""
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--config-file", required=True, metavar="FILE",
         help="YAML config, or the name of one of the project's, such as mls_quick",
     )  # fmt: skip
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
-    )
+    text = "continue from the last checkpoint in OUTPUT_DIR, if there is one"
+    parser.add_argument("--resume", action="store_true", help=text)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="which of them this one is")
-    parser.add_argument(
-        "--dist-url",
-        default="auto",
-        help="address of the first machine, e.g. tcp://HOST:PORT; needed for several machines",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=30.0,
-        metavar="MINUTES",
-        help="end the run if an iteration takes longer (default 30)",
-    )
+    text = "address of the first machine, e.g. tcp://HOST:PORT; needed for several machines"
+    parser.add_argument("--dist-url", default="auto", help=text)
+    text = "end the run if an iteration takes longer (default 30)"
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="MINUTES", help=text)
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change"
     )
@@ -77,7 +59,8 @@ def launch(main: Main, args: argparse.Namespace, *, device: str = "cuda") -> int
     Raises:
         UserError: more GPUs asked for than there are, or no address for several machines.
     """
-    _check_timeout(args)
+    if not args.timeout > 0:
+        raise UserError(f"--timeout must be > 0 minutes, got {args.timeout}", code="bad-option")
     run = functools.partial(main, args)
     join = functools.partial(join_processes, run, timeout_min=args.timeout, device=device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
@@ -144,11 +127,6 @@ def environments(args: argparse.Namespace) -> list[dict[str, str]]:
         shared | {"RANK": str(first + local), "LOCAL_RANK": str(local)}
         for local in range(args.num_gpus)
     ]
-
-
-def _check_timeout(args: argparse.Namespace) -> None:
-    if not args.timeout > 0:
-        raise UserError(f"--timeout must be > 0 minutes, got {args.timeout}", code="bad-option")
 
 
 def _check_processes(args: argparse.Namespace) -> None:

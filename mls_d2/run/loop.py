@@ -21,8 +21,7 @@ from mls_d2.run.watchdog import progress
 class NonFiniteLossError(UserError):
     """A loss, or a tensor of the model, became NaN or infinite."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="not-finite")
+    code = "not-finite"
 
 
 class FiniteLossGuard:
@@ -95,11 +94,9 @@ class TrainingLoop(TrainerBase):
         relief: str = "",
     ) -> None:
         super().__init__()
-        self.model = model
-        self.optimizer = optimizer
-        self.amp_dtype = amp_dtype
+        self.model, self.optimizer = model, optimizer
+        self.amp_dtype, self.relief = amp_dtype, relief
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
-        self.relief = relief
         self.guard = FiniteLossGuard()
         self._loader = batches
         self._batches: Iterator[Any] = iter(())

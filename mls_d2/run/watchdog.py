@@ -37,25 +37,15 @@ _LOADER = "torch.utils.data.dataloader"
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a process reports.
+    """What a process reports."""
 
-    Attributes:
-        beat: grows with every report.
-        host: name of its machine.
-        iteration: the last complete one; None outside of training.
-        idle_s: seconds since then.
-        place: line of this project at which its main thread is.
-        starved_s: seconds for which it has waited for a batch while no data were read.
-        code: its exit code, once it has ended.
-    """
-
-    beat: int
-    host: str
-    iteration: int | None = None
-    idle_s: float = 0.0
-    place: str = ""
-    starved_s: float = 0.0
-    code: int | None = None
+    beat: int  # grows with every report
+    host: str  # name of its machine
+    iteration: int | None = None  # the last complete one; None outside of training
+    idle_s: float = 0.0  # seconds since then
+    place: str = ""  # line of this project at which its main thread is
+    starved_s: float = 0.0  # seconds for which it has waited for a batch while no data were read
+    code: int | None = None  # its exit code, once it has ended
 
 
 class Verdict(NamedTuple):

@@ -174,12 +174,10 @@ class _Stage:
         self.items: list[Item] = []
         self.taken: list[Place] = []
 
-    def add(
-        self, it: Role | Mate, place: Place, heading: float, reach: float, layer: float
-    ) -> None:
+    def add(self, it: Role | Mate, at: Place, heading: float, reach: float, layer: float) -> None:
         sketch = Sketch(self.s.rng)
         it.recipe(sketch)
-        self.items.append(Item(it.kind, sketch.parts, place, heading, reach, layer))
+        self.items.append(Item(it.kind, sketch.parts, at, heading, reach, layer))
 
     def turned(self, a: float, b: float, sign: float = 1.0) -> tuple[float, float]:
         """Turn (across, along) the strips into (x, z); with ``sign`` -1 the other way round."""

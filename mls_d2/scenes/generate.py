@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,24 +60,18 @@ def generate(
     check_writable(str(root))
     write_marker(root, params, finished, complete=False)
     save, processes = partial(_save, root, params.seed), workers if workers > 1 else 0
+    pause = 0.1 if sys.stderr.isatty() else 10.0  # In a log file, each update is a line.
     with worker_map(save, processes, advice=_ADVICE) as run:
         for split in missing:
-            _write_split(root, split, run)
+            for folder in split.folders:
+                check_writable(str(root / folder))
+            saved = run((split, index) for index in range(split.count))
+            records = list(tqdm(saved, split.name, split.count, unit="img", mininterval=pause))
+            if split.finish is not None:
+                split.finish(root, records)
             finished.append(split.name)
             write_marker(root, params, finished, complete=split is missing[-1])
     logger.info("wrote %s to %s", ", ".join(split.name for split in missing), root)
-
-
-def _write_split(root: Path, split: Split, run: Callable[[Iterable[Any]], Iterable[dict]]) -> None:
-    for folder in split.folders:
-        check_writable(str(root / folder))
-    # In a log file, each update is a line.
-    pause = 0.1 if sys.stderr.isatty() else 10.0
-    saved = run((split, index) for index in range(split.count))
-    bar = tqdm(saved, desc=split.name, unit="img", total=split.count, mininterval=pause)
-    records = list(bar)
-    if split.finish is not None:
-        split.finish(root, records)
 
 
 def _save(root: Path, seed: int, item: tuple[Split, int]) -> dict:

@@ -31,17 +31,14 @@ DIFFICULT_SIDE = 1 / 13
 
 _LABELS = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 # Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label.
-KINDS: dict[str, tuple[str | None, str | None, str]] = {
-    **{kind: tuple(labels) for kind, labels in _LABELS["kinds"].items()},
-    **{kind: (None, None, label) for kind, label in _LABELS["surroundings"].items()},
+KINDS: dict[str, tuple[str | None, str | None, str]] = _LABELS["kinds"] | {
+    kind: (None, None, label) for kind, label in _LABELS["surroundings"].items()
 }
 _NAMES = [(group, name) for group, names in _LABELS["coco"].items() for name in names]
+COCO_IDS = {name: number for number, (_, name) in enumerate(_NAMES, start=1) if name}
 COCO_CATEGORIES = [
-    {"supercategory": group, "id": number, "name": name}
-    for number, (group, name) in enumerate(_NAMES, start=1)
-    if name
+    {"supercategory": group, "id": COCO_IDS[name], "name": name} for group, name in _NAMES if name
 ]
-COCO_IDS = {item["name"]: item["id"] for item in COCO_CATEGORIES}
 VOC_CLASSES = tuple(_LABELS["voc"])
 
 _FIRST_ID = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}

@@ -30,12 +30,11 @@ class SceneParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
-        rules = {name: (getattr(self, name) >= 0, "0 or more") for name in ("seed", *COUNTS)}
-        if self.voc:
-            rules["voc"] = (self.voc >= 4, "0, or 4 or more to fill train and val")
+        rules = [(name, getattr(self, name) >= 0, "0 or more") for name in ("seed", *COUNTS)]
+        rules += [("voc", self.voc not in (1, 2, 3), "0, or 4 or more to fill train and val")]
         fits = len(self.size) == 2 and all(32 <= side <= 4096 for side in self.size)
-        rules["size"] = (fits, "width and height of 32 to 4096 pixels")
-        for name, (holds, expected) in rules.items():
+        rules += [("size", fits, "width and height of 32 to 4096 pixels")]
+        for name, holds, expected in rules:
             if not holds:
                 message = f"{name} is {getattr(self, name)}, expected {expected}"
                 raise UserError(message, code="bad-value")

@@ -21,7 +21,7 @@ _FAR_OUT = 4000.0  # canvas pixels; corners farther out are moved to this, befor
 _NEAR = 0.3  # metres; nearer corners are moved to this depth
 _TILE = 128  # side of the textures in pixels
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, ...]  # x0, y0, x1, y1
 
 
 class Camera(NamedTuple):
@@ -164,17 +164,15 @@ def _project(item: Item, camera: Camera, light: Light) -> list[_Shape]:
 
 def _lit(colour: Colour, light: Light, level: float = 1.0, fade: float = 0.0) -> Colour:
     """Return a paint's colour in the light, mixed with the horizon's by ``fade``, 0 to 1."""
-    red, green, blue = (
+    return tuple(
         min(255.0, value * tint * level * (1 - fade) + haze * fade)
         for value, tint, haze in zip(colour, light.tint, light.sky[1], strict=True)
     )
-    return red, green, blue
 
 
 def _extent(shapes: list[_Shape]) -> Box:
     points = (np.concatenate([corners for corners, _ in shapes]) / (1 << _SHIFT) + 0.5) / _OVER
-    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return x0, y0, x1, y1
+    return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
 
 
 @functools.cache
@@ -196,7 +194,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.
     rows = (np.arange(ids.shape[0], dtype=np.float32)[:, None] + 0.5) / _OVER
     slope = (np.arange(ids.shape[1], dtype=np.float32) + 0.5) / _OVER - camera.centre
     slope = (slope / camera.focal).astype(np.float32)
-    first = min(max(0, math.ceil(camera.horizon * _OVER)), len(image))
+    first = math.ceil(camera.horizon * _OVER)
     if scene.walls:
         reach = [d / np.maximum(slope * math.cos(a) + math.sin(a), 1e-3) for a, d in scene.walls]
         depth = np.min(reach, axis=0)
@@ -221,8 +219,6 @@ def _background(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 def _paint_sky(light: Light, sky: np.ndarray, rng: np.random.Generator) -> None:
     size = (sky.shape[1], sky.shape[0])
-    if 0 in size:
-        return
     top, low = np.array(light.sky, np.float32)
     colours = top + (low - top) * np.linspace(0, 1, size[1], dtype=np.float32)[:, None, None]
     cover = np.full(size[::-1], 1.6 * light.clouds - 0.9, np.float32)
@@ -271,7 +267,7 @@ def _cast_shadows(scene: Scene, image: np.ndarray) -> None:
         (u, v), size = camera.project(foot)[0] * _OVER, item.reach * camera.focal / z * _OVER
         axes = (int(min(size, 999)), int(min(size * camera.eye / z, 999)) + 1)
         cv2.ellipse(dark, (int(u), int(v)), axes, 0, 0, 360, 255, -1)
-    first = max(0, math.ceil(camera.horizon * _OVER))
+    first = math.ceil(camera.horizon * _OVER)
     keep = 1 - cv2.blur(dark[first:], (5, 5)).astype(np.float32) * np.float32(light.shadow / 255)
     image[first:] = (image[first:] * keep[..., None]).astype(np.uint8)
 

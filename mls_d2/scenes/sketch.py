@@ -6,14 +6,13 @@ Object frame, in metres: ``x`` forward, ``y`` up from the ground, ``z`` to the v
 from __future__ import annotations
 
 import colorsys
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]  # red, green, blue, 0 to 255
 Point = tuple[float, float]
 Outline = str | Sequence[Point] | np.ndarray
 T = TypeVar("T")
@@ -23,19 +22,15 @@ class Part(NamedTuple):
     """A polygon of one colour; groups of parts are painted from far to near."""
 
     points: np.ndarray  # (N, 3), metres
-    colour: Colour | None  # (red, green, blue), 0 to 255; None: part of the mask, not painted
+    colour: Colour | None  # None: part of the mask, not painted
     normal: tuple[float, float, float]  # of a solid's face, which may look away; zeros if flat
     group: int
 
 
-@functools.cache
-def _parsed(outline: str) -> list[Point]:
-    corners = (corner.split() for corner in outline.split(","))
-    return [(float(x), float(y)) for x, y in corners]
-
-
 def _corners(outline: Outline) -> np.ndarray:
-    return np.array(_parsed(outline) if isinstance(outline, str) else outline, float)
+    if isinstance(outline, str):
+        outline = np.array([corner.split() for corner in outline.split(",")])
+    return np.asarray(outline, float)
 
 
 def circle(x: float, y: float, radius: float, corners: int = 12) -> list[Point]:
@@ -51,8 +46,7 @@ def rectangle(x0: float, x1: float, y0: float, y1: float) -> list[Point]:
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return ``colour`` with its brightness multiplied, at most 255."""
-    red, green, blue = colour
-    return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
+    return tuple(min(255.0, value * factor) for value in colour)
 
 
 _DISC = np.array(circle(0, 0, 1))
@@ -86,14 +80,13 @@ class Sketch:
     def like(self, colour: Colour, spread: float = 12.0) -> Colour:
         """Return a colour near ``colour``: mostly brighter or darker, a little in hue."""
         shift = self.rng.normal(0, spread, 4)
-        red, green, blue = np.clip(colour + shift[0] + 0.4 * shift[1:], 0, 255).tolist()
-        return red, green, blue
+        return tuple(np.clip(colour + shift[0] + 0.4 * shift[1:], 0, 255).tolist())
 
     def paint(self) -> Colour:
         """Draw a colour from the one distribution of all painted objects."""
         saturation = self.pick((0.05, 0.25, 0.45, 0.7)) + 0.2 * self.rng.random()
-        red, green, blue = colorsys.hsv_to_rgb(self.rng.random(), saturation, self.any(0.2, 0.97))
-        return 255 * red, 255 * green, 255 * blue
+        rgb = colorsys.hsv_to_rgb(self.rng.random(), saturation, self.any(0.2, 0.97))
+        return tuple(255 * value for value in rgb)
 
     def _add(self, flat: np.ndarray, z: float, colour: Colour | None, normal: float = 0.0) -> None:
         points = np.column_stack((flat, np.full(len(flat), z)))
@@ -116,15 +109,15 @@ class Sketch:
 
     def bars(self, outline: str, width: float, colour: Colour) -> None:
         """Add bars along a polyline."""
-        corners = _parsed(outline)
+        corners = _corners(outline).tolist()
         for start, end in zip(corners, corners[1:], strict=False):
             self.limb(start, end, (width, width), colour)
 
     def solid(self, outline: Outline, z0: float, z1: float, colour: Colour) -> None:
         """Add a convex outline, counter-clockwise, extruded from ``z0`` to ``z1``."""
         self._solid = (_corners(outline).tolist(), z0, z1)
-        for number in range(len(self._solid[0])):
-            self.edge(number, colour)
+        for k in range(len(self._solid[0])):
+            self.edge(k, colour)
         self.side(outline, colour, proud=0.0)
 
     def box(self, x: Point, y: Point, z: Point, colour: Colour) -> None:
@@ -138,15 +131,13 @@ class Sketch:
         self._add(flat, self._solid[1] - proud, colour, -1.0)
         self._add(flat, self._solid[2] + proud, colour, 1.0)
 
-    def edge(
-        self, number: int, colour: Colour, along: Point = (0, 1), across: Point = (0, 1)
-    ) -> None:
-        """Paint a rectangle on what the edge from corner ``number`` of the last solid sweeps out.
+    def edge(self, k: int, colour: Colour, along: Point = (0, 1), across: Point = (0, 1)) -> None:
+        """Paint a rectangle on what the edge from corner ``k`` of the last solid sweeps out.
 
         ``along`` the edge and ``across`` the width it goes from and to the given shares, 0 to 1.
         """
         profile, z0, z1 = self._solid
-        (x0, y0), (x1, y1) = profile[number], profile[(number + 1) % len(profile)]
+        (x0, y0), (x1, y1) = profile[k], profile[(k + 1) % len(profile)]
         dx, dy = x1 - x0, y1 - y0
         near, far = z0 + across[0] * (z1 - z0), z0 + across[1] * (z1 - z0)
         (ax, ay), (bx, by) = ((x0 + part * dx, y0 + part * dy) for part in along)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -45,7 +45,9 @@ def run_demo(
     """
     if not 0 <= min_score <= 1:
         raise UserError(f"the smallest score must be in [0, 1], got {min_score}", code="bad-option")
-    paths = list(_expand(inputs))
+    paths = [
+        file for path in inputs for file in (list_images(path) if os.path.isdir(path) else [path])
+    ]
     _check_apart(folder, inputs, paths)
     check_writable(folder)
     register_all()
@@ -95,14 +97,6 @@ def _check_apart(folder: str, inputs: Iterable[str], paths: Iterable[str]) -> No
                 "replace; choose another folder",
                 code="bad-option",
             )
-
-
-def _expand(inputs: Iterable[str]) -> Iterator[str]:
-    for path in inputs:
-        if os.path.isdir(path):
-            yield from list_images(path)
-        else:
-            yield path
 
 
 def _free_name(folder: str, path: str, taken: Sequence[str]) -> str:

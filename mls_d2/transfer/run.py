@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import time
-from typing import Any
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
@@ -83,7 +82,9 @@ def run_transfer(cfg: CfgNode, *, resume: bool = False) -> None:
     save_run_metadata(cfg.OUTPUT_DIR, cfg, facts)
     check_trained = task_of(cfg).watch(cfg, model)
     with InterruptGuard() as interrupt:
-        training = train(cfg, model, interrupt, metadata={"pretrain": _info(weights)})
+        # Stored with a detector, so that --eval-only can report the origin of its backbone.
+        info = {"method": weights.method, **weights.info}
+        training = train(cfg, model, interrupt, metadata={"pretrain": info})
     # A signal in the last step: its checkpoint is written, and the evaluation is left to a resume.
     interrupt.raise_if_agreed()
     check_trained()
@@ -172,12 +173,8 @@ def _build_model(cfg: CfgNode) -> nn.Module:
             code="unknown-name",
         ) from None
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    logger.info(
-        "%s with %s, %.1f M parameters",
-        cfg.MODEL.META_ARCHITECTURE,
-        cfg.MODEL.BACKBONE.NAME,
-        millions,
-    )
+    names = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
+    logger.info("%s with %s, %.1f M parameters", *names, millions)
     return model
 
 
@@ -234,8 +231,3 @@ def _result(
         finished=now.isoformat(timespec="seconds"),
         command=command_line(),
     )
-
-
-def _info(weights: WeightsReport) -> dict[str, Any]:
-    # Stored with a detector, so that --eval-only can report the origin of its backbone.
-    return {"method": weights.method, **weights.info}

@@ -34,17 +34,11 @@ KEPT_CHECKPOINTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The cost of a training run.
+    """The cost of a training run."""
 
-    Attributes:
-        seconds: in training steps.
-        images_per_s: over all processes; NaN if nothing was trained.
-        peak_mb: peak memory of the main process, in MiB.
-    """
-
-    seconds: float
-    images_per_s: float
-    peak_mb: float
+    seconds: float  # in training steps
+    images_per_s: float  # over all processes; NaN if nothing was trained
+    peak_mb: float  # peak memory of the main process, in MiB
 
     @staticmethod
     def none() -> Training:
@@ -92,6 +86,7 @@ def train(
         trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     if start < cfg.SOLVER.MAX_ITER:
         loop = _build_loop(cfg, model, optimizer, scaler)
+        evaluation = [PeriodicEvaluation(cfg, loop.model)] if cfg.TEST.EVAL_PERIOD > 0 else []
         loop.register_hooks(
             shared_hooks(
                 cfg,
@@ -105,7 +100,7 @@ def train(
                 log_period=_LOG_PERIOD,
                 keep_checkpoints=KEPT_CHECKPOINTS,
                 before_saving=_precise_bn(cfg, loop.model),
-                after_saving=_periodic_evaluation(cfg, loop.model),
+                after_saving=evaluation,
             )
         )
         loop.train(start, cfg.SOLVER.MAX_ITER)
@@ -143,10 +138,6 @@ def _precise_bn(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
     return [PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)]
 
 
-def _periodic_evaluation(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
-    return [PeriodicEvaluation(cfg, model)] if cfg.TEST.EVAL_PERIOD > 0 else []
-
-
 class PeriodicEvaluation(HookBase):
     """Evaluates every ``TEST.EVAL_PERIOD`` iterations, but not after the last.
 
@@ -154,8 +145,7 @@ class PeriodicEvaluation(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
-        self._cfg = cfg
-        self._model = model
+        self._cfg, self._model = cfg, model
 
     def after_step(self) -> None:
         """Evaluate if it is time, and log ``<task>/<metric>``."""

@@ -33,7 +33,7 @@ A ResNet pretrained with `{method}`, for [Detectron2](https://github.com/faceboo
 ## Use
 
 ```
-mls-train --config-file mask_rcnn_R_50_FPN_quick MODEL.WEIGHTS {weights}
+mls-train --config-file {config} MODEL.WEIGHTS {weights}
 mls-convert {weights} backbone.pth
 ```
 
@@ -43,7 +43,7 @@ The second makes a file for Detectron2 without mls_d2. In Python:
 from detectron2.modeling import build_model
 from mls_d2.checkpoint.initial_weights import load_initial_weights
 from mls_d2.config.loading import load_cfg
-model = build_model(cfg := load_cfg("mask_rcnn_R_50_FPN_quick"))
+model = build_model(cfg := load_cfg("{config}", ["MODEL.DEVICE", "cpu"]))
 load_initial_weights(model, "{weights}", cfg)
 ```
 
@@ -97,6 +97,7 @@ def model_card(
         method=method,
         facts="\n".join(f"| {key} | {markdown_escape(str(fact))} |" for key, fact in facts.items()),
         weights=weights,
+        config=f"mask_rcnn_R_50_FPN_{'quick' if info.get('preset') == 'quick' else '1x'}",
         results=_results(digests, results) or "None yet.",
     )
 

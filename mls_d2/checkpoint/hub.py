@@ -6,9 +6,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,28 +32,19 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class HubPath:
-    """A file of a repository of the hub."""
+def split_path(path: str) -> tuple[str, str | None, str]:
+    """Return repository, revision (None: the default branch) and file (``model.safetensors``).
 
-    repo: str  # "org/name"
-    revision: str | None  # a branch, a tag or a commit; None for the default branch
-    file: str
-
-    @classmethod
-    def parse(cls, path: str) -> HubPath:
-        """Return the parts of a path; the file is ``model.safetensors`` if it names none.
-
-        Raises:
-            UserError: another form.
-        """
-        match = _PATH.fullmatch(path)
-        if match is None:
-            raise UserError(
-                f"'{path}' is not a path of the hub; expected hf://org/name[@revision][/file]",
-                code="bad-value",
-            )
-        return cls(match[1], match[2], match[3] or WEIGHTS_FILE)
+    Raises:
+        UserError: another form.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise UserError(
+            f"'{path}' is not a path of the hub; expected hf://org/name[@revision][/file]",
+            code="bad-value",
+        )
+    return match[1], match[2], match[3] or WEIGHTS_FILE
 
 
 @functools.lru_cache
@@ -68,25 +58,28 @@ def hub_file(path: str) -> str:
         UserError: another form of path, no such repository, revision or file, cut off, offline and
             not in the cache, another digest, or ``huggingface_hub`` is not installed.
     """
-    place = HubPath.parse(path)
+    repo, revision, name = split_path(path)
     hub = hub_library()
+    get = functools.partial(hub.hf_hub_download, repo, revision=revision)
+    expected = None
     with explained(path):
         try:
-            local = _download(hub, place, place.file)
+            local = str(get(filename=name))
         except hub.errors.RemoteEntryNotFoundError:
-            files = hub.HfApi().list_repo_files(place.repo, revision=place.revision)
-            hint = nearest(place.file, files)
+            hint = nearest(name, hub.HfApi().list_repo_files(repo, revision=revision))
             raise UserError(f"'{path}': no such file; {hint}", code="missing-file") from None
-        expected = _recorded_digest(hub, place) if place.file != CONFIG_FILE else None
-    if expected is not None and sha256_of(local) != expected:
-        found = sha256_of(local)
-        os.unlink(os.path.realpath(local))  # Else it would not be downloaded again.
-        raise UserError(
-            f"'{path}' has sha256 {found}, expected {expected} by its {CONFIG_FILE}; removed from "
-            "the cache, try again",
-            code="wrong-digest",
-        )
-    return local
+        # Repositories of other projects have no such entry, or no config.
+        with suppress(hub.errors.EntryNotFoundError, ValueError):
+            if name != CONFIG_FILE:
+                expected = digest_in(json.loads(Path(get(filename=CONFIG_FILE)).read_text()), name)
+    if expected is None or (found := sha256_of(local)) == expected:
+        return local
+    os.unlink(os.path.realpath(local))  # Else it would not be downloaded again.
+    raise UserError(
+        f"'{path}' has sha256 {found}, expected {expected} by its {CONFIG_FILE}; removed from the "
+        "cache, try again",
+        code="wrong-digest",
+    )
 
 
 def digest_in(config: Any, file: str) -> str | None:
@@ -139,16 +132,3 @@ class HubHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         return open(hub_file(path), mode, buffering)
-
-
-def _download(hub: Any, place: HubPath, file: str) -> str:
-    fetch: Callable[..., str] = hub.hf_hub_download
-    return fetch(place.repo, file, revision=place.revision)
-
-
-def _recorded_digest(hub: Any, place: HubPath) -> str | None:
-    try:
-        content = Path(_download(hub, place, CONFIG_FILE)).read_text("utf-8")
-        return digest_in(json.loads(content), place.file)
-    except (hub.errors.EntryNotFoundError, ValueError):
-        return None  # A repository of another project.

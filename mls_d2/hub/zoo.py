@@ -26,10 +26,10 @@ from mls_d2.checkpoint.hub import (
     CONFIG_FILE,
     SCHEME,
     WEIGHTS_FILE,
-    HubPath,
     digest_in,
     explained,
     hub_library,
+    split_path,
 )
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import check_writable, sha256_of, write_bytes, write_json
@@ -97,7 +97,7 @@ def list_backbones(source: str) -> list[tuple[str, dict[str, Any]]]:
         source: ``hf://org``, a folder, or the URL of a server that lists its folders.
 
     Raises:
-        UserError: no such organisation or folder, or no answer.
+        UserError: none there, or no answer.
     """
     found = []
     for place in _places(source):
@@ -106,6 +106,8 @@ def list_backbones(source: str) -> list[tuple[str, dict[str, Any]]]:
         except UserError as error:
             if error.code != "missing-file":
                 raise
+    if not found:
+        raise UserError(f"no backbone was pushed below '{source}'", code="missing-file")
     return found
 
 
@@ -150,15 +152,15 @@ def _write(folder: Path, path: str, dst: str, licence: str, results: Iterable[Pa
 
 
 def _upload(folder: Path, dst: str) -> None:
-    place = HubPath.parse(dst)
+    repo, revision, _ = split_path(dst)
     hub = hub_library()
     with explained(dst):
         api = hub.HfApi()
-        api.create_repo(place.repo, exist_ok=True)
+        api.create_repo(repo, exist_ok=True)
         api.upload_folder(
-            repo_id=place.repo,
+            repo_id=repo,
             folder_path=folder,
-            revision=place.revision,
+            revision=revision,
             commit_message=f"A backbone of {LIBRARY}",
         )
 

@@ -30,6 +30,7 @@ from tests.mls_d2.checkpoint.test_initial_weights import encoder, small_cfg
 from tests.mls_d2.hub.server import COMMIT, Hub
 from tests.mls_d2.test_mutations import result
 from tools.benchmark import split_checkpoint
+from tools.hub import main
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NAME = "org/mls-r50"
@@ -250,3 +251,17 @@ def test_the_five_lines_of_the_card_load_it(hub, tmp_path):
     loaded = names["model"].state_dict()["backbone.bottom_up.stem.conv1.weight"]
     assert torch.equal(loaded, read_backbone(path).state_dict["stem.conv1.weight"])
     assert load_backbone(f"hf://{NAME}").info["method"] == "mls"
+
+
+def test_the_tool_pushes_lists_and_pulls(backbone, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo").mkdir()
+    for words in (f"push {backbone} zoo/a/ --license mit", "list zoo/", "pull zoo/a"):
+        monkeypatch.setattr(sys, "argv", ["hub.py", *words.split()])
+        main()
+    digest = sha256_of("a/model.safetensors")
+    assert capsys.readouterr().out.splitlines() == [
+        f"pushed zoo/a/, sha256 {digest}",
+        f"zoo/a: mls, 24.0 epochs, mit, sha256 {digest[:12]}",
+        f"pulled a, sha256 {digest}: verified",
+    ]

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub by ``hf://org/name[@revision][/file]``, in its own cache."""
+"""Files of the Hugging Face Hub (``$HF_ENDPOINT``), ``hf://org/name[@revision][/file]``, in its cache."""
 
 from __future__ import annotations
 

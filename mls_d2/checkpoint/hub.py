@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub (``$HF_ENDPOINT``), ``hf://org/name[@revision][/file]``, in its cache."""
+"""Files of the Hugging Face Hub, or of HF_ENDPOINT: ``hf://org/name[@revision][/file]``."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mls-pretrain": ("pretrain.py",),
     "mls-train": ("train_net.py",),
     "mls-convert": ("convert.py",),
+    "mls-hub": ("hub.py",),
     "mls-benchmark": ("benchmark.py",),
     "mls-report": ("report.py",),
     "mls-figures": ("figures.py",),

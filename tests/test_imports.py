@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FLOORS = (
     ("tools", "benchmarks"),
     ("pretrain", "mls_d2.transfer", "mls_d2.runner"),
-    ("mls_d2.run", "mls_d2.convert", "mls_d2.evaluation"),
+    ("mls_d2.run", "mls_d2.convert", "mls_d2.evaluation", "mls_d2.hub"),
     ("mls_d2.checkpoint", "mls_d2.data", "mls_d2.report"),
     ("mls_d2.config", "mls_d2.modeling", "mls_d2.results", "mls_d2.scenes"),
     ("mls_d2.core",),

@@ -15,7 +15,8 @@ from typing import Any
 # Python puts this script's folder first, where tools/pretrain.py hides the package pretrain.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mls_d2.config.loading import load_cfg  # noqa: E402 - after the path above
+from mls_d2.checkpoint.download import fetch  # noqa: E402 - after the path above
+from mls_d2.config.loading import load_cfg  # noqa: E402
 from mls_d2.core.errors import UserError, run_tool  # noqa: E402
 from mls_d2.core.resources import find_suite  # noqa: E402
 from mls_d2.run.cost import RunCost  # noqa: E402
@@ -67,7 +68,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=FILE",
         help="a method from any file that tools/convert.py reads; may be repeated",
     )
-    add("--backbone", metavar="FILE", help="a method from a backbone file, or 'random'")
+    add("--backbone", metavar="FILE", help="a method from a backbone file or URL, or 'random'")
     add(
         "--only",
         choices=("pretrain", "eval"),
@@ -181,7 +182,7 @@ def split_checkpoint(given: str) -> tuple[str, Path]:
     name, _, path = given.partition("=")
     if not path:
         raise UserError(f"--checkpoint must be NAME=FILE, got '{given}'", code="bad-value")
-    return name, Path(path)
+    return name, Path(fetch(path))
 
 
 if __name__ == "__main__":

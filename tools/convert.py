@@ -27,10 +27,10 @@ from urllib.parse import urlparse
 
 import yaml
 
+from mls_d2.checkpoint.download import expected_digest, fetch, is_url
 from mls_d2.convert import load_backbone
 from mls_d2.convert.convert import INPUT_KEYS, TARGETS, check_dst, write_converted
 from mls_d2.convert.detector_parts import PARTS
-from mls_d2.convert.download import expected_digest, fetch, is_url
 from mls_d2.convert.inspection import inspect_file
 from mls_d2.convert.sources import published_table, sources_table
 from mls_d2.core.errors import UserError, run_tool

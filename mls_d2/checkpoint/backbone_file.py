@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pickle
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from mls_d2.checkpoint.download import fetch
 from mls_d2.checkpoint.reading import check_exists, read_object
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, sha256_of
@@ -39,7 +42,8 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
     """Write a backbone file; it appears complete or not at all.
 
     Args:
-        path: ``.pkl`` stores NumPy arrays in a pickle, any other suffix (``.pth``) torch tensors.
+        path: ``.pkl`` stores NumPy arrays in a pickle, ``.safetensors`` the metadata as JSON, for
+            this project alone, any other suffix (``.pth``) torch tensors.
         state_dict: of Detectron2's ResNet, without a prefix (``stem.conv1.weight``, …), and of an
             FPN or a box head with full names (``backbone.fpn_lateral3.…``,
             ``roi_heads.box_head.…``). Stored as float32, without ``num_batches_tracked``.
@@ -69,6 +73,9 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
             content["model"] = {name: value.numpy() for name, value in tensors.items()}
             # Protocol 5 would name functions that NumPy 1 does not have.
             pickle.dump(content, file, protocol=4)
+        elif path.endswith(".safetensors"):
+            # One entry, because the library writes several in any order.
+            file.write(safetensors.torch.save(tensors, {"pretrain": json.dumps(dict(info))}))
         else:
             torch.save(content, file)
 
@@ -76,10 +83,14 @@ def write_backbone(path: str, state_dict: Mapping[str, Tensor], info: Mapping[st
 def read_backbone(path: str) -> BackboneFile:
     """Read a weights file, with tensors by name at its top or under ``"model"``; no code is run.
 
+    Args:
+        path: of the file, or what else :func:`mls_d2.checkpoint.download.fetch` finds.
+
     Raises:
-        UserError: it cannot be read, see :func:`read_object`, or does not hold tensors by name.
+        UserError: it cannot be found or read, see :func:`~mls_d2.checkpoint.download.fetch` and
+            :func:`read_object`, or does not hold tensors by name.
     """
-    content = read_object(path)
+    content = read_object(fetch(path))
     model = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(model, dict):
         place = "" if model is content else " under 'model'"
@@ -125,13 +136,14 @@ def pretraining_info(content: Any) -> dict[str, Any]:
 
 
 def sha256(path: str) -> str:
-    """Return the hex digest of a file.
+    """Return the hex digest of a file, or of what else :func:`fetch` finds.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or it cannot be downloaded.
     """
-    check_exists(path)
-    return sha256_of(path)
+    local = fetch(path)
+    check_exists(local)
+    return sha256_of(local)
 
 
 def check_values(state_dict: Mapping[str, Tensor]) -> None:

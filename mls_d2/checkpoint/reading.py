@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -64,7 +65,7 @@ def read_object(path: str, *, stubs: bool = False) -> Any:
     head = _read_head(path)
     try:
         if _is_safetensors(head):
-            return safetensors.torch.load_file(path)
+            return _load_safetensors(path)
         if zipfile.is_zipfile(path):
             if _check_zip(path):
                 return dict(np.load(path, allow_pickle=False))
@@ -167,6 +168,14 @@ def _check_zip(path: str) -> bool:
             code="too-large",
         )
     return arrays
+
+
+def _load_safetensors(path: str) -> dict[str, Any]:
+    """Read tensors by name; a backbone file of this project as what its other formats hold."""
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        info = (file.metadata() or {}).get("pretrain")
+    return tensors if info is None else {"model": tensors, "pretrain": json.loads(info)}
 
 
 def _load_npy(path: str, *, stubs: bool) -> Any:

@@ -21,6 +21,7 @@ from mls_d2.checkpoint.backbone_file import (
     sha256,
     write_backbone,
 )
+from mls_d2.checkpoint.download import fetch
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.convert.architecture import architecture_of, check_coverage, verify
 from mls_d2.convert.detector_parts import detector_parts_config, find_detector_parts
@@ -91,7 +92,7 @@ def load_backbone(
     """Read a checkpoint of any known source and return its encoder for Detectron2.
 
     Args:
-        path: of the file; nothing in it is run.
+        path: of the file, or its URL or ``hf://`` path; nothing in it is run.
         source: "auto" recognises it by the structure of its names; or its name.
         encoder: prefix of the encoder to take instead of the one that the authors transfer.
         check: run both networks and compare their outputs at every stage.
@@ -104,7 +105,7 @@ def load_backbone(
             tensors that are not finite floating-point numbers, a part that is missing.
     """
     given = _checked_input(trained_on or {})
-    content = read_object(path, stubs=stubs)
+    content = read_object(fetch(path), stubs=stubs)
     try:
         encoders = find_encoders(content)
         chosen, entry = choose(encoders, source=source, encoder=encoder)

@@ -6,7 +6,9 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.utils.file_io import PathManager
 
+from mls_d2.checkpoint.hub import HubHandler
 from mls_d2.data.cityscapes import COLORS
 from mls_d2.data.classification import register_classification
 from mls_d2.data.dataset_files import datasets_root
@@ -33,6 +35,7 @@ def register_all() -> None:
         metadata = MetadataCatalog.get(f"cityscapes_fine_sem_seg_{split}")
         if not metadata.get("stuff_colors"):  # Detectron2 only has the names.
             metadata.stuff_colors = COLORS.tolist()
+    PathManager.register_handler(HubHandler(), allow_override=True)
     register_classification()
     read_through_validators()
     components = (

@@ -13,6 +13,7 @@ import yaml
 from msgspec import Meta
 from msgspec.structs import replace
 
+from mls_d2.checkpoint.download import fetch, is_url
 from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import YAML_FAULTS
 from mls_d2.runner.onegpu import ONE_GPU, one_gpu_pretraining, one_gpu_transfer
@@ -237,7 +238,9 @@ def build_suite(
 
 def _convert(content: Mapping[str, Any]) -> _Content:
     def decode(kind: type, value: object) -> object:
-        return Seeds.parse(value) if kind is Seeds else kind(value)
+        if kind is Seeds:
+            return Seeds.parse(value)
+        return kind(fetch(value) if isinstance(value, str) and is_url(value) else value)
 
     try:
         return msgspec.convert(dict(content), _Content, dec_hook=decode)

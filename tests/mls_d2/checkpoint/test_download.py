@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mls_d2.convert.download import expected_digest, fetch, is_url
+from mls_d2.checkpoint.download import expected_digest, fetch, is_url
 
 DATA = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -1,4 +1,4 @@
-"""Downloads of checkpoints with pooch, into a cache, checked before they are used."""
+"""The one place that finds weights: local files, URLs with pooch and a cache, and the hub's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import requests
 from iopath.common.file_io import get_cache_dir
 from tqdm import tqdm
 
+from mls_d2.checkpoint.hub import SCHEME, hub_file
 from mls_d2.checkpoint.reading import check_exists, refuse_what_is_no_checkpoint
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import sha256_of
@@ -24,7 +25,7 @@ _ATTEMPTS = 3
 
 def is_url(path: str) -> bool:
     """Whether ``path`` is a URL that :func:`fetch` takes."""
-    return path.startswith(("http://", "https://", "file://"))
+    return path.startswith(("http://", "https://", "file://", SCHEME))
 
 
 def fetch(path: str, *, sha256: str | None = None, cache_dir: str | None = None) -> str:
@@ -34,17 +35,19 @@ def fetch(path: str, *, sha256: str | None = None, cache_dir: str | None = None)
     if it is cut off, it starts again, at most three times.
 
     Args:
-        path: a local path, or a URL with http, https or file.
+        path: a local path, a URL with http, https or file, or ``hf://org/name[@revision][/file]``.
         sha256: hex digest that the file must have; a download with another is removed.
         cache_dir: of downloads; the default is iopath's, ``$FVCORE_CACHE`` or
-            ``~/.torch/iopath_cache``.
+            ``~/.torch/iopath_cache``. The hub has its own, ``$HF_HOME``.
 
     Raises:
-        UserError: no answer, an error of the server, cut off, a web page instead of a file, or
-            another digest.
+        UserError: no answer, an error of the server, cut off, a web page instead of a file,
+            another digest, or for the hub what :func:`mls_d2.checkpoint.hub.hub_file` refuses.
     """
     if path.startswith("file://"):
         return _checked(path, urllib.request.url2pathname(urlparse(path).path), sha256)
+    if path.startswith(SCHEME):
+        return _checked(path, hub_file(path), sha256)
     if not is_url(path):
         return _checked(path, path, sha256)
     name = os.path.basename(urlparse(path).path) or "download"

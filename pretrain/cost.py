@@ -36,7 +36,8 @@ def pretrain_cost(cfg: CfgNode, num_gpus: int) -> RunCost:
         output = method(noise_batch(cfg, images))
         return torch.stack([*output.weighted().values()]).sum()
 
-    amp_dtype = getattr(torch, cfg.PRETRAIN.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+    half = cfg.PRETRAIN.AMP_DTYPE if cfg.PRETRAIN.AMP_DTYPE != "auto" else "bfloat16"
+    amp_dtype = getattr(torch, half) if cfg.SOLVER.AMP.ENABLED else None
     step = measure_step(method, loss, images=images, num_gpus=num_gpus, amp_dtype=amp_dtype)
     steps = run_length(cfg, count_images(cfg)).max_iter
     backbone = sum(4 * weight.numel() for weight in method.encoder.backbone.state_dict().values())

@@ -49,14 +49,22 @@ def contrast_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str 
     return mlp(in_dim, hidden_dim, out_dim, norm=norm, last_norm=last_norm)
 
 
-def dense_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "") -> nn.Sequential:
+def dense_projector(
+    in_dim: int,
+    hidden_dim: int,
+    out_dim: int,
+    *,
+    norm: str = "",
+    last_norm: nn.Module | None = None,
+) -> nn.Sequential:
     """The two-layer projector of every position of a map: ``(N, in, S, S) → (N, out, S, S)``.
 
     Args:
         in_dim: channels of the backbone's map, d_g.
         hidden_dim: channels between.
         out_dim: channels of the embedding, d_z.
-        norm: "" as in DenseCL, or "BN" as in :func:`contrast_projector`.
+        norm: "" as in DenseCL, or "BN" for a BatchNorm after the first layer.
+        last_norm: a norm that follows the last layer.
 
     Raises:
         ValueError: another ``norm``.
@@ -64,15 +72,11 @@ def dense_projector(in_dim: int, hidden_dim: int, out_dim: int, *, norm: str = "
     Source: DenseCL (arXiv 2011.09157), section 3.2: 1x1 convolutions for MoCo-v2's linear layers.
     """
     _check_norm(norm)
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_dim, hidden_dim, 1, bias=not norm),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden_dim, out_dim, 1, bias=not norm),
-    ]
+    layers: list[nn.Module] = [nn.Conv2d(in_dim, hidden_dim, 1, bias=not norm)]
     if norm:
-        layers.insert(1, nn.BatchNorm2d(hidden_dim))
-        layers.append(nn.BatchNorm2d(out_dim, affine=False))
-    return nn.Sequential(*layers)
+        layers.append(nn.BatchNorm2d(hidden_dim))
+    layers += [nn.ReLU(inplace=True), nn.Conv2d(hidden_dim, out_dim, 1, bias=last_norm is None)]
+    return nn.Sequential(*layers, *([last_norm] if last_norm is not None else []))
 
 
 def _check_norm(norm: str) -> None:

@@ -150,17 +150,20 @@ def test_targets_and_variables_of_make_exist(page):
 
 
 @functools.cache
-def options_of(tool: str) -> set[str]:
-    """The options in the usage of a tool or benchmark."""
+def options_of(tool: str, *command: str) -> set[str]:
+    """The options in the usage of a tool or benchmark, and of its commands."""
     text = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", [tool, "--help"]),
+        mock.patch.object(sys, "argv", [tool, *command, "--help"]),
         mock.patch.object(sys, "path", [str(REPOSITORY / "benchmarks"), *sys.path]),
         contextlib.redirect_stdout(text),
         pytest.raises(SystemExit),
     ):
         runpy.run_path(str(REPOSITORY / tool), run_name="tool")["main"]()
-    return set(re.findall(r"--[a-z][\w-]+", text.getvalue().partition("\n\n")[0]))
+    usage = text.getvalue().partition("\n\n")[0]
+    commands = re.search(r" \{([a-z,]+)\} \.\.\.", usage)
+    of_commands = [options_of(tool, name) for name in commands[1].split(",")] if commands else []
+    return set(re.findall(r"--[a-z][\w-]+", usage)).union(*of_commands)
 
 
 @each_page

@@ -58,8 +58,8 @@ def main() -> None:
         return
     for place, config in list_backbones(src):
         info = config.get("pretrain", {})
-        told = f"{info.get('method')}, {info.get('epochs')} epochs, {config.get('license')}"
-        print(f"{place}: {told}, sha256 {config['sha256']['model.safetensors'][:12]}")
+        summary = f"{info.get('method')}, {info.get('epochs')} epochs, {config.get('license')}"
+        print(f"{place}: {summary}, sha256 {config['sha256']['model.safetensors'][:12]}")
 
 
 if __name__ == "__main__":

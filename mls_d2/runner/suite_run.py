@@ -41,7 +41,7 @@ STATE_FILE = "cells.json"
 REPORT_FOLDER = "report"
 LOCK_FILE = "suite.lock"
 # Images of each of the parts of the scenes that are generated when a task first reads them.
-_IMAGES = {"voc": 200, "cityscapes": 200}
+_IMAGES = {"voc": 400, "cityscapes": 200}
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,10 @@ class DenseCL(DictionaryMethod):
         super().__init__(backbone, feature_dim, options)
         self.options = options
         widths = feature_dim, options.projector_hidden_dim, options.projector_out_dim
-        projector = contrast_projector(*widths, norm=options.projector_norm)
-        dense = dense_projector(*widths, norm=options.projector_norm)
+        norm = options.projector_norm
+        projector = contrast_projector(*widths, norm=norm)
+        last_norm = nn.BatchNorm2d(options.projector_out_dim, affine=False) if norm else None
+        dense = dense_projector(*widths, norm=norm, last_norm=last_norm)
         self.set_encoder(DenseEncoder(backbone, DenseHeads(projector, dense)))
         out = options.projector_out_dim
         self.dictionary = Dictionary(options.dictionary_size, {"z": out, "dense": out})

@@ -75,6 +75,7 @@ def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
     del changes["PRETRAIN.METHOD"]
     words = [word for pair in changes.items() for word in pair]
     words += ["PRETRAIN.WARMUP_EPOCHS", "0", "PRETRAIN.BATCH_NORM", "sync"]
+    words += ["PRETRAIN.OPTIMIZER", "sgd", "SOLVER.BASE_LR", "0.06"]
     assert get_cfg().TOY.WEIGHT == 1.0
     cfg = load_cfg(str(config), words)
     assert read_backbone(pretrain(cfg)).info["method"] == "toy"

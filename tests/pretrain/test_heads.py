@@ -41,8 +41,11 @@ def test_the_norm_of_the_contrast_projector_removes_what_a_batch_has_in_common()
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])
-def test_the_dense_projector_is_the_projector_of_every_position(norm):
-    dense, head = (make(5, 7, 3, norm=norm) for make in (dense_projector, contrast_projector))
+@pytest.mark.parametrize("last", [False, True])
+def test_the_dense_projector_is_the_projector_of_every_position(norm, last):
+    norms = (nn.BatchNorm2d(3), nn.BatchNorm1d(3)) if last else (None, None)
+    dense = dense_projector(5, 7, 3, norm=norm, last_norm=norms[0])
+    head = mlp(5, 7, 3, norm=norm, last_norm=norms[1])
     values = {
         name: value.flatten(1) if value.ndim == 4 else value
         for name, value in dense.state_dict().items()

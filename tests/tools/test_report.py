@@ -1,3 +1,4 @@
+import functools
 import json
 import signal
 import subprocess
@@ -105,7 +106,10 @@ def test_wrong_options_are_refused(results, refuses, options, code, name):
 
 def test_runs_are_served_without_torch_and_detectron2_until_ctrl_c(results):
     command = [sys.executable, "-u", "-c", BLOCKED, str(TOOL), str(results), "--serve", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    # A process in the background of a script is started with Ctrl-C ignored.
+    notice = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, preexec_fn=notice) as server:
         try:
             line = server.stdout.readline().decode()
             with urllib.request.urlopen(line.split()[0], timeout=60) as answer:

@@ -134,10 +134,11 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
             code="bad-value",
         )
     task_of(cfg).check(cfg)
+    half = cfg.SOLVER.AMP.ENABLED  # as asked for: a CPU that lacks bfloat16 turns it off
     resolve_device(cfg)
     world_size = comm.get_world_size()
     if cfg.MODEL.DEVICE == "cpu":
-        if cfg.SOLVER.AMP.ENABLED:
+        if half:
             raise UserError(
                 "SOLVER.AMP.ENABLED needs a GPU; set it to False on the CPU", code="bad-value"
             )

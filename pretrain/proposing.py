@@ -109,7 +109,7 @@ def provide_proposals(
     """
     recipe = search.recipe(source)
     make_once(path, lambda: make_proposals(source, path, search, workers=workers))
-    proposals = Proposals.open(path)
+    proposals = Proposals(path)
     proposals.check(source, recipe)
     return proposals
 

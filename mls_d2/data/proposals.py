@@ -103,11 +103,6 @@ class Proposals:
             shape = (header.boxes, 4)
             self._boxes = np.memmap(path, "<u2", "r", start + len(index), shape)
 
-    @classmethod
-    def open(cls, path: str) -> Proposals:
-        """Open a file."""
-        return cls(path)
-
     def __reduce__(self) -> tuple[type[Proposals], tuple[str]]:
         # A memory map would be copied into every worker.
         return Proposals, (self.path,)

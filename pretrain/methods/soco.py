@@ -137,7 +137,7 @@ class SoCo(MomentumMethod):
         """Return ``boxes``, the objects of each pair of views."""
         options, path = cls.Options.from_config(cfg), cfg.PRETRAIN.PROPOSALS
         # A run has a file by now; a plan or a check of a machine has no images.
-        source = Proposals.open(path) if path else WholeImages()
+        source = Proposals(path) if path else WholeImages()
         boxes = ObjectBoxes(source, count=options.boxes, jitter_prob=options.jitter_prob)
         return {"boxes": boxes}
 

@@ -94,7 +94,7 @@ def found(images, proposals, monkeypatch) -> Discovery:
     monkeypatch.setattr(discovery, "_IMAGES", 4)  # three files of nine images
     return Discovery(
         source=FileSource(sorted(map(str, images.iterdir()))),
-        proposals=Proposals.open(proposals),
+        proposals=Proposals(proposals),
         size=32,
         mean=(120.0, 115.0, 100.0),
         std=(58.0, 57.0, 57.0),

@@ -154,7 +154,7 @@ def test_a_second_process_waits_for_the_first(source, tmp_path, monkeypatch):
     provide_proposals(source, path, SEARCH)
     first.join()
     assert made == []
-    assert len(Proposals.open(path)) == 9
+    assert len(Proposals(path)) == 9
 
 
 @pytest.mark.timeout(60)
@@ -205,7 +205,7 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
     assert seen == [path]
     assert path.startswith(str(root))
     inputs = json.loads(Path(cfg.OUTPUT_DIR, "environment.json").read_text())["inputs"]
-    assert inputs["PRETRAIN.PROPOSALS"] == Proposals.open(path).digest
+    assert inputs["PRETRAIN.PROPOSALS"] == Proposals(path).digest
     # Another place is fine, another content is not.
     changes = {"PRETRAIN__METHOD": "mocov2", "PRETRAIN__PROPOSALS_SIDE": "3"}
     moved = {"PRETRAIN__PROPOSALS": shutil.copy(path, f"{root}/moved.boxes")}

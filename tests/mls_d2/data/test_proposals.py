@@ -45,7 +45,7 @@ def fill(writer: ProposalsWriter, stop: int = len(BOXES)) -> ProposalsWriter:
 
 
 def read_all(path: str) -> None:
-    proposals = Proposals.open(path)
+    proposals = Proposals(path)
     assert [proposals.boxes(place).tolist() for place in range(4)] == BOXES
     proposals.check(Pictures(), RECIPE)
 
@@ -58,7 +58,7 @@ def path(tmp_path) -> str:
 
 
 def test_every_image_has_its_boxes(path):
-    for proposals in (Proposals.open(path), pickle.loads(pickle.dumps(Proposals.open(path)))):
+    for proposals in (Proposals(path), pickle.loads(pickle.dumps(Proposals(path)))):
         assert (len(proposals), proposals.total, proposals.recipe) == (4, 6, RECIPE)
         for place, boxes in enumerate(BOXES):
             found = proposals.boxes(place)
@@ -69,14 +69,14 @@ def test_every_image_has_its_boxes(path):
 
 
 def test_a_pickle_holds_the_path_and_not_the_boxes(path):
-    assert len(pickle.dumps(Proposals.open(path))) < 300
+    assert len(pickle.dumps(Proposals(path))) < 300
 
 
 def test_a_dataset_without_any_box_is_fine(tmp_path):
     writer = ProposalsWriter(str(tmp_path / "b"), RECIPE)
     writer.append(NO_KEY, (0, 0), np.zeros((0, 4)))
     writer.finish()
-    assert Proposals.open(str(tmp_path / "b")).boxes(0).shape == (0, 4)
+    assert Proposals(str(tmp_path / "b")).boxes(0).shape == (0, 4)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 50, 70, 200])
@@ -121,12 +121,12 @@ def test_a_partial_file_of_other_images_or_of_nothing_is_refused(tmp_path, refus
 
 def test_missing_and_foreign_files_are_named(tmp_path, refuses):
     with refuses("missing-file") as caught:
-        Proposals.open(str(tmp_path / "none.boxes"))
+        Proposals(str(tmp_path / "none.boxes"))
     assert caught.match("none.boxes")
     for content in (b"", b"PK\x03\x04" + bytes(100)):
         (tmp_path / "x.npz").write_bytes(content)
         with refuses("foreign-file") as caught:
-            Proposals.open(str(tmp_path / "x.npz"))
+            Proposals(str(tmp_path / "x.npz"))
         assert caught.match("x.npz")
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_cut_or_has_a_wrong_byte_anywhere_is_refused(path, refuse
     for end in (*range(20, len(whole), 7), len(whole) - 1):
         Path(path).write_bytes(whole[:end])
         with refuses("damaged-file") as caught:
-            Proposals.open(path)
+            Proposals(path)
         assert caught.match("a.boxes")
     codes = ("damaged-file", "foreign-file", "changed-data")
     for place in range(len(whole)):
@@ -148,7 +148,7 @@ def test_a_file_that_is_cut_or_has_a_wrong_byte_anywhere_is_refused(path, refuse
 
 
 def test_proposals_of_other_images_are_refused_in_one_line(path, refuses):
-    pictures, proposals = Pictures(), Proposals.open(path)
+    pictures, proposals = Pictures(), Proposals(path)
     proposals.check(pictures, RECIPE)
     for change in ({"source": "abd"}, {"short_side": 7}, {"min_side": 8}, {"seed": 1}):
         values = {name: getattr(RECIPE, name) for name in Recipe.__struct_fields__} | change

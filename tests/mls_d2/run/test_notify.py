@@ -1,4 +1,4 @@
-"""A finished run tells its user, and does not depend on that."""
+"""The command that a finished run starts, which cannot fail the run."""
 
 import logging
 import subprocess
@@ -9,19 +9,21 @@ from mls_d2.run.notify import notify
 
 
 def test_the_command_gets_every_fact_as_a_variable_and_nothing_of_it_is_code(tmp_path, monkeypatch):
-    told = tmp_path / "told"
-    monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK: $RUN_RESULT" > {told}')
+    written = tmp_path / "written"
+    monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK: $RUN_RESULT" > {written}')
     notify(task="coco", result="box AP 1.5; $(exit 3) `exit 4`")
-    assert told.read_text() == "coco: box AP 1.5; $(exit 3) `exit 4`\n"
+    assert written.read_text() == "coco: box AP 1.5; $(exit 3) `exit 4`\n"
 
 
 @pytest.mark.parametrize("command", [None, ""])
 def test_without_a_command_nothing_is_run(monkeypatch, command):
-    monkeypatch.setattr(subprocess, "run", None)
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: started.append(args))
     monkeypatch.delenv("MLS_D2_NOTIFY", raising=False)
     if command is not None:
         monkeypatch.setenv("MLS_D2_NOTIFY", command)
     notify(task="coco")
+    assert not started
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Shape legend: N images, image i with B_i boxes and K neighbours; d channels of a projection, d_g of
 a backbone feature. What is finished is kept in files of 64 images each, in ``path`` + ``.partial``,
-so that an interrupted call goes on and ends with the same file.
+so that an interrupted call resumes and writes the same file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs in progress and finished ones as a page, made anew of their folders at every request."""
+"""Runs in progress and finished ones as a page, built from their folders on every request."""
 
 from __future__ import annotations
 

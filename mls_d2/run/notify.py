@@ -17,7 +17,7 @@ _TIMEOUT_S = 60
 def notify(**facts: str) -> None:
     """Run the shell command ``MLS_D2_NOTIFY``, if it is set; call it in the main process.
 
-    Its failure is logged, and the run goes on.
+    A failure is logged as a warning and never raised.
 
     Args:
         facts: what the command gets, each as the environment variable ``RUN_<NAME>``: of finished

@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_port,
         const=8000,
         metavar="PORT",
-        help="write nothing; show the runs below RESULTS_DIR in a browser as they go on "
+        help="write nothing; show the runs below RESULTS_DIR in a browser while they run "
         "(PORT: 8000)",
     )
     parser.add_argument(

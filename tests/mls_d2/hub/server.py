@@ -1,4 +1,4 @@
-"""A server on this machine that speaks the hub's API as far as huggingface_hub needs it here."""
+"""A server on this machine with as much of the hub's API as huggingface_hub uses here."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """The cost of a pretraining step of methods relative to MoCo-v2: time and peak memory.
 
-Each method has the views, heads and optimizer of its quick config, and the batch of MoCo-v2's.
+Each method has the views, heads and optimizer of its config, and the batch of MoCo-v2's.
 Steps are timed in turn, in one run; memory is that of two steps in a process of their own: of the
 GPU, or what the resident memory grows by.
 
 Example:
     python benchmarks/pretrain_step.py --methods mls densecl byol
     python benchmarks/pretrain_step.py --methods all
+    python benchmarks/pretrain_step.py --methods all --recipe coco_400ep --steps 3 --warmup 1 \
+      SOLVER.IMS_PER_BATCH 8
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ _SIZE = (480, 640)
 class Stepper:
     """Takes whole steps of one method on the same uint8 views."""
 
-    def __init__(self, name: str, opts: list[str]) -> None:
-        cfg = load_cfg(f"pretrain/configs/{name}_quick.yaml", opts)
+    def __init__(self, name: str, recipe: str, opts: list[str]) -> None:
+        cfg = load_cfg(f"pretrain/configs/{name}_{recipe}.yaml", opts)
         resolve_device(cfg)
         self.device = torch.device(cfg.MODEL.DEVICE)
         torch.manual_seed(0)
@@ -92,34 +94,40 @@ def loader_extras(name: str, cfg: CfgNode) -> dict[str, Tensor]:
         }
 
 
-def peak_memory(name: str, opts: list[str]) -> float:
+def peak_memory(name: str, recipe: str, opts: list[str]) -> float:
     """Return the peak memory of building a method and of two steps, in MiB."""
     before = peak_memory_mb()
-    stepper = Stepper(name, opts)
+    stepper = Stepper(name, recipe, opts)
     for _ in range(2):
         stepper.step()
     return peak_memory_mb() - (0 if stepper.device.type == "cuda" else before)
 
 
 def main() -> None:
-    """Time rounds of steps and print medians, their ratios, and peak memory."""
-    args = parse(__doc__, opts=True, methods=["mls"], steps=40, warmup=5)
-    batch = load_cfg(f"pretrain/configs/{BASE}_quick.yaml", args.opts).SOLVER.IMS_PER_BATCH
+    """Time rounds of steps and print a table of medians, their ratios, and peak memory."""
+    args = parse(__doc__, opts=True, methods=["mls"], recipe="quick", steps=40, warmup=5)
+    base = load_cfg(f"pretrain/configs/{BASE}_{args.recipe}.yaml", args.opts)
+    batch = base.SOLVER.IMS_PER_BATCH
     opts = [*args.opts, "SOLVER.IMS_PER_BATCH", str(batch)]
     names = [name for name in METHODS.names() if name != BASE]
     names = names if args.methods == ["all"] else args.methods
     memory = {}
     for name in (BASE, *names):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            memory[name] = fresh.submit(peak_memory, name, opts).result()
-    steppers = {name: Stepper(name, opts) for name in (BASE, *names)}
+            memory[name] = fresh.submit(peak_memory, name, args.recipe, opts).result()
+    steppers = {name: Stepper(name, args.recipe, opts) for name in (BASE, *names)}
     work = {name: stepper.step for name, stepper in steppers.items()}
     times = take_turns(work, rounds=args.steps, warmup=args.warmup)
-    print(f"batch {batch} on {steppers[BASE].device}, {torch.get_num_threads()} threads, per step")
-    for name in names:
-        times.show(name, BASE)
-        ratio = memory[name] / memory[BASE]
-        print(f"  peak memory {memory[name]:.0f} MiB, {ratio:.3f} of {BASE}'s {memory[BASE]:.0f}")
+    where = f"{steppers[BASE].device}, {torch.get_num_threads()} threads"
+    print(f"A step of {batch} images on {where}:\n")
+    print(f"| method | ms | / {BASE} (quartiles) | peak MiB | / {BASE} |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name in (BASE, *names):
+        low, ratio, high = times.ratio(name, BASE)
+        print(
+            f"| {name} | {1000 * times.median(name):.1f} | {ratio:.3f} ({low:.3f}–{high:.3f}) "
+            f"| {memory[name]:.0f} | {memory[name] / memory[BASE]:.2f} |"
+        )
 
 
 if __name__ == "__main__":

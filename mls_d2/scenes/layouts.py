@@ -180,7 +180,8 @@ def _save_voc(root: Path, index: int, picture: Picture, *, year: str, first: int
     head = _VOC_HEAD.format(year=year, stem=stem, width=width, height=height)
     text = head + "".join(_VOC_OBJECT.format(**item) for item in objects) + "</annotation>\n"
     write_bytes(root / year / "Annotations" / f"{stem}.xml", text.encode())
-    return {"stem": stem, "objects": [(item["name"], item["difficult"]) for item in objects]}
+    clear = {item["name"] for item in objects if not item["difficult"]}
+    return {"stem": stem, "clear": clear, "there": {item["name"] for item in objects}}
 
 
 def voc_objects(picture: Picture) -> list[dict]:
@@ -210,11 +211,9 @@ def _finish_voc(root: Path, records: list[dict], *, year: str, name: str) -> Non
     for set_name, chosen in sets.items():
         lists = {set_name: [record["stem"] for record in chosen]}
         for label in VOC_CLASSES:
-            flags = [[hard for found, hard in r["objects"] if found == label] for r in chosen]
-            lists[f"{label}_{set_name}"] = [
-                f"{record['stem']} {-1 if not hard else int(not all(hard)):2d}"
-                for record, hard in zip(chosen, flags, strict=True)
-            ]
+            flags = [(label in r["there"]) + (label in r["clear"]) - 1 for r in chosen]
+            rows = zip(chosen, flags, strict=True)
+            lists[f"{label}_{set_name}"] = [f"{r['stem']} {flag:2d}" for r, flag in rows]
         for stem, lines in lists.items():
             text = "".join(line + "\n" for line in lines)
             write_bytes(root / year / "ImageSets" / "Main" / f"{stem}.txt", text.encode())

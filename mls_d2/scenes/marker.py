@@ -76,9 +76,6 @@ def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, lis
     A part requested with 0 images is left as it is; one that the root does not have yet is added.
     Foreign content and scenes of other parameters raise a :class:`UserError`.
     """
-    if root.exists() and not root.is_dir():
-        message = f"{root} is a file, expected a folder; choose another root"
-        raise UserError(message, code="bad-value")
     marker = read_marker(root)
     if marker is None:
         if root.is_dir() and any(root.iterdir()):

@@ -18,10 +18,9 @@ EARTHS: tuple[Colour, ...] = (
 SKINS: tuple[Colour, ...] = ((244, 208, 177), (228, 184, 148), (198, 146, 108), (104, 68, 48))
 LEAVES: tuple[Colour, ...] = ((72, 110, 48), (54, 92, 44), (98, 128, 58), (150, 122, 48))
 
-_Swing = tuple[float, float]  # angle from straight down, forward, and bend of the joint, in radians
-
-# Hip, neck, legs and arms of a person of height 1.
-_POSES: dict[str, tuple[Point, Point, tuple[_Swing, _Swing], tuple[_Swing, _Swing]]] = {
+# Hip and neck of a person of height 1, then both legs and both arms: angle from straight down,
+# forward, and bend of the joint, in radians.
+_POSES: dict[str, tuple[Point, Point, tuple[Point, Point], tuple[Point, Point]]] = {
     "stand": ((0, 0.5), (0.02, 0.83), ((-0.1, 0.0), (0.1, 0.0)), ((0.15, -0.2), (-0.12, -0.3))),
     "walk": ((0, 0.5), (0.04, 0.83), ((-0.4, 0.25), (0.4, 0.1)), ((0.45, -0.4), (-0.4, -0.4))),
     "run": ((0, 0.5), (0.08, 0.82), ((-0.7, 0.9), (0.75, 0.5)), ((0.8, -1.3), (-0.6, -1.2))),
@@ -40,7 +39,7 @@ def person(s: Sketch, pose: str = "") -> None:
     (hip, waist), (x, y), legs, arms = _POSES[pose]
     wide, seated = s.any(0.09, 0.125), pose in ("ride", "sit")
 
-    def limb(start: Point, swing: _Swing, look: tuple[Colour, ...], arm: bool, tone: float) -> None:
+    def limb(start: Point, swing: Point, look: tuple[Colour, ...], arm: bool, tone: float) -> None:
         width, length = (0.075, 0.165) if arm else (0.11, 0.245)
         joints = [start]
         for angle in (swing[0] + s.any(-0.12, 0.12), swing[0] - swing[1]):

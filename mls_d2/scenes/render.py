@@ -22,6 +22,7 @@ _NEAR = 0.3  # metres; nearer corners are moved to this depth
 _TILE = 128  # side of the textures in pixels
 
 Box = tuple[float, ...]  # x0, y0, x1, y1
+_Shape = tuple[np.ndarray, Colour | None]  # corners in fixed point, colour in the light
 
 
 class Camera(NamedTuple):
@@ -98,9 +99,6 @@ class Picture:
     # beyond the border; None for sky and ground.
     extents: tuple[Box | None, ...]
     full_masks: tuple[np.ndarray, ...] = ()  # per id (H, W) bool without occlusion, on request
-
-
-_Shape = tuple[np.ndarray, Colour | None]  # corners in fixed point, colour in the light
 
 
 def render(scene: Scene, *, full_masks: bool = False) -> Picture:

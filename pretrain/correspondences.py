@@ -1,32 +1,25 @@
 """Which objects of which images correspond: one mapped file per dataset.
 
 Shape legend: N images, image i with B_i boxes and K neighbours, P_i pairs of boxes with each. The
-file is, little-endian and without gaps: a magic line, the length of the header (uint32), the header
-(JSON), the B_i (uint8), the boxes (4 x uint16: x0, y0, x1, y1), the neighbours (K x uint32), and
-the pairs (2 x uint8: a box of the image, one of the neighbour), neighbour after neighbour.
+content of the file (see :mod:`mls_d2.data.recipe_file`) is the B_i (uint8), the boxes (4 x uint16:
+x0, y0, x1, y1), the neighbours (K x uint32), and the pairs (2 x uint8: a box of the image, one of
+the neighbour), neighbour after neighbour.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Iterable
-from typing import IO, Annotated
+from typing import IO
 
 import msgspec
 import numpy as np
 
-from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write
-from mls_d2.data.proposals import differences
+from mls_d2.core.files import atomic_write, sha256_of_rest
+from mls_d2.data.recipe_file import Count, RecipeFile, header_bytes
 
 MOST_BOXES = 255
-_MAGIC = b"mls_d2 correspondences 1\n"
-_LENGTH = struct.Struct("<I")
-_BLOCK = 1 << 20
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,28 +54,18 @@ class _Header(msgspec.Struct, kw_only=True):
     content: str  # sha256 of all that follows
 
 
-class Correspondences:
-    """Boxes, neighbours and pairs of every image; the file is mapped into memory.
+class Correspondences(RecipeFile):
+    """Boxes, neighbours and pairs of every image, in a file of :func:`write_correspondences`."""
 
-    Args:
-        path: of a file that :func:`write_correspondences` made.
+    kind, magic, header = "correspondences", b"mls_d2 correspondences 1\n", _Header
+    recipe: Recipe
 
-    Raises:
-        UserError: no such file, a damaged one, or one of another kind.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                header = _read_header(file, path)
-                start, found = file.tell(), _digest(file)
-        except OSError as error:
-            message = f"correspondences '{path}' cannot be read: {error.strerror}"
-            raise UserError(message, code="missing-file") from None
+    def open_content(self, file: IO[bytes], header: _Header) -> None:
+        """Map all of it into memory, after comparing it with its digest."""
+        path, start, found = self.path, file.tell(), sha256_of_rest(file)
         if found != header.content or os.path.getsize(path) != start + _content_bytes(header):
-            raise _damaged(path, "its content does not fit its header")
-        self.recipe, self.digest = header.recipe, header.content
+            raise self.damaged("its content does not fit its header")
+        self.digest = header.content
 
         def mapped(dtype: str, *shape: int) -> np.ndarray:
             nonlocal start
@@ -96,10 +79,6 @@ class Correspondences:
         self._pairs = mapped("u1", header.pairs, 2)
         self._first_box = np.concatenate([[0], np.cumsum(counts)])
         self._first_pair = np.concatenate([[0], np.cumsum(pairs)])
-
-    def __reduce__(self) -> tuple[type[Correspondences], tuple[str]]:
-        # A memory map would be copied into every worker.
-        return Correspondences, (self.path,)
 
     def __len__(self) -> int:
         return len(self._neighbours)
@@ -124,21 +103,6 @@ class Correspondences:
         own = slice(self._first_pair[place], self._first_pair[place + 1])
         count = self.recipe.neighbours
         return np.array(self._pairs[own], np.int64).reshape(count, -1, 2)
-
-    def check(self, recipe: Recipe) -> None:
-        """Make sure that the file was made with ``recipe``.
-
-        Raises:
-            UserError: it was not; names what differs.
-        """
-        changed = differences(self.recipe, recipe)
-        if changed:
-            raise UserError(
-                f"'{self.path}' holds other correspondences than this run needs ({changed}); "
-                "remove that file, so that it is made again, or choose another "
-                "PRETRAIN.CORRESPONDENCES",
-                code="changed-data",
-            )
 
 
 def pair_counts(boxes: np.ndarray, share: float) -> np.ndarray:
@@ -181,37 +145,11 @@ def write_correspondences(
         pairs=int(recipe.neighbours * pair_counts(counts, recipe.pair_share).sum()),
         content=digest.hexdigest(),
     )
-    text = msgspec.json.encode(header)
     with atomic_write(path) as file:
-        file.write(_MAGIC + _LENGTH.pack(len(text)) + text)
+        file.write(header_bytes(Correspondences, header))
         file.writelines(body)
-
-
-def _read_header(file: IO[bytes], path: str) -> _Header:
-    if file.read(len(_MAGIC)) != _MAGIC:
-        raise UserError(f"'{path}' is no file of correspondences", code="foreign-file")
-    try:
-        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        return msgspec.json.decode(file.read(length), type=_Header)
-    except (struct.error, msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
-        raise _damaged(path, str(error)) from None
 
 
 def _content_bytes(header: _Header) -> int:
     each = 1 + 4 * header.recipe.neighbours
     return each * header.images + 8 * header.boxes + 2 * header.pairs
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _damaged(path: str, fault: str) -> UserError:
-    return UserError(
-        f"correspondences '{path}' are damaged: {fault}. Copy the file again, or remove it, so "
-        "that it is made again",
-        code="damaged-file",
-    )

@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write, check_writable
+from mls_d2.core.files import atomic_write, check_writable, write_bytes
 from mls_d2.data.images import BrokenImageError, open_image
-from mls_d2.data.proposals import LARGEST_SIDE, Proposals, differences
+from mls_d2.data.proposals import LARGEST_SIDE, Proposals
+from mls_d2.data.recipe_file import check_begun
 from pretrain.correspondences import Correspondences, Recipe, pair_counts, write_correspondences
 from pretrain.encoder import Encoder
 from pretrain.methods.base import METHODS
@@ -117,7 +118,7 @@ def provide_correspondences(
     recipe = discovery.recipe(encoder)
     make_once(path, lambda: make_correspondences(path, discovery, encoder, workers=workers))
     found = Correspondences(path)
-    found.check(recipe)
+    found.check_recipe(recipe)
     return found
 
 
@@ -325,21 +326,10 @@ def _begin(partial: Path, recipe: Recipe) -> None:
     """Make the partial folder, or make sure that it was begun with the same recipe."""
     check_writable(str(partial))
     path = partial / "recipe.json"
-    if not path.exists():
-        with atomic_write(str(path)) as file:
-            file.write(msgspec.json.encode(recipe))
-        return
-    try:
-        begun = msgspec.json.decode(path.read_bytes(), type=Recipe)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from None
-    changed = differences(begun, recipe)
-    if changed:
-        raise UserError(
-            f"'{partial}' was begun for other images, weights or options ({changed}); finish it "
-            "with those, or remove it",
-            code="changed-run",
-        )
+    if path.exists():
+        check_begun(str(partial), path.read_bytes(), recipe)
+    else:
+        write_bytes(path, msgspec.json.encode(recipe))
 
 
 def _check_enough(readable: int, neighbours: int) -> None:

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -61,13 +61,7 @@ class Search:
 
     def recipe(self, source: ImageSource) -> Recipe:
         """Return what decides the proposals of the images of ``source``."""
-        return Recipe(
-            source=source.digest(),
-            search=NAME,
-            short_side=self.short_side,
-            min_side=self.min_side,
-            seed=self.seed,
-        )
+        return Recipe(source=source.digest(), search=NAME, **asdict(self))
 
 
 class Proposed(NamedTuple):

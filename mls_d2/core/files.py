@@ -114,10 +114,15 @@ def check_writable(folder: str) -> None:
 
 def sha256_of(path: str) -> str:
     """Return the hex digest of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of_rest(file)
+
+
+def sha256_of_rest(file: IO[bytes]) -> str:
+    """Return the hex digest of what an open file holds from here on."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

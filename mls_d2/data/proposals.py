@@ -1,8 +1,8 @@
 """Object proposals of a dataset in one file, and the making of such a file image by image.
 
-The file is, little-endian and without gaps: a magic line, the length of the header (uint32), the
-header (JSON), for each image its key (16 bytes), height and width (uint16) and the checksum of its
-boxes (uint32), ``N + 1`` offsets of boxes (int64), and the boxes (4 x uint16: x0, y0, x1, y1).
+The content of the file (see :mod:`mls_d2.data.recipe_file`) is for each image its key (16 bytes),
+height and width (uint16) and the checksum of its boxes (uint32), then ``N + 1`` offsets of boxes
+(int64), and the boxes (4 x uint16: x0, y0, x1, y1).
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Protocol
+from typing import IO, Protocol
 
 import msgspec
 import numpy as np
 
-from mls_d2.core.errors import UserError
 from mls_d2.core.files import atomic_write, unwritable
 from mls_d2.data.dataset_files import evenly_spaced
 from mls_d2.data.images import BrokenImageError
+from mls_d2.data.recipe_file import Count, RecipeFile, check_begun, header_bytes
 
-_MAGIC = b"mls_d2 proposals 1\n"
-_LENGTH = struct.Struct("<I")
+_CHECKSUM = struct.Struct("<I")
 _KEY_BYTES, _BOX_BYTES = 16, 8
 _ROW = np.dtype([("key", f"V{_KEY_BYTES}"), ("size", "<u2", 2), ("checksum", "<u4")])
 # Key, height, width, and the checksum of the boxes or, in a partial file, their number.
@@ -35,8 +34,6 @@ LARGEST_SIDE = 2**16 - 1
 """Pixels; larger images have no proposals."""
 NO_KEY = bytes(_KEY_BYTES)
 """Of an image that cannot be read."""
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,40 +69,25 @@ class Images(Protocol):
         """Return an image's file, or raise BrokenImageError."""
 
 
-class Proposals:
-    """The boxes of every image of a dataset; the file stays on disk and is mapped into memory.
+class Proposals(RecipeFile):
+    """The boxes of every image of a dataset, in a file that :class:`ProposalsWriter` made."""
 
-    Args:
-        path: of a file that :class:`ProposalsWriter` made.
+    kind, magic, header = "proposals", b"mls_d2 proposals 1\n", _Header
 
-    Raises:
-        UserError: no such file, a damaged one, or one of another kind.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                header = _read_header(file, path)
-                start = file.tell()
-                index = file.read(_ROW.itemsize * header.images + 8 * (header.images + 1))
-        except OSError as error:
-            message = f"proposals '{path}' cannot be read: {error.strerror}"
-            raise UserError(message, code="missing-file") from None
-        expected = start + len(index) + _BOX_BYTES * header.boxes
-        if hashlib.sha256(index).hexdigest() != header.index or os.path.getsize(path) != expected:
-            raise _damaged(path, f"{os.path.getsize(path)} bytes that do not fit its header")
-        self.recipe, self.digest = header.recipe, header.index
+    def open_content(self, file: IO[bytes], header: _Header) -> None:
+        """Read the rows of the images and map the boxes into memory."""
+        start = file.tell()
+        index = file.read(_ROW.itemsize * header.images + 8 * (header.images + 1))
+        expected, size = start + len(index) + _BOX_BYTES * header.boxes, os.path.getsize(self.path)
+        if hashlib.sha256(index).hexdigest() != header.index or size != expected:
+            raise self.damaged(f"{size} bytes that do not fit its header")
+        self.digest = header.index
         self._rows = np.frombuffer(index, _ROW, header.images)
         self._offsets = np.frombuffer(index, "<i8", offset=_ROW.itemsize * header.images)
         self._boxes = np.zeros((0, 4), "<u2")
         if header.boxes:
             shape = (header.boxes, 4)
-            self._boxes = np.memmap(path, "<u2", "r", start + len(index), shape)
-
-    def __reduce__(self) -> tuple[type[Proposals], tuple[str]]:
-        # A memory map would be copied into every worker.
-        return Proposals, (self.path,)
+            self._boxes = np.memmap(self.path, "<u2", "r", start + len(index), shape)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -130,7 +112,7 @@ class Proposals:
         row = self._rows[place]
         boxes = np.array(self._boxes[self._offsets[place] : self._offsets[place + 1]])
         if zlib.crc32(boxes.tobytes()) != row["checksum"]:
-            raise _damaged(self.path, f"the boxes of image {place} have changed")
+            raise self.damaged(f"the boxes of image {place} have changed")
         return boxes.astype(np.float32)
 
     def check(self, images: Images, recipe: Recipe) -> None:
@@ -141,19 +123,12 @@ class Proposals:
         Raises:
             UserError: they are of other images, of images that have changed, or made otherwise.
         """
-        advice = "remove that file, so that it is made again, or choose another PRETRAIN.PROPOSALS"
-        changed = differences(self.recipe, recipe)
-        if changed:
-            raise UserError(
-                f"'{self.path}' holds other proposals than these images need ({changed}); {advice}",
-                code="changed-data",
-            )
+        self.check_recipe(recipe)
         for place in evenly_spaced(range(len(self)), _SAMPLE):
             if self._rows[place]["key"].tobytes() != _key_of(images, place):
-                raise UserError(
+                raise self.changed(
                     f"image '{images.name(place)}' has changed since the proposals in "
-                    f"'{self.path}' were made; {advice}",
-                    code="changed-data",
+                    f"'{self.path}' were made"
                 )
 
 
@@ -186,7 +161,7 @@ class ProposalsWriter:
         end = self._file.tell()
         for _, _, boxes in _records(self._file):
             self.done += 1
-            end += _LENGTH.size + _IMAGE.size + len(boxes)
+            end += _CHECKSUM.size + _IMAGE.size + len(boxes)
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -197,18 +172,8 @@ class ProposalsWriter:
             self._file.seek(0)
             self._file.truncate()
             self._file.write(msgspec.json.encode(self._recipe) + b"\n")
-            return
-        try:
-            begun = msgspec.json.decode(line, type=Recipe)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _damaged(str(self._partial), str(error)) from None
-        changed = differences(begun, self._recipe)
-        if changed:
-            raise UserError(
-                f"'{self._partial}' was begun for other images or options ({changed}); finish it "
-                "with those, or remove it",
-                code="changed-run",
-            )
+        else:
+            check_begun(str(self._partial), line, self._recipe)
 
     def append(self, key: bytes, size: tuple[int, int], boxes: np.ndarray) -> None:
         """Write the next image.
@@ -220,7 +185,7 @@ class ProposalsWriter:
         """
         record = _IMAGE.pack(key, *size, len(boxes)) + boxes.astype("<u2").tobytes()
         try:
-            self._file.write(_LENGTH.pack(zlib.crc32(record)) + record)
+            self._file.write(_CHECKSUM.pack(zlib.crc32(record)) + record)
             self._file.flush()
         except OSError as error:
             raise unwritable(str(self._partial), error) from None
@@ -241,9 +206,8 @@ class ProposalsWriter:
             boxes=int(offsets[-1]),
             index=hashlib.sha256(index).hexdigest(),
         )
-        text = msgspec.json.encode(header)
         with atomic_write(self.path) as file:
-            file.write(_MAGIC + _LENGTH.pack(len(text)) + text + index)
+            file.write(header_bytes(Proposals, header) + index)
             self._rewind()
             for _, _, boxes in _records(self._file):
                 file.write(boxes)
@@ -266,26 +230,14 @@ def image_key(data: bytes) -> bytes:
 
 def _records(file: IO[bytes]) -> Iterator[tuple[bytes, tuple[int, int], bytes]]:
     """Yield key, size and boxes of whole records, up to the first that is cut or damaged."""
-    size = _LENGTH.size + _IMAGE.size
+    size = _CHECKSUM.size + _IMAGE.size
     while len(head := file.read(size)) == size:
-        key, height, width, count = _IMAGE.unpack(head[_LENGTH.size :])
+        key, height, width, count = _IMAGE.unpack(head[_CHECKSUM.size :])
         boxes = file.read(_BOX_BYTES * count)
-        checksum = zlib.crc32(boxes, zlib.crc32(head[_LENGTH.size :]))
-        if _LENGTH.pack(checksum) != head[: _LENGTH.size]:
+        checksum = zlib.crc32(boxes, zlib.crc32(head[_CHECKSUM.size :]))
+        if _CHECKSUM.pack(checksum) != head[: _CHECKSUM.size]:
             return
         yield key, (height, width), boxes
-
-
-def _read_header(file: IO[bytes], path: str) -> _Header:
-    if file.read(len(_MAGIC)) != _MAGIC:
-        raise UserError(
-            f"'{path}' is no file of proposals; make one with tools/propose.py", code="foreign-file"
-        )
-    try:
-        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        return msgspec.json.decode(file.read(length), type=_Header)
-    except (struct.error, msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
-        raise _damaged(path, str(error)) from None
 
 
 def _key_of(images: Images, place: int) -> bytes:
@@ -293,18 +245,3 @@ def _key_of(images: Images, place: int) -> bytes:
         return image_key(images.read(place))
     except BrokenImageError:
         return NO_KEY
-
-
-def differences(there: msgspec.Struct, wanted: msgspec.Struct) -> str:
-    """Return the fields in which two recipes of one kind differ, with their values, or ""."""
-    old, new = msgspec.structs.asdict(there), msgspec.structs.asdict(wanted)
-    changed = [name for name in old if old[name] != new[name]]
-    return "; ".join(f"{name}: {old[name]} there, {new[name]} now" for name in changed)
-
-
-def _damaged(path: str, fault: str) -> UserError:
-    return UserError(
-        f"proposals '{path}' are damaged: {fault}. Copy the file again, or remove it and make it "
-        "with tools/propose.py",
-        code="damaged-file",
-    )

@@ -14,7 +14,6 @@ BENCHMARK := $(RUN) tools/benchmark.py
 # Options of all calls of the runner, and of those without a suite file.
 COMMON = --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(NUM_GPUS),--num-gpus $(NUM_GPUS)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds "$(SEEDS)")
-DEMO_TASKS = $(if $(filter quick,$(PRESET)),scenes-objects-knn) coco
 ONE = --preset $(PRESET) --epochs $(EPOCHS) --follow $(COMMON)
 PRETRAIN = $(BENCHMARK) --only pretrain --methods "$(METHOD)" $(ONE) $(ARGS)
 EVAL = $(BENCHMARK) --only eval $(if $(BACKBONE),--backbone "$(BACKBONE)",--methods "$(METHOD)") $(ONE)
@@ -65,7 +64,7 @@ $(STAMP):
 	@rm -f $(VENV)/.setup-* && touch $@
 
 demo: setup ## scenes, pretraining, probes and Mask R-CNN of it and of random weights, the report
-	$(BENCHMARK) --methods "$(METHOD) random" --tasks "$(DEMO_TASKS)" --jobs 2 $(ONE) $(ARGS)
+	$(BENCHMARK) --methods "$(METHOD) random" --tasks demo --jobs 2 $(ONE) $(ARGS)
 
 data: setup ## PRESET=quick: generate the scenes; else check and prepare the datasets
 	$(if $(filter quick,$(PRESET)),$(RUN) tools/make_scenes.py --root "$(DATA)", \

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mls_d2.core.resources import root
 
-_DEMO = ("--methods", "mls random", "--tasks", "scenes-objects-knn coco")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "mls-pretrain": ("pretrain.py",),
     "mls-train": ("train_net.py",),
@@ -28,7 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mls-gpu-check": ("gpu_check.py",),
     "mls-detectron2": ("provide_detectron2.py",),
     # What `make demo` runs.
-    "mls-demo": ("benchmark.py", "--follow", *_DEMO),
+    "mls-demo": ("benchmark.py", "--follow", "--methods", "mls random", "--tasks", "demo"),
 }
 """The tool that each script starts, and the words before those of its command line."""
 

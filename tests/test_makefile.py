@@ -51,7 +51,7 @@ def test_the_makefile_is_short_and_plain():
          ['benchmark.py --only eval --backbone "a b.pth" --preset paper --epochs 800 '
           '--follow --out "c d" --data "e f" --tasks all']),
         (("demo", "METHOD=mocov2"),
-         ['benchmark.py --methods "mocov2 random" --tasks "scenes-objects-knn coco" --jobs 2 '
+         ['benchmark.py --methods "mocov2 random" --tasks demo --jobs 2 '
           f"--preset quick --epochs 400 {COMMON}"]),
         (("benchmark", "METHODS=random mls", "TASKS=coco voc", "SEEDS=0,1", "ARGS=--dry-run"),
          ['benchmark.py "suites/quick.yaml" --methods "random mls" --tasks "coco voc" '

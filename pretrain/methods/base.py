@@ -63,6 +63,7 @@ class Method(nn.Module, abc.ABC):
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    options: MethodOptions
     # PRETRAIN.AUGMENT.LOCAL_CROPS may be above 0: these views follow the first two.
     takes_local_views: ClassVar[bool] = False
     # It computes keys with a momentum encoder, in an order that ``shuffle`` may change.
@@ -77,6 +78,7 @@ class Method(nn.Module, abc.ABC):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MethodOptions) -> None:
         super().__init__()
+        self.options = options
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Method:

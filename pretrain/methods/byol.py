@@ -34,7 +34,6 @@ class BYOL(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: BYOL.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         self.build(backbone, feature_dim)
         self._progress = 0.0
 

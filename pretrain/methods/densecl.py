@@ -17,7 +17,7 @@ from mls_d2.config.rules import within
 from pretrain.batch import Batch, StepOutput
 from pretrain.dictionary import Dictionary
 from pretrain.encoder import DenseEncoder, DenseHeads
-from pretrain.heads import contrast_projector, dense_projector
+from pretrain.heads import contrast_projector, mlp
 from pretrain.losses import info_nce_from_similarities, similarities
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 from pretrain.numerics import wide
@@ -45,49 +45,50 @@ class DenseCL(DictionaryMethod):
         )
 
     options: DenseCL.Options
+    local_loss = "loss_dense"  # the name of :meth:`compare_positions`
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: DenseCL.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         widths = feature_dim, options.projector_hidden_dim, options.projector_out_dim
         norm = options.projector_norm
         projector = contrast_projector(*widths, norm=norm)
         last_norm = nn.BatchNorm2d(options.projector_out_dim, affine=False) if norm else None
-        dense = dense_projector(*widths, norm=norm, last_norm=last_norm)
+        dense = mlp(*widths, norm=norm, last_norm=last_norm, dense=True)
         self.set_encoder(DenseEncoder(backbone, DenseHeads(projector, dense)))
         out = options.projector_out_dim
         self.dictionary = Dictionary(options.dictionary_size, {"z": out, "dense": out})
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute the global and the dense loss of queries from the first views."""
-        temperature, weight = self.options.temperature, self.options.dense_weight
+        weight = self.options.dense_weight
         map1, z1, d1 = self.encoder(batch.views[0])
         self.update_momentum_encoder(batch.progress)
         map2, z2, d2 = self.keys(batch.views[1])
         z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
         positive, negative = similarities(z1, z2, self.dictionary["z"])
-
-        # Every position of the query is a query (N·S², d_z) whose key is the one it matches.
-        found = matches(map1, map2)
         d1, d2 = d1.float().flatten(2).mT, d2.float().flatten(2).mT
-        partners = d2.gather(1, found.unsqueeze(2).expand_as(d2))
-        queries, keys = (F.normalize(rows.flatten(0, 1), dim=1) for rows in (d1, partners))
-        dense_positive, dense_negative = similarities(queries, keys, self.dictionary["dense"])
-
-        metrics = contrast_metrics(positive, negative, map1.mean(dim=(2, 3)))
-        metrics["dense_similarity"] = dense_positive.detach().mean()
+        local, more = self.compare_positions(batch, (map1, map2), d1, d2)
+        nce = info_nce_from_similarities(positive, negative, self.options.temperature)
         return StepOutput(
-            losses={
-                "loss_nce": info_nce_from_similarities(positive, negative, temperature),
-                "loss_dense": info_nce_from_similarities(
-                    dense_positive, dense_negative, temperature
-                ),
-            },
-            weights={"loss_nce": 1 - weight, "loss_dense": weight},
-            metrics=metrics,
+            losses={"loss_nce": nce, self.local_loss: local},
+            weights={"loss_nce": 1 - weight, self.local_loss: weight},
+            metrics=contrast_metrics(positive, negative, map1.mean(dim=(2, 3))) | more,
             # The dictionary normalises: the mean is taken before, as the author says it has to be.
             keys={"z": z2, "dense": d2.mean(dim=1)},
         )
+
+    def compare_positions(
+        self, batch: Batch, maps: tuple[Tensor, Tensor], d1: Tensor, d2: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the dense loss of embeddings ``(N, S², d_z)`` of both views, and its monitors.
+
+        Every position is a query; its key is the position that it matches.
+        """
+        partners = d2.gather(1, matches(*maps).unsqueeze(2).expand_as(d2))
+        queries, keys = (F.normalize(rows.flatten(0, 1), dim=1) for rows in (d1, partners))
+        positive, negative = similarities(queries, keys, self.dictionary["dense"])
+        loss = info_nce_from_similarities(positive, negative, self.options.temperature)
+        return loss, {"dense_similarity": positive.detach().mean()}
 
 
 @torch.no_grad()

@@ -101,7 +101,6 @@ class DINO(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: DINO.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         head = Head(
             feature_dim,
             options.hidden_dim,

@@ -62,7 +62,6 @@ class MoCo(DictionaryMethod):
         self, backbone: nn.Module, feature_dim: int, options: DictionaryMethod.Options
     ) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         hidden, out = options.projector_hidden_dim, options.projector_out_dim
         projector = contrast_projector(feature_dim, hidden, out, norm=options.projector_norm)
         self.set_encoder(Encoder(backbone, projector))

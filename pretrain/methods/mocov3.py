@@ -38,7 +38,6 @@ class MoCoV3(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV3.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         hidden, out = options.hidden_dim, options.out_dim
         zero_last_norms(backbone)
         # As in the authors' code: the projector's last BatchNorm has neither scale nor offset, and

@@ -17,7 +17,7 @@ from mls_d2.config.rules import above, at_least, one_of
 from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, feature_map, zero_last_norms
 from pretrain.geometry import cell_distances
-from pretrain.heads import dense_projector
+from pretrain.heads import mlp
 from pretrain.losses import negative_cosine, pixel_contrast_loss, pixel_propagation_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
 from pretrain.numerics import wide
@@ -75,16 +75,15 @@ class PixPro(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: PixPro.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         hidden, out = options.hidden_dim, options.out_dim
         zero_last_norms(backbone)
         branches = 2 if options.instance_weight else 1
-        projectors = [dense_projector(feature_dim, hidden, out, norm="BN") for _ in range(branches)]
+        projectors = [mlp(feature_dim, hidden, out, dense=True) for _ in range(branches)]
         self.set_encoder(PixelEncoder(backbone, nn.ModuleList(projectors)))
         if options.loss == "propagation":
             self.transform = _transform(out, options.transform_layers)
         if options.instance_weight:
-            self.instance_predictor = dense_projector(out, hidden, out, norm="BN")
+            self.instance_predictor = mlp(out, hidden, out, dense=True)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute the losses of both orders of the views."""
@@ -158,5 +157,5 @@ def rows(maps: Tensor) -> Tensor:
 
 def _transform(width: int, layers: int) -> nn.Module:
     if layers == 2:
-        return dense_projector(width, width, width, norm="BN")
+        return mlp(width, width, width, dense=True)
     return nn.Conv2d(width, width, 1) if layers else nn.Identity()

@@ -124,7 +124,6 @@ class ReSim(DictionaryMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: ReSim.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         shapes = backbone.output_shape()  # type: ignore[operator]
         channels = {name: shape.channels for name, shape in shapes.items()}
         neck = (

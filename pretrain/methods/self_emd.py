@@ -13,7 +13,7 @@ from torch import nn
 from mls_d2.config.options import option
 from mls_d2.config.rules import above, at_least
 from pretrain.batch import Batch, StepOutput
-from pretrain.heads import dense_projector
+from pretrain.heads import mlp
 from pretrain.losses import transport_loss
 from pretrain.methods.base import METHODS, spread
 from pretrain.methods.byol import BYOL
@@ -41,9 +41,9 @@ class SelfEMD(BYOL):
     def build(self, backbone: nn.Module, feature_dim: int) -> None:
         """Make encoder, momentum encoder and predictor."""
         hidden, out = self.options.hidden_dim, self.options.out_dim
-        projector = dense_projector(feature_dim, hidden, out, norm="BN")
+        projector = mlp(feature_dim, hidden, out, dense=True)
         self.set_encoder(PixelEncoder(backbone, nn.ModuleList([projector])))
-        self.predictor = dense_projector(out, hidden, out, norm="BN")
+        self.predictor = mlp(out, hidden, out, dense=True)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute the distance in both orders of the views."""

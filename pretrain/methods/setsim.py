@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mls_d2.config.options import option
 from mls_d2.config.rules import Rule, above, within
-from pretrain.batch import Batch, StepOutput
+from pretrain.batch import Batch
 from pretrain.geometry import cell_distances
-from pretrain.losses import info_nce_from_similarities, set_similarity_loss, similarities
-from pretrain.methods.base import METHODS, contrast_metrics
+from pretrain.losses import set_similarity_loss
+from pretrain.methods.base import METHODS
 from pretrain.methods.densecl import DenseCL, position_cosines
 from pretrain.numerics import wide
 
@@ -51,36 +50,23 @@ class SetSim(DenseCL):
         )
 
     options: SetSim.Options
+    local_loss = "loss_set"
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """Compute the global and the set loss of queries from the first views."""
-        options = self.options
-        map1, z1, d1 = self.encoder(batch.views[0])
-        self.update_momentum_encoder(batch.progress)
-        map2, z2, d2 = self.keys(batch.views[1])
-        z1, z2 = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
-        positive, negative = similarities(z1, z2, self.dictionary["z"])
-
-        side = map1.shape[-1]
+    def compare_positions(
+        self, batch: Batch, maps: tuple[Tensor, Tensor], d1: Tensor, d2: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the set loss of embeddings ``(N, P, d)`` of both views, and its monitors."""
+        options, side = self.options, maps[0].shape[-1]
         distance = cell_distances(batch.rectangles, batch.flips, batch.image_sizes, side)
-        pairs = positive_pairs(map1, map2, options.attention, options.similarity)
+        pairs = positive_pairs(*maps, options.attention, options.similarity)
         pairs = pairs | (distance < options.distance)
         if options.nearest:
-            pairs = with_nearest(pairs, map1, map2)
-        d1, d2 = d1.float().flatten(2).mT, d2.float().flatten(2).mT
-        loss_set = set_similarity_loss(d1, d2, pairs, self.dictionary["dense"], options.temperature)
-        metrics = contrast_metrics(positive, negative, map1.mean(dim=(2, 3)))
-        metrics["positive_pairs"] = pairs.float().mean()
-        metrics["unmatched_images"] = (~pairs.flatten(1).any(dim=1)).float().mean()
-        return StepOutput(
-            losses={
-                "loss_nce": info_nce_from_similarities(positive, negative, options.temperature),
-                "loss_set": loss_set,
-            },
-            weights={"loss_nce": 1 - options.dense_weight, "loss_set": options.dense_weight},
-            metrics=metrics,
-            keys={"z": z2, "dense": d2.mean(dim=1)},
-        )
+            pairs = with_nearest(pairs, *maps)
+        dictionary = self.dictionary["dense"]
+        return set_similarity_loss(d1, d2, pairs, dictionary, options.temperature), {
+            "positive_pairs": pairs.float().mean(),
+            "unmatched_images": (~pairs.flatten(1).any(dim=1)).float().mean(),
+        }
 
 
 @torch.no_grad()

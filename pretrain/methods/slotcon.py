@@ -113,7 +113,6 @@ class SlotCon(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SlotCon.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         hidden, out = options.hidden_dim, options.out_dim
         zero_last_norms(backbone)
         projector = three_layers(feature_dim, hidden, out, dense=True)

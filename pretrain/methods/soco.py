@@ -148,7 +148,6 @@ class SoCo(MomentumMethod):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SoCo.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         zero_last_norms(backbone)
         shapes = backbone.output_shape()  # type: ignore[operator]
         channels = {name: shapes[name].channels for name in FEATURES}

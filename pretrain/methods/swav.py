@@ -59,7 +59,6 @@ class SwAV(Method):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SwAV.Options) -> None:
         super().__init__(backbone, feature_dim, options)
-        self.options = options
         out = options.projector_out_dim
         self.encoder = Encoder(backbone, mlp(feature_dim, options.projector_hidden_dim, out))
         self.prototypes = nn.Linear(out, options.num_prototypes, bias=False)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.batch import whole_images
-from pretrain.heads import dense_projector, mlp
+from pretrain.heads import mlp
 from pretrain.methods import METHODS
 from tests.pretrain.methods.tiny import PYRAMIDS, SMALL, VIEWS, make_backbone, make_batch
 
@@ -61,7 +61,7 @@ def build(name: str) -> nn.Module:
             continue
         if name == "densecl":
             encoder.projector.projector = nn.Linear(6, 4)
-            encoder.projector.dense = dense_projector(6, 5, 4)
+            encoder.projector.dense = mlp(6, 5, 4, norm="", dense=True)
         elif name not in OWN_HEADS:
             encoder.projector = nn.Linear(6, 4)
     if name in PREDICTORS:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.heads import contrast_projector, dense_projector, mlp
+from pretrain.heads import contrast_projector, mlp
 
 
 def test_without_a_norm_it_is_two_affine_maps_with_relu_between():
@@ -42,9 +42,9 @@ def test_the_norm_of_the_contrast_projector_removes_what_a_batch_has_in_common()
 
 @pytest.mark.parametrize("norm", ["", "BN"])
 @pytest.mark.parametrize("last", [False, True])
-def test_the_dense_projector_is_the_projector_of_every_position(norm, last):
+def test_a_dense_head_is_the_projector_of_every_position(norm, last):
     norms = (nn.BatchNorm2d(3), nn.BatchNorm1d(3)) if last else (None, None)
-    dense = dense_projector(5, 7, 3, norm=norm, last_norm=norms[0])
+    dense = mlp(5, 7, 3, norm=norm, last_norm=norms[0], dense=True)
     head = mlp(5, 7, 3, norm=norm, last_norm=norms[1])
     values = {
         name: value.flatten(1) if value.ndim == 4 else value
@@ -58,7 +58,7 @@ def test_the_dense_projector_is_the_projector_of_every_position(norm, last):
 
 
 def test_what_cannot_be_is_refused():
-    for make in (mlp, contrast_projector, dense_projector):
+    for make in (mlp, contrast_projector):
         with pytest.raises(ValueError, match="the norm must be '' or 'BN', got 'LN'"):
             make(5, 7, 3, norm="LN")
     with pytest.raises(ValueError, match=r"widths of input and output, got \(5,\)"):

@@ -197,46 +197,72 @@ def test_it_is_one_file_with_a_source(name):
     assert "arXiv" in text.partition("\n\n")[0] or "arXiv" in text[:400]
 
 
-def config(name: str, **changes):
-    cfg = get_cfg()
-    words = ["PRETRAIN.METHOD", name, "PRETRAIN.BATCH_NORM", "sync"]
-    words += [w for key, value in changes.items() for w in (key.replace("__", "."), value)]
-    cfg.merge_from_list(words)
-    return cfg
-
-
 @pytest.mark.parametrize(
-    ("name", "changes", "named"),
+    ("name", "key", "value", "named"),
     [
-        ("simclr", {"PRETRAIN__BATCH_NORM": "shuffled"}, "PRETRAIN.BATCH_NORM"),
-        ("byol", {"PRETRAIN__AUGMENT__LOCAL_CROPS": 4}, "LOCAL_CROPS"),
-        ("byol", {"MOCO__MOMENTUM": 1.0}, r"MOCO.MOMENTUM must be in \[0, 1\), got 1.0"),
-        ("orl", {"PRETRAIN__AUGMENT__LOCAL_CROPS": 3}, "LOCAL_CROPS to 4, got 3"),
-        ("byol", {"BYOL__OUT_DIM": 0}, "BYOL.OUT_DIM must be >= 1, got 0"),
-        ("densecl", {"DENSECL__LAMBDA": 1.5}, r"DENSECL.LAMBDA must be in \[0, 1\], got 1.5"),
-        ("densecl", {"MOCO__DICTIONARY_SIZE": 8}, "MOCO.DICTIONARY_SIZE is 8"),
-        ("revisiting", {"REVISITING__K": 4096}, "REVISITING.K must be in"),
-        ("mls", {"MLS__K": 4096}, "MLS.K must be in"),
-        ("mls", {"MLS__LOSS": "bse"}, "MLS.LOSS must be one of 'none'"),
-        ("simclr", {"SIMCLR__TEMPERATURE": 0.0}, "SIMCLR.TEMPERATURE must be > 0, got 0.0"),
-        ("simsiam", {"SIMSIAM__PROJECTOR_DIM": 0}, "SIMSIAM.PROJECTOR_DIM must be >= 1"),
-        ("barlowtwins", {"BARLOWTWINS__SCALE": 0.0}, "BARLOWTWINS.SCALE must be > 0"),
+        ("simclr", "PRETRAIN.BATCH_NORM", "shuffled", "PRETRAIN.BATCH_NORM"),
+        ("byol", "PRETRAIN.AUGMENT.LOCAL_CROPS", "4", "LOCAL_CROPS"),
+        ("byol", "MOCO.MOMENTUM", "1.0", r"MOCO.MOMENTUM must be in \[0, 1\), got 1.0"),
+        ("orl", "PRETRAIN.AUGMENT.LOCAL_CROPS", "3", "LOCAL_CROPS to 4, got 3"),
+        ("byol", "BYOL.OUT_DIM", "0", "BYOL.OUT_DIM must be >= 1, got 0"),
+        ("densecl", "DENSECL.LAMBDA", "1.5", r"DENSECL.LAMBDA must be in \[0, 1\], got 1.5"),
+        ("densecl", "MOCO.DICTIONARY_SIZE", "8", "MOCO.DICTIONARY_SIZE is 8"),
+        ("revisiting", "REVISITING.K", "4096", "REVISITING.K must be in"),
+        ("mls", "MLS.K", "4096", "MLS.K must be in"),
+        ("mls", "MLS.LOSS", "bse", "MLS.LOSS must be one of 'none'"),
+        ("simclr", "SIMCLR.TEMPERATURE", "0.0", "SIMCLR.TEMPERATURE must be > 0, got 0.0"),
+        ("simsiam", "SIMSIAM.PROJECTOR_DIM", "0", "SIMSIAM.PROJECTOR_DIM must be >= 1"),
+        ("barlowtwins", "BARLOWTWINS.SCALE", "0.0", "BARLOWTWINS.SCALE must be > 0"),
+        ("lewel", "LEWEL.GROUPS", "3", "LEWEL.GROUPS"),
+        ("lewel", "LEWEL.TEMPERATURE", "0.0", "LEWEL.TEMPERATURE"),
+        ("lewel", "LEWEL.INSTANCE_WEIGHT", "1.5", "LEWEL.INSTANCE_WEIGHT"),
+        ("pixpro", "PIXPRO.LOSS", "both", "PIXPRO.LOSS"),
+        ("pixpro", "PIXPRO.THRESHOLD", "0.0", "PIXPRO.THRESHOLD"),
+        ("pixpro", "PIXPRO.TRANSFORM_LAYERS", "3", "PIXPRO.TRANSFORM_LAYERS"),
+        ("pixpro", "PIXPRO.INSTANCE_WEIGHT", "-1.0", "PIXPRO.INSTANCE_WEIGHT"),
+        ("pixpro", "PRETRAIN.AUGMENT.LOCAL_CROPS", "2", "LOCAL_CROPS to 0, got 2"),
+        ("resim", "MODEL.RESNETS.OUT_FEATURES", "['res5']", "OUT_FEATURES"),
+        ("resim", "MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']", "OUT_FEATURES"),
+        ("resim", "PRETRAIN.AUGMENT.CROP_SIZE", "32", "CROP_SIZE must be >= 48"),
+        ("resim", "RESIM.C4_WINDOWS", "(64, 16)", "above the side of RESIM's windows"),
+        ("resim", "RESIM.C3_WINDOWS", "(24, 0)", "RESIM.C3_WINDOWS"),
+        ("resim", "RESIM.C3_IMAGES", "0", "RESIM.C3_IMAGES"),
+        ("resim", "RESIM.NECK", "c5", "RESIM.NECK"),
+        ("self_emd", "SELF_EMD.EPSILON", "0.0", "SELF_EMD.EPSILON"),
+        ("self_emd", "SELF_EMD.ITERATIONS", "0", "SELF_EMD.ITERATIONS"),
+        ("setsim", "SETSIM.ATTENTION", "1.1", "SETSIM.ATTENTION"),
+        ("setsim", "SETSIM.SIMILARITY", "-2.0", "SETSIM.SIMILARITY"),
+        ("setsim", "SETSIM.DISTANCE", "0.0", "SETSIM.DISTANCE"),
+        ("setsim", "DENSECL.LAMBDA", "1.5", "DENSECL.LAMBDA"),
+        ("slotcon", "SLOTCON.NUM_PROTOTYPES", "1", "SLOTCON.NUM_PROTOTYPES"),
+        ("slotcon", "PRETRAIN.BATCH_NORM_GROUPS", "2", "BATCH_NORM_GROUPS"),
+        ("soco", "MODEL.RESNETS.OUT_FEATURES", "['res5']", "OUT_FEATURES"),
+        ("soco", "MODEL.RESNETS.OUT_FEATURES", "['res5', 'res4', 'res3', 'res2']", "OUT_FEATURES"),
+        ("soco", "SOCO.BOXES", "0", "SOCO.BOXES"),
+        ("soco", "SOCO.JITTER_PROB", "1.5", "SOCO.JITTER_PROB"),
+        ("soco", "SOCO.LEVEL_LIMITS", "(96, 48, 192)", "SOCO.LEVEL_LIMITS"),
+        ("soco", "SOCO.LEVEL_LIMITS", "(48, 96)", "SOCO.LEVEL_LIMITS"),
+        ("soco", "SOCO.HEAD_CONVS", "-1", "SOCO.HEAD_CONVS"),
+        ("swav", "SWAV.NUM_PROTOTYPES", "65", "SWAV.NUM_PROTOTYPES must be at most .*64"),
+        ("swav", "SWAV.QUEUE_SIZE", "63", "SWAV.QUEUE_SIZE must be 0, or at least .*64"),
+        ("swav", "SWAV.EPSILON", "0.0", "SWAV.EPSILON must be > 0"),
     ],
 )
-def test_values_out_of_range_are_refused(name, changes, named, refuses):
+def test_values_that_do_not_fit_are_refused(name, key, value, named, refuses):
+    cfg = load_cfg(str(CONFIGS / f"{name}_quick.yaml"), [key, value])
     with refuses("bad-value") as caught:
-        METHODS.get(name).check_config(config(name, **changes))
+        METHODS.get(name).check_config(cfg)
     assert caught.match(named)
 
 
 def test_keys_of_other_methods_are_not_checked():
-    strange = {"MOCO__DICTIONARY_SIZE": 3, "MLS__K": 99, "SIMCLR__TEMPERATURE": -1.0}
-    METHODS.get("byol").check_config(config("byol", **strange))
+    strange = ["MOCO.DICTIONARY_SIZE", "3", "MLS.K", "99", "SIMCLR.TEMPERATURE", "-1.0"]
+    METHODS.get("byol").check_config(load_cfg(str(CONFIGS / "byol_quick.yaml"), strange))
 
 
 def test_an_unknown_method_is_refused_with_the_nearest(refuses):
     with refuses("unknown-name") as caught:
-        build_method(config("moco"))
+        build_method(load_cfg(None, ["PRETRAIN.METHOD", "moco"]))
     assert caught.match("'mocov2'")
 
 
@@ -248,13 +274,19 @@ def test_an_unknown_method_is_refused_with_the_nearest(refuses):
         ("simsiam", [(2048, 128), (2048, 2048), (2048, 2048), (512, 2048), (2048, 512)]),
         ("barlowtwins", [(8192, 128), (8192, 8192), (8192, 8192)]),
         ("mocov2", [(2048, 128), (256, 2048)]),
+        ("mocov3", [(4096, 128), (256, 4096), (4096, 256), (256, 4096)]),
+        ("lewel", 2 * [(4096, 128), (256, 4096)] + 2 * [(4096, 256), (256, 4096)]),
+        ("swav", [(2048, 128), (128, 2048), (3000, 128)]),
+        ("dino", [(2048, 128), (2048, 2048), (256, 2048), (65536, 256)]),
+        ("vicreg", [(8192, 128), (8192, 8192), (8192, 8192)]),
     ],
 )
 def test_the_widths_of_the_heads_are_those_of_the_papers(name, expected):
     with torch.device("meta"):
         made = METHODS.get(name)(nn.Identity(), 128, METHODS.get(name).Options())
-    heads = [made.encoder.projector, getattr(made, "predictor", [])]
-    linear = [layer for head in heads for layer in head if isinstance(layer, nn.Linear)]
+    heads = ("encoder.projector", "predictor", "aligned_predictor", "prototypes")
+    layers = [(name, layer) for name, layer in made.named_modules() if name.startswith(heads)]
+    linear = [layer for _, layer in layers if isinstance(layer, nn.Linear)]
     assert [tuple(layer.weight.shape) for layer in linear] == expected
 
 

@@ -176,20 +176,3 @@ def test_the_fpn_of_a_detector_gets_its_layers(tmp_path, norm, parts):
     torch.testing.assert_close(
         model.backbone.fpn_output4.weight, exported["backbone.fpn_output4.weight"].cpu()
     )
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("MODEL.RESNETS.OUT_FEATURES", "['res5']"),
-        ("MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']"),
-        ("PRETRAIN.AUGMENT.CROP_SIZE", "32"),
-        ("RESIM.C4_WINDOWS", "(64, 16)"),
-        ("RESIM.C3_WINDOWS", "(24, 0)"),
-        ("RESIM.C3_IMAGES", "0"),
-        ("RESIM.NECK", "c5"),
-    ],
-)
-def test_values_that_do_not_fit_are_refused(refuses, key, value):
-    with refuses("bad-value"):
-        ReSim.check_config(load_cfg(QUICK, [key, value]))

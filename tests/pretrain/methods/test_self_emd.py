@@ -6,10 +6,7 @@ import math
 import pytest
 import torch
 
-from mls_d2.config.loading import load_cfg
 from pretrain.losses import transport_loss, transport_plan
-from pretrain.methods import build_method
-from pretrain.methods.self_emd import SelfEMD
 from tests.pretrain.loops import cosine, positions
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
@@ -150,11 +147,3 @@ def test_the_methods_loss_is_of_both_orders(views):
         for one, other in ((0, 1), (1, 0)):
             total += distance_loop(positions(online[one][n]), positions(target[other][n])) / 4
     assert method(make_batch(views)).losses["loss_emd"].item() == pytest.approx(total, abs=1e-9)
-
-
-def test_the_quick_config_builds_it(refuses):
-    path = "pretrain/configs/self_emd_quick.yaml"
-    assert isinstance(build_method(load_cfg(path, ["MODEL.DEVICE", "cpu"])), SelfEMD)
-    for key, value in (("SELF_EMD.EPSILON", "0.0"), ("SELF_EMD.ITERATIONS", "0")):
-        with refuses("bad-value"):
-            SelfEMD.check_config(load_cfg(path, [key, value]))

@@ -5,10 +5,8 @@ import math
 import pytest
 import torch
 
-from mls_d2.config.loading import load_cfg
 from pretrain.batch import Batch
 from pretrain.geometry import cell_distances
-from pretrain.methods import build_method
 from pretrain.methods.setsim import SetSim, attended, positive_pairs, with_nearest
 from tests.pretrain.loops import cosine, info_nce, positions
 from tests.pretrain.methods.tiny import (
@@ -116,16 +114,3 @@ def test_without_positives_the_set_loss_is_zero_with_a_graph(batch):
     output.losses["loss_set"].backward()
     grads = [w.grad for w in method.encoder.projector.dense.parameters()]
     assert all(grad is not None and grad.eq(0).all() for grad in grads)
-
-
-def test_the_quick_config_builds_it(refuses):
-    path = "pretrain/configs/setsim_quick.yaml"
-    assert isinstance(build_method(load_cfg(path, ["MODEL.DEVICE", "cpu"])), SetSim)
-    for key, value in (
-        ("SETSIM.ATTENTION", "1.1"),
-        ("SETSIM.SIMILARITY", "-2.0"),
-        ("SETSIM.DISTANCE", "0.0"),
-        ("DENSECL.LAMBDA", "1.5"),
-    ):
-        with refuses("bad-value"):
-            SetSim.check_config(load_cfg(path, [key, value]))

@@ -227,7 +227,7 @@ def test_the_area_that_crops_share():
     assert shared_area(one, Crop(20, 20, 5, 5, False)) == 0
 
 
-def test_the_quick_config_builds_it_with_its_crops(refuses):
+def test_the_quick_config_builds_it_with_its_crops():
     cfg = load_cfg("pretrain/configs/slotcon_quick.yaml", ["MODEL.DEVICE", "cpu"])
     method = build_method(cfg)
     assert isinstance(SlotCon.crops(cfg), OverlappingCrops)
@@ -235,6 +235,3 @@ def test_the_quick_config_builds_it_with_its_crops(refuses):
     assert method.predictor[0].weight.abs().max() < 2.0
     assert method.predictor[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert method.predictor[-1].bias.eq(0).all()
-    for key, value in (("SLOTCON.NUM_PROTOTYPES", "1"), ("PRETRAIN.BATCH_NORM_GROUPS", "2")):
-        with refuses("bad-value"):
-            SlotCon.check_config(load_cfg("pretrain/configs/slotcon_quick.yaml", [key, value]))

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mls_d2.config.defaults import get_cfg
 from pretrain.losses import sinkhorn, swapped_prediction_loss
-from pretrain.methods import METHODS
 from pretrain.methods.swav import prototype_spread
 from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import make_batch, make_method
@@ -175,30 +173,3 @@ def test_the_share_of_prototypes_that_are_chosen():
     codes = torch.tensor([[[0.9, 0.1, 0.0], [0.6, 0.4, 0.0]], [[0.2, 0.8, 0.0], [0.9, 0.1, 0.0]]])
     assert prototype_spread(codes).item() == pytest.approx(2 / 3)
     assert prototype_spread(codes[:1]).item() == pytest.approx(1 / 2)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "named"),
-    [
-        ("SWAV.NUM_PROTOTYPES", 65, "SWAV.NUM_PROTOTYPES must be at most .*64"),
-        ("SWAV.QUEUE_SIZE", 63, "SWAV.QUEUE_SIZE must be 0, or at least .*64"),
-        ("SWAV.EPSILON", 0.0, "SWAV.EPSILON must be > 0"),
-    ],
-)
-def test_more_prototypes_than_embeddings_are_refused(key, value, named, refuses):
-    cfg = get_cfg()
-    base = ["SOLVER.IMS_PER_BATCH", 64, "SWAV.NUM_PROTOTYPES", 64, "PRETRAIN.BATCH_NORM", "sync"]
-    cfg.merge_from_list(["PRETRAIN.METHOD", "swav", *base])
-    METHODS.get("swav").check_config(cfg)
-    cfg.merge_from_list([key, value])
-    with refuses("bad-value") as caught:
-        METHODS.get("swav").check_config(cfg)
-    assert caught.match(named)
-
-
-def test_the_widths_are_those_of_the_paper():
-    with torch.device("meta"):
-        made = METHODS.get("swav")(nn.Identity(), 128, METHODS.get("swav").Options())
-    layers = [layer for layer in made.encoder.projector if isinstance(layer, nn.Linear)]
-    shapes = [tuple(layer.weight.shape) for layer in (*layers, made.prototypes)]
-    assert shapes == [(2048, 128), (128, 2048), (3000, 128)]

@@ -5,10 +5,8 @@ import statistics
 
 import pytest
 import torch
-from torch import nn
 
-from pretrain.losses import vicreg_loss, vicreg_terms
-from pretrain.methods import METHODS
+from pretrain.losses import vicreg_terms
 from tests.pretrain.methods.tiny import make_batch, make_method
 
 
@@ -44,20 +42,13 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_terms_are_those_of_the_loops(pair):
     assert [term.item() for term in vicreg_terms(*pair)] == pytest.approx(terms_in_loops(pair))
-    invariance, variance, redundancy = terms_in_loops(pair)
-    assert vicreg_loss(*pair).item() == pytest.approx(
-        25 * invariance + 25 * variance + redundancy, rel=1e-12
-    )
-    weights = {"invariance_weight": 1.0, "variance_weight": 2.0, "covariance_weight": 3.0}
-    assert vicreg_loss(*pair, **weights).item() == pytest.approx(
-        invariance + 2 * variance + 3 * redundancy, rel=1e-12
-    )
 
 
 def test_what_vicreg_wants_costs_nothing():
     # Uncorrelated channels of deviation 2/√3.
     corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    assert vicreg_loss(corners, corners).item() == pytest.approx(0, abs=1e-12)
+    costs = [term.item() for term in vicreg_terms(corners, corners)]
+    assert costs == pytest.approx([0, 0, 0], abs=1e-12)
 
 
 def test_equal_embeddings_cost_their_missing_variance_and_still_have_a_gradient():
@@ -114,10 +105,3 @@ def test_both_views_have_gradients(views):
     loss = torch.stack(list(method(make_batch(inputs)).weighted().values())).sum()
     for gradient in torch.autograd.grad(loss, inputs):
         assert gradient.abs().max() > 0
-
-
-def test_the_widths_are_those_of_the_paper():
-    with torch.device("meta"):
-        made = METHODS.get("vicreg")(nn.Identity(), 128, METHODS.get("vicreg").Options())
-    layers = [layer for layer in made.encoder.projector if isinstance(layer, nn.Linear)]
-    assert [tuple(layer.weight.shape) for layer in layers] == [(8192, 128), *2 * [(8192, 8192)]]

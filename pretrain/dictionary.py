@@ -18,22 +18,19 @@ class Dictionary(nn.Module):
     Args:
         size: rows D of every table.
         channels: table name → channels d.
-        generator: source of the initial random rows (on the unit sphere, as in MoCo).
     """
 
     position: Tensor
 
-    def __init__(
-        self, size: int, channels: Mapping[str, int], *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, size: int, channels: Mapping[str, int]) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"a dictionary needs at least one row, got size {size}")
         self.size = size
         self.names = tuple(channels)
         for name, width in channels.items():
-            rows = torch.randn(size, width, generator=generator)
-            self.register_buffer(name, F.normalize(rows, dim=1))
+            # On the unit sphere, as in MoCo.
+            self.register_buffer(name, F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     def __getitem__(self, name: str) -> Tensor:

@@ -25,6 +25,7 @@ from pretrain.views.photometric import normalize
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
+_TEMPERATURE = 0.07  # of the votes, see :func:`knn_scores`
 
 
 class OnlineEvaluation(HookBase):
@@ -42,7 +43,6 @@ class OnlineEvaluation(HookBase):
         mean: ``MODEL.PIXEL_MEAN``, RGB.
         std: ``MODEL.PIXEL_STD``.
         k: neighbours.
-        temperature: see :func:`knn_scores`.
     """
 
     def __init__(
@@ -56,11 +56,10 @@ class OnlineEvaluation(HookBase):
         mean: Sequence[float],
         std: Sequence[float],
         k: int = 20,
-        temperature: float = 0.07,
     ) -> None:
         self._backbone, self._train, self._test = backbone, train, test
         self._period, self._size, self._mean, self._std = period, size, mean, std
-        self._k, self._temperature = min(k, len(train.paths)), temperature
+        self._k = min(k, len(train.paths))
 
     def after_step(self) -> None:
         """Measure if it is due."""
@@ -83,7 +82,7 @@ class OnlineEvaluation(HookBase):
         finally:
             self._backbone.train(training)
         k = min(self._k, len(features))
-        scores = knn_scores(queries, features, targets, k=k, temperature=self._temperature)
+        scores = knn_scores(queries, features, targets, k=k, temperature=_TEMPERATURE)
         return mean_average_precision(scores, wanted)
 
     @torch.no_grad()

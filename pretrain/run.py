@@ -18,7 +18,6 @@ from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.config.changes import config_changes
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import trim_metrics
 from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import (
     collect_versions,
@@ -248,7 +247,8 @@ def _build_trainer(
         means=means,
         **state,
     )
-    start = _resume(cfg, checkpointer)
+    _refuse_old_layout(checkpointer)
+    start = checkpointer.first_iteration()
     loader = build_loader(cfg, source, start=start, rank=rank, world_size=world_size)
     trainer = PretrainTrainer(
         distribute(method, device),
@@ -283,15 +283,6 @@ def _build_trainer(
         ]
     )
     return trainer, start
-
-
-def _resume(cfg: CfgNode, checkpointer: AtomicCheckpointer) -> int:
-    """Load the newest checkpoint, remove metrics of later steps, and return the first iteration."""
-    _refuse_old_layout(checkpointer)
-    start = (checkpointer.resume() or {}).get("iteration", -1) + 1
-    if comm.is_main_process():
-        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
-    return start
 
 
 def _schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer, length: Length) -> LRMultiplier:

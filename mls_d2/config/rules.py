@@ -45,9 +45,9 @@ def one_of(names: Iterable[object]) -> Rule:
     return Rule(lambda value: value in known, "one of " + ", ".join(map(repr, known)))
 
 
-def above(bound: float, unit: str = "") -> Rule:
+def above(bound: float) -> Rule:
     """Return the rule that a value is greater than ``bound``."""
-    return Rule(lambda value: value > bound, f"> {bound:g}{unit}")
+    return Rule(lambda value: value > bound, f"> {bound:g}")
 
 
 def at_least(bound: float, unit: str = "") -> Rule:

@@ -44,14 +44,14 @@ class Preempted(KeyboardInterrupt):
         self.number = number
 
 
-def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> str:
-    """Return a phrase that names the valid names closest to ``name``, at most ``limit`` of them.
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return a phrase that names the valid names closest to ``name``, at most three of them.
 
     It is ``"did you mean 'a', 'b'?"``, or ``"valid: 'a', 'b', …"`` if nothing is near.
     """
     valid = sorted(candidates)
     lowered = {candidate.lower(): candidate for candidate in valid}
-    near = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
     if near:
         return "did you mean " + ", ".join(repr(lowered[item]) for item in near) + "?"
     shown = ", ".join(repr(candidate) for candidate in valid[:20])

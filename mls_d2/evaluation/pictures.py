@@ -29,6 +29,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 """From a record to the model's input."""
 
 _OPACITY = 0.6
+_MIN_SCORE = 0.4
 _MIN_HEIGHT = 480
 _TITLE_PX = 24  # above each row of a grid
 _COLUMNS = 6
@@ -75,19 +76,13 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
 
 
 def write_detections(
-    path: str,
-    model: nn.Module,
-    cfg: CfgNode,
-    *,
-    num_images: int = 4,
-    min_score: float = 0.4,
-    height: int = 360,
+    path: str, model: nn.Module, cfg: CfgNode, *, num_images: int = 4, height: int = 360
 ) -> None:
     """Write a PNG: ground truth above, detections below, for some test images.
 
     The ``num_images`` columns are spread evenly over the images of the first test dataset with at
     least two objects, so every model of a comparison is shown on the same ones. Each image is
-    ``height`` pixels high; detections of scores below ``min_score``, in [0, 1], are not drawn.
+    ``height`` pixels high; detections of scores below 0.4 are not drawn.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DetectionMapper(cfg, is_train=False)
@@ -99,7 +94,7 @@ def write_detections(
         scale = height / image.shape[0]
         output = _run(model, [mapper(dict(record))])[0]
         truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
-        found = _draw_instances(image, output, metadata, scale, min_score)
+        found = _draw_instances(image, output, metadata, scale, _MIN_SCORE)
         columns.append((truth.draw_dataset_dict(record).get_image(), found))
     write_grid(path, columns, ("ground truth", "detections"))
 

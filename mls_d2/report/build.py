@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.core.files import atomic_write, check_writable, write_bytes
+from mls_d2.core.files import check_writable, write_bytes
 from mls_d2.report.contents import TABLES, Report, ReportPicture, make_section
 from mls_d2.report.curves import METRICS_FILE, pretraining_runs, read_curves
 from mls_d2.report.figures import FIGURES_FOLDER, NEIGHBOURS_FILE, SCORES_FILE, plot_sweeps, sweeps
@@ -79,8 +78,7 @@ def write_report(
         REPORT_FILE: render_html(report, out),
     }
     for name, text in texts.items():
-        with atomic_write(str(out / name), "w") as file:
-            file.write(text)
+        write_bytes(out / name, text.encode())
     return report
 
 
@@ -246,14 +244,9 @@ def _plot_pretraining(
             source = folder / FIGURES_FOLDER / file
             if source.is_file():
                 name = f"{source.stem}-{number}{source.suffix}"
-                _copy(source, out / name)
+                write_bytes(out / name, source.read_bytes())
                 pictures.append(ReportPicture(name, f"{label}: {shows}"))
     return pictures
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as read, atomic_write(str(target)) as written:
-        shutil.copyfileobj(read, written)
 
 
 def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
@@ -265,7 +258,7 @@ def _copy_pictures(group: Group, number: int, out: Path) -> list[ReportPicture]:
             caption = f"{row.label}, seed {seed}"
             slug = re.sub(r"[^A-Za-z0-9.]+", "-", caption).strip("-.")[:60]
             name = f"predictions-{number}-{len(pictures) + 1}-{slug}.png"
-            _copy(source, out / name)
+            write_bytes(out / name, source.read_bytes())
             pictures.append(ReportPicture(name, caption))
     return pictures
 

@@ -17,6 +17,8 @@ from mls_d2.results.schema import RESULTS_FILE, LocatedResult, files_below
 
 METRICS_FILE = "metrics.json"
 """The file name that the writers of both phases use."""
+ENVIRONMENT_FILE = "environment.json"
+"""What every run writes before its first step."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def pretraining_runs(folders: Iterable[Path], results: Iterable[LocatedResult]) 
         for path in files_below(folder, METRICS_FILE):
             if not (path.parent / RESULTS_FILE).exists():
                 candidates.setdefault(path.parent.resolve(), path.parent)
-                if _recorded_as_synthetic(path.parent):
+                if json_file(path.with_name(ENVIRONMENT_FILE)).get("synthetic"):
                     synthetic.add(path.parent.resolve())
     for located in results:
         backbone = located.result.backbone
@@ -121,16 +123,16 @@ def pretraining_runs(folders: Iterable[Path], results: Iterable[LocatedResult]) 
     return labelled
 
 
-def _recorded_as_synthetic(folder: Path) -> bool:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = (folder / "environment.json").read_text(encoding="utf-8")
-        return bool(json_object(text).get("synthetic"))
-    return False
-
-
 def json_object(text: str) -> dict[str, Any]:
     """Return a JSON object; empty if it is none."""
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(text)
         return parsed if isinstance(parsed, dict) else {}
+    return {}
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file; empty if it is missing or holds none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return json_object(path.read_text(encoding="utf-8"))
     return {}

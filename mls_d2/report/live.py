@@ -15,7 +15,7 @@ from typing import Any
 
 from mls_d2.core.errors import UserError
 from mls_d2.report.contents import Report, make_section
-from mls_d2.report.curves import METRICS_FILE, json_object
+from mls_d2.report.curves import ENVIRONMENT_FILE, METRICS_FILE, json_file, json_object
 from mls_d2.report.groups import group_results
 from mls_d2.report.render import render_live
 from mls_d2.report.tables import ReportOptions
@@ -27,7 +27,6 @@ RUNNING, FINISHED = "running", "finished"
 QUIET_S = 300.0
 """A run that has written nothing for so many seconds is not shown as running."""
 
-_FACTS_FILE = "environment.json"  # every run writes it before its first step
 _CELL_FILE = "cell.json"  # of the runner
 _LAST_FILES = (RESULTS_FILE, "backbone.pth")
 _TAIL_BYTES = 2**15
@@ -56,7 +55,7 @@ def find_runs(folders: Sequence[Path], now: float) -> list[Run]:
     names = {
         path.parent.resolve(): os.path.join(folder.name, path.parent.relative_to(folder))
         for folder in folders
-        for path in files_below(folder, _FACTS_FILE)
+        for path in files_below(folder, ENVIRONMENT_FILE)
     }
     aged = sorted((_age(path, now), path) for path in names)
     runs = [_read_run(path, names[path], age) for age, path in aged]
@@ -128,7 +127,7 @@ def make_server(
 
 
 def _read_run(folder: Path, name: str, age: float) -> Run:
-    facts, cell = (_read(folder / name) for name in (_FACTS_FILE, _CELL_FILE))
+    facts, cell = (json_file(folder / name) for name in (ENVIRONMENT_FILE, _CELL_FILE))
     last = _last_values(folder / METRICS_FILE)
     max_iter = int(_number(facts.get("max_iter")) or 0)
     step = int(last.pop("iteration", -1)) + 1
@@ -156,7 +155,7 @@ def _state(folder: Path, cell: Mapping[str, Any], age: float) -> tuple[str, str]
 
 def _age(folder: Path, now: float) -> float:
     """Return the seconds since a run wrote a line or its last file."""
-    names = (METRICS_FILE, "log.txt", _FACTS_FILE, *_LAST_FILES)
+    names = (METRICS_FILE, "log.txt", ENVIRONMENT_FILE, *_LAST_FILES)
     paths = [path for path in map(folder.joinpath, names) if path.is_file()]
     return now - max((path.stat().st_mtime for path in paths), default=0.0)
 
@@ -188,9 +187,3 @@ def _duration(seconds: float) -> str:
     with contextlib.suppress(OverflowError):
         return str(datetime.timedelta(seconds=int(seconds)))
     return "ages"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return json_object(path.read_text(encoding="utf-8"))
-    return {}

@@ -15,8 +15,9 @@ from torch import nn
 
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write, sha256_of
+from mls_d2.core.files import atomic_write, sha256_of, trim_metrics
 from mls_d2.run.loop import NonFiniteLossError
+from mls_d2.run.progress import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,16 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "remove them to start again from iteration 0"
             )
         return None
+
+    def first_iteration(self) -> int:
+        """Resume, remove the metrics of steps that will be repeated, and return the next iteration.
+
+        Collective; raises what :meth:`resume` does.
+        """
+        start = (self.resume() or {}).get("iteration", -1) + 1
+        if comm.is_main_process():
+            trim_metrics(os.path.join(self.save_dir, METRICS_FILE), start)
+        return start
 
     def checkpoints(self) -> list[str]:
         """Return the paths of the checkpoints in ``save_dir``, newest first."""

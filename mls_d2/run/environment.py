@@ -21,7 +21,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import mls_d2
-from mls_d2.core.files import atomic_write, check_writable, write_json
+from mls_d2.core.files import check_writable, write_bytes, write_json
 from mls_d2.results.schema import Device
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ def save_run_metadata(output_dir: str, cfg: CfgNode, extra: dict[str, Any] | Non
     """
     if not comm.is_main_process():
         return
-    with atomic_write(os.path.join(output_dir, CONFIG_FILE), "w") as file:
-        file.write(cfg.dump())
+    write_bytes(os.path.join(output_dir, CONFIG_FILE), cfg.dump().encode())
     path = os.path.join(output_dir, ENVIRONMENT_FILE)
     write_json(path, collect_environment() | (extra or {}) | {"earlier": _earlier(path)})
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import atomic_write, check_writable, write_json
+from mls_d2.core.files import check_writable, write_bytes, write_json
 from mls_d2.data.datasets import datasets_root
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import (
@@ -245,8 +245,7 @@ def _sum_up(
 ) -> dict[Cell, Path]:
     summary = summary_text(suite, cells, outcomes)
     print_now(summary)
-    with atomic_write(str(folder / SUMMARY_FILE), "w") as file:
-        file.write(f"{summary}\n")
+    write_bytes(folder / SUMMARY_FILE, f"{summary}\n".encode())
     write_json(str(folder / STATE_FILE), summary_values(cells, outcomes))
     return link_cells(folder, cells, outcomes)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -15,14 +14,12 @@ from detectron2.engine import HookBase
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from mls_d2.core.files import trim_metrics
 from mls_d2.run import watchdog
 from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import seed_everything
 from mls_d2.run.hooks import PreciseBN, Throughput, peak_memory_mb, shared_hooks
 from mls_d2.run.loop import TrainingLoop
 from mls_d2.run.processes import distribute, share_statistics
-from mls_d2.run.progress import METRICS_FILE
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.transfer.tasks import task_of
 
@@ -79,11 +76,9 @@ def train(
         grad_scaler=scaler,
         throughput=throughput,
     )
-    start = (checkpointer.resume() or {}).get("iteration", -1) + 1
+    start = checkpointer.first_iteration()
     if start:
         seed_everything(cfg, start_iteration=start)
-    if comm.is_main_process():
-        trim_metrics(os.path.join(cfg.OUTPUT_DIR, METRICS_FILE), start)
     if start < cfg.SOLVER.MAX_ITER:
         loop = _build_loop(cfg, model, optimizer, scaler)
         evaluation = [PeriodicEvaluation(cfg, loop.model)] if cfg.TEST.EVAL_PERIOD > 0 else []

@@ -1,7 +1,5 @@
 """Where things stand: types of scenes, their grounds, and who appears there in whose company."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

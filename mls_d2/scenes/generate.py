@@ -1,7 +1,5 @@
 """Making a root of scenes, resumable, images in parallel."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -33,9 +31,7 @@ def picture_of(seed: int, split: Split, index: int) -> Picture:
     return render(compose(rng, split.size, split.scene), full_masks=split.full_masks)
 
 
-def generate(
-    root: str | os.PathLike[str], *, num_workers: int | None = None, **parameters: Any
-) -> None:
+def generate(root: str | Path, *, num_workers: int | None = None, **parameters: Any) -> None:
     """Write scenes under a root, in the layouts of COCO, VOC and Cityscapes.
 
     With ``DETECTRON2_DATASETS`` set to the root, Detectron2's builtin dataset names load them. The

@@ -4,8 +4,6 @@ COCO boxes are tight around visible pixels; VOC's are 1-based pixel indices, bot
 polygons of Cityscapes continue behind what hides them, its id images hold what is visible.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -31,9 +29,7 @@ DIFFICULT_SIDE = 1 / 13
 
 _LABELS = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 # Per kind the COCO category, the VOC class (None if there is none) and the Cityscapes label.
-KINDS: dict[str, tuple[str | None, str | None, str]] = _LABELS["kinds"] | {
-    kind: (None, None, label) for kind, label in _LABELS["surroundings"].items()
-}
+KINDS: dict[str, tuple[str | None, str | None, str]] = _LABELS["kinds"]
 _NAMES = [(group, name) for group, names in _LABELS["coco"].items() for name in names]
 COCO_IDS = {name: number for number, (_, name) in enumerate(_NAMES, start=1) if name}
 COCO_CATEGORIES = [

@@ -1,7 +1,5 @@
 """The marker file of a root of scenes: its parameters, and which parts are complete."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict, dataclass

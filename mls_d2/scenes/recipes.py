@@ -1,7 +1,5 @@
 """How each kind of object is drawn: short recipes in metres, with variants and jitter."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 
@@ -207,13 +205,12 @@ def truck(s: Sketch) -> None:
     """A truck, 5.5 to 8 m long: a cab and a box."""
     nose, half, paint, load, roof = s.any(2.7, 4.0), 1.15, s.paint(), s.paint(), s.any(2.2, 2.7)
     back, glass, top = nose - s.any(1.7, 2.2), s.like(GLASS, 10), s.any(2.8, 3.5)
-    s.group = 1
     s.solid(rectangle(-nose, back - 0.12, 0.6, top), -half, half, load)
     s.side(rectangle(0.3 - nose, back - 0.5, top - 1.4, top - 0.7), s.paint())
     s.edge(3, shade(load, 0.8), (0.05, 0.95), (0.04, 0.48))
     s.edge(3, shade(load, 0.8), (0.05, 0.95), (0.52, 0.96))
     _wheels(s, (-0.68 * nose, -0.38 * nose), 0.48)
-    s.group = 2
+    s.group = 1
     front = [(nose, 0.4), (nose, 1.3), (nose - 0.3, roof)]
     s.solid([(back, 0.4), *front, (back, roof)], -half, half, paint)
     s.side(rectangle(back + 0.5, nose - 0.35, 1.4, roof - 0.3), glass)
@@ -229,9 +226,8 @@ def boat(s: Sketch) -> None:
     if s.chance(0.55):
         top = s.any(0.8, 1.2)
         s.limb((0.08 * length, deck), (0.08 * length, deck + top * length), (0.12, 0.08), METAL)
-        sails = ((0.06, 0.1), (0.07, top), (-0.44, 0.1)), ((0.1, top), (0.1, 0.1), (0.46, 0.1))
-        for corners in sails:
-            s.poly(np.array(corners) * length + (0, deck), sail)
+        s.poly(np.array(((0.06, 0.1), (0.07, top), (-0.44, 0.1))) * length + (0, deck), sail)
+        s.poly(np.array(((0.1, top), (0.1, 0.1), (0.46, 0.1))) * length + (0, deck), sail)
     else:
         cabin = np.array(((-0.25, 0), (0.25, 0), (0.12, 0.2), (-0.22, 0.2))) * length
         s.poly(cabin + (0, deck), sail)

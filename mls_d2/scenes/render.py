@@ -3,8 +3,6 @@
 View frame, in metres: ``x`` right, ``y`` up from the ground, ``z`` depth.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Object frame, in metres: ``x`` forward, ``y`` up from the ground, ``z`` to the viewer at heading 0.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ Example:
     python benchmarks/coco_eval.py --images 5000 --detections 20
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

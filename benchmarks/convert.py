@@ -6,8 +6,6 @@ ResNet-50, and a queue; ``--bare`` makes one of a single encoder. Memory is the 
 of the process minus what it had after its imports.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import resource

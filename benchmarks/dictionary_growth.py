@@ -10,8 +10,6 @@ Example:
     python benchmarks/dictionary_growth.py --sizes 1024 4096 65536 --positives 5 20 --processes 1 2
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import itertools

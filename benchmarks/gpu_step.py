@@ -10,8 +10,6 @@ Example:
     python benchmarks/gpu_step.py datasets/coco/train2017 SOLVER.IMS_PER_BATCH 256
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ Example:
     python benchmarks/lightly_step.py datasets/coco/train2017 SOLVER.IMS_PER_BATCH 8
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from functools import partial

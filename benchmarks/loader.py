@@ -8,8 +8,6 @@ Example:
     python benchmarks/loader.py datasets/coco/train2017
 """
 
-from __future__ import annotations
-
 import io
 import random
 import statistics

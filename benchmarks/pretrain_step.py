@@ -12,8 +12,6 @@ Example:
       SOLVER.IMS_PER_BATCH 8
 """
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from concurrent.futures import ProcessPoolExecutor

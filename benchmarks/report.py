@@ -5,8 +5,6 @@ The results are random, with the size of real ones: a whole config, all of COCO'
 category, a hundred lines of metrics.json and a picture for each run. Imports do not count.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import tempfile

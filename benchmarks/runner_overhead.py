@@ -8,8 +8,6 @@ Example:
     python benchmarks/runner_overhead.py --cells 100
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -9,8 +9,6 @@ Example:
     python benchmarks/segmentation_step.py --memory 1024 2048
 """
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the benchmarks share: command lines, and ratios of what takes turns in one run."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import statistics

@@ -1,7 +1,5 @@
 """What mkdocs.yml adds to the pages in docs/: those of the root, the API, and all config keys."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

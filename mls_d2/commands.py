@@ -3,8 +3,6 @@
 A tool runs as a process of its own file, as in a clone and in the runner, so that it behaves alike.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

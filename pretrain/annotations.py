@@ -1,7 +1,5 @@
 """Labels of registered datasets, used to measure a run and never to train it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a step works on, and what it returns."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -7,8 +7,6 @@ processes; one big GPU does the same to groups within its batch.
 Shape legend: N images of this process, W processes, G groups.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The values that pretraining accepts, one rule a key."""
 
-from __future__ import annotations
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY

@@ -6,8 +6,6 @@ x0, y0, x1, y1), the neighbours (K x uint32), and the pairs (2 x uint8: a box of
 the neighbour), neighbour after neighbour.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What a pretraining run costs, before it is started (see :mod:`mls_d2.run.cost`)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import torch

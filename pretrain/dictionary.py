@@ -1,7 +1,5 @@
 """The FIFO dictionary of MoCo, with any number of tables kept in the same order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -5,8 +5,6 @@ a backbone feature. What is finished is kept in files of 64 images each, in ``pa
 so that an interrupted call resumes and writes the same file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Encoders: a backbone φ, the global average of its map, and a projector f; their EMA copies."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Sequence

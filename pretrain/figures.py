@@ -9,8 +9,6 @@ and normalised by the statistics of the batch, since the running ones mean nothi
 Shape legend: Q queries, D rows of the dictionary, d_g and d_z channels of g and z.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

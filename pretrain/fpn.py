@@ -1,7 +1,5 @@
 """A feature pyramid under Detectron2's names, for views of any size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

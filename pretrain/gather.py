@@ -1,7 +1,5 @@
 """The rows of all processes, with the gradient that each process has a share in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ Pooling is two products with matrices of weights, one along each axis, since box
 the axes: the gradient is added in a fixed order, as that of RoIAlign on a GPU is not.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Checks of pretraining on a machine: every method's steps, the loader's rate, kill and resume."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """Projectors and predictors."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

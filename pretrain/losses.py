@@ -6,8 +6,6 @@ All losses are computed in float32 at least, also under autocast: a cosine round
 divided by a temperature of 0.2 would be wrong in the second digit.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -4,8 +4,6 @@ Shape legend: N images of the batch, V views of each, the first T of which make 
 prototypes; P positions of a map.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

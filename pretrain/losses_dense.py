@@ -7,8 +7,6 @@ All losses are computed in float32 at least, also under autocast. Where nothing 
 they are 0, with a gradient of 0 for everything that they were made of.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

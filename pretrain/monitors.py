@@ -1,7 +1,5 @@
 """Warnings of collapse and divergence, from the metrics of a run."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """What losses, geometry and methods share: float32 at least, temperatures above 0."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

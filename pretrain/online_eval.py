@@ -1,7 +1,5 @@
 """Evaluation during training: weighted nearest neighbours on a labelled dataset."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Optimizers of pretraining: SGD, and LARS and LARC for large batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Packing images into tar shards that are read by position; indexing shards from elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

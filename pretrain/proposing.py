@@ -1,7 +1,5 @@
 """Object proposals of the images that are pretrained on: made once per dataset, by all cores."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools

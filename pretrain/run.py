@@ -1,7 +1,5 @@
 """A pretraining run from config to ``OUTPUT_DIR/backbone.pth``."""
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import dataclass

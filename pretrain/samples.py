@@ -1,7 +1,5 @@
 """Batches of noise, cut as the loader of a method cuts images: counts and checks without data."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from detectron2.config import CfgNode

@@ -1,7 +1,5 @@
 """The schedule of the learning rate."""
 
-from __future__ import annotations
-
 from fvcore.common.param_scheduler import ParamScheduler
 
 

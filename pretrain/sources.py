@@ -1,7 +1,5 @@
 """Where encoded images come from, by position: files, or tar shards that need no listing."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Runs a function in one process and in two, which have a GPU each if there are."""
 
-from __future__ import annotations
-
 import functools
 import socket
 from collections.abc import Callable, Iterable

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Run methods × tasks × seeds: pretrain, fine-tune, evaluate, report; reuse what is finished."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

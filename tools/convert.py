@@ -14,8 +14,6 @@ The source of the file is recognised by the structure of its names; nothing in i
 docs/checkpoints.md lists the known sources.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

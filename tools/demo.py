@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Draw the predictions of a fine-tuned model on images."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

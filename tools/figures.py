@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Draw Figures 3 to 5 of the MLS paper from finished runs."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

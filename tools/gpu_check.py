@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Check a machine before its first long run, in about five minutes; write one JSON file."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

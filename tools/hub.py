@@ -12,8 +12,6 @@ hf:// needs huggingface_hub (pip install 'mls_d2[hub]'). A pushed backbone is us
 too: MODEL.WEIGHTS hf://org/mls-r50.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

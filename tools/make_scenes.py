@@ -6,8 +6,6 @@ Example:
     DETECTRON2_DATASETS=datasets/scenes python tools/train_net.py …
 """
 
-from __future__ import annotations
-
 import argparse
 import colorsys
 import json

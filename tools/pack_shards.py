@@ -10,8 +10,6 @@ Examples:
     python tools/pack_shards.py --index laion-shards
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

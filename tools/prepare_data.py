@@ -8,8 +8,6 @@ Example:
     DETECTRON2_DATASETS=~/datasets tools/prepare_data.py coco voc
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

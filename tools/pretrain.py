@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Pretrain a backbone with a self-supervised method."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -12,8 +12,6 @@ Examples:
       PRETRAIN.PROPOSALS images.boxes
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -12,8 +12,6 @@ version of this tool, which is replaced.
 Only the standard library and pip are used, because this runs before the project is installed.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Make a report from the results of finished evaluations, or print them."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Sequence

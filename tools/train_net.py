@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Fine-tune a detector, a segmentation network or a classifier from a backbone, and evaluate it."""
 
-from __future__ import annotations
-
 import argparse
 
 from mls_d2.config.loading import load_cfg

@@ -1,7 +1,5 @@
 """Draws the figure of MLS: python docs/images/method.py writes method.svg."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib

@@ -4,8 +4,6 @@
 {plain metadata}}``; Detectron2 loads it into every model with that ResNet.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Weights of a whole trained model, for evaluation."""
 
-from __future__ import annotations
-
 import logging
 
 from torch import nn

@@ -1,7 +1,5 @@
 """The one place that finds weights: local files, URLs with pooch and a cache, and the hub's."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

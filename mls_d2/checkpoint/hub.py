@@ -1,7 +1,5 @@
 """Files of the Hugging Face Hub, or of HF_ENDPOINT: ``hf://org/name[@revision][/file]``."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

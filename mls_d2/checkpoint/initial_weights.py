@@ -4,8 +4,6 @@ Detectron2 only logs a tensor that is missing or has another shape, and trains f
 Here every tensor of the backbone has to be loaded.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

@@ -1,7 +1,5 @@
 """Reading checkpoints of any origin without running code from them."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Differences between two configs, and the keys that may change when a run is resumed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

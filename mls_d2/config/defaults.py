@@ -1,7 +1,5 @@
 """Every config key that mls_d2 adds to Detectron2's, with default, unit and range."""
 
-from __future__ import annotations
-
 try:
     from detectron2.config import CfgNode
     from detectron2.config import get_cfg as get_detectron2_cfg

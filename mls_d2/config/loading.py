@@ -1,7 +1,5 @@
 """Loading a config: a YAML file with its bases, then KEY VALUE options."""
 
-from __future__ import annotations
-
 import functools
 import io
 import re

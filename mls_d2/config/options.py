@@ -1,7 +1,5 @@
 """Options of pretraining methods: dataclasses from which config keys, checks and docs are made."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The one language in which checks of config values are written: a rule for each dotted key."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

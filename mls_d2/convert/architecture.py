@@ -1,7 +1,5 @@
 """The network that tensors belong to, from their shapes, and a test that renaming is right."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

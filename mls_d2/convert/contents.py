@@ -5,8 +5,6 @@ with slashes, ``res_net50/~/initial_conv/w``, with torch's order of axes. The na
 ``hk.nets.ResNet``, as the converters of its published checkpoints read them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Conversion of any ResNet checkpoint to the backbone file of Detectron2, and back."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Pretrained FPN and box head beside the backbone, under Detectron2's full names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

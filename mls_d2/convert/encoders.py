@@ -1,7 +1,5 @@
 """Finding the encoder in a checkpoint by the structure of its tensors' names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Description of a checkpoint's content, without converting it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 Every name is translated through torchvision's.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cached_property

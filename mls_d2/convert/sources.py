@@ -3,8 +3,6 @@
 The table is sources.yaml; docs/checkpoints.md shows it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Errors for users, and the one place that turns them into exit codes of the tools."""
 
-from __future__ import annotations
-
 import difflib
 import io
 import signal

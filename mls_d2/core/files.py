@@ -1,7 +1,5 @@
 """Writing files so that they appear complete or not at all."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The project's files that are not modules: tools, suites and configs, in a clone or installed."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

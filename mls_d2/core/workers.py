@@ -1,7 +1,5 @@
 """A map over processes that ends with a message if one of them dies."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -4,8 +4,6 @@ The file is decoded by msgspec into typed structs, which checks every field. A f
 pass is read again, object by object, so that all faults of a kind are counted.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

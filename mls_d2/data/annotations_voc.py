@@ -1,7 +1,5 @@
 """PASCAL VOC's annotation files and lists: validated before anything is trained."""
 
-from __future__ import annotations
-
 import math
 import os
 import xml.etree.ElementTree as ET

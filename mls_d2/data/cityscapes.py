@@ -1,7 +1,5 @@
 """Cityscapes: the check of its files, the train ids made from label ids, and its colours."""
 
-from __future__ import annotations
-
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Classification datasets: their files, classes and splits, and where to get them."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Mapping, Sequence

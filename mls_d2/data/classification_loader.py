@@ -1,7 +1,5 @@
 """Batches of labelled images: read, cropped as a recipe says, and stacked by the model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

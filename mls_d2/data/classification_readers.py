@@ -1,7 +1,5 @@
 """Reading the files of classification datasets, each in the layout that its archive unpacks to."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Where datasets lie, and messages about files that are missing."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

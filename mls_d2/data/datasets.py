@@ -1,7 +1,5 @@
 """Registered datasets: reading them, checking their files, and fingerprints of their content."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

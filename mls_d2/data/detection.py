@@ -1,7 +1,5 @@
 """Detection: images for training and testing, and objects that a detector can learn from."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections import Counter

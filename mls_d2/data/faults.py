@@ -1,7 +1,5 @@
 """Faults of annotation files, collected so that one message names the first and counts the rest."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from mls_d2.core.errors import UserError

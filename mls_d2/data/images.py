@@ -1,7 +1,5 @@
 """Reading images of any common kind as 8-bit RGB, and listing folders of them."""
 
-from __future__ import annotations
-
 import io
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Preparing datasets: their official sources and counts, and checks of what is there."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ height and width (uint16) and the checksum of its boxes (uint32), then ``N + 1``
 (int64), and the boxes (4 x uint16: x0, y0, x1, y1).
 """
 
-from __future__ import annotations
-
 import array
 import hashlib
 import os

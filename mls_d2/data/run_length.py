@@ -1,7 +1,5 @@
 """Run-length encoded masks of COCO: whether they fit their image."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Selective search: boxes around groups of segments that look alike, by OpenCV (unsupervised)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

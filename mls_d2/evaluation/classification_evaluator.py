@@ -1,7 +1,5 @@
 """Classification of images: top-1 accuracy, and average precision for several classes."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Sequence

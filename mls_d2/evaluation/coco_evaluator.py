@@ -1,7 +1,5 @@
 """COCO's average precision for boxes and masks, computed by faster-coco-eval."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections import OrderedDict

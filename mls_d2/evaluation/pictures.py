@@ -1,7 +1,5 @@
 """Pictures of what a model predicts: over one image, and as grids of test images with the truth."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet

@@ -1,7 +1,5 @@
 """Intersection over union and pixel accuracy of semantic segmentation."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """PASCAL VOC's average precision for boxes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 

@@ -3,8 +3,6 @@
 The front matter is that of the Hugging Face Hub, https://huggingface.co/docs/hub/model-cards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Each is a folder of three files: the weights (safetensors), the model card, and 
 the pretraining metadata and the sha256 of the weights.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

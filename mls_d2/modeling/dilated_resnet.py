@@ -1,7 +1,5 @@
 """Detectron2's ResNet with dilation instead of late strides."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet

@@ -1,7 +1,5 @@
 """The segmentation network: a backbone, a head, and an auxiliary head used in training alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

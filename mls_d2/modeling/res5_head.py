@@ -1,7 +1,5 @@
 """The ROI head by which C4 detectors of self-supervised backbones are compared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from detectron2.config import CfgNode, configurable

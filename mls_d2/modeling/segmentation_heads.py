@@ -6,8 +6,6 @@ C, ``num_classes`` K, ``norm`` Detectron2's name of a norm layer, and ``dropout`
 channels dropped before the classifier, in [0, 1).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """From folders of finished runs to a report, to tables in a document, or to a comparison."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

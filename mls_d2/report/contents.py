@@ -1,7 +1,5 @@
 """The contents of a report, before they are rendered in one format or another."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training curves from the ``metrics.json`` that Detectron2's JSONWriter writes."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

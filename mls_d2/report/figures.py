@@ -1,7 +1,5 @@
 """Figures 3 to 5 of the MLS paper (arXiv 2308.03286), drawn from numbers and images."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import defaultdict

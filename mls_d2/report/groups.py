@@ -1,7 +1,5 @@
 """Results sorted into groups that are comparable, and into the rows of a group's table."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

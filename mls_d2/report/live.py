@@ -1,7 +1,5 @@
 """Runs in progress and finished ones as a page, built from their folders on every request."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime

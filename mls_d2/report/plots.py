@@ -1,7 +1,5 @@
 """Pictures of training curves and results, as SVG."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """Published numbers: their files, and which of them are comparable with a result."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

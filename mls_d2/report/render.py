@@ -1,7 +1,5 @@
 """The report as an HTML page, Markdown, LaTeX, CSV and lines for a terminal."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import mimetypes

@@ -1,7 +1,5 @@
 """Mean and spread over repeated runs, and t-tests of differences between methods."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import statistics

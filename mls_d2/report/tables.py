@@ -1,7 +1,5 @@
 """One model of a table, which every format is rendered from, and the tables of a report."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

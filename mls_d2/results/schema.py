@@ -3,8 +3,6 @@
 The fields are listed, with their meaning, in ``docs/results.md``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Checkpoints that are never half-written, and resuming from the newest one that can be read."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

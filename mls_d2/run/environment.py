@@ -1,7 +1,5 @@
 """The conditions of a run: versions, revision, machine, command line, device, seed."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Errors of a running process that its user can fix, each as one line."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import multiprocessing.queues

@@ -1,7 +1,5 @@
 """The state of an OUTPUT_DIR: empty, or with a run that may be resumed or is finished."""
 
-from __future__ import annotations
-
 import enum
 import json
 import logging

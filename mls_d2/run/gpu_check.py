@@ -4,8 +4,6 @@ A check returns what it found, in a few words. On the CPU every check runs that 
 there, so that the checks themselves are tested.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,7 +1,5 @@
 """Hooks of Detectron2's training loop that both phases use."""
 
-from __future__ import annotations
-
 import random
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Command lines and processes: one process, several GPUs, or what torchrun started."""
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import functools

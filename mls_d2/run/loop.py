@@ -1,7 +1,5 @@
 """The training loop of both phases: one step, and losses that must stay finite."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """A command of the user's that is run when a run has finished."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

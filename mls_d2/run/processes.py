@@ -1,7 +1,5 @@
 """What the processes of one run share: a config, a batch, a model and its statistics."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The progress line of a training run, and the files of its curves."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import os

@@ -1,7 +1,5 @@
 """Registers the datasets and components of this project, which Detectron2 finds by name."""
 
-from __future__ import annotations
-
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -1,7 +1,5 @@
 """Starts the processes of one machine, relays signals to them and ends them together."""
 
-from __future__ import annotations
-
 import multiprocessing.connection
 import os
 import signal

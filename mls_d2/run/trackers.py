@@ -1,7 +1,5 @@
 """Weights & Biases and MLflow as writers of Detectron2, beside ``metrics.json`` and TensorBoard."""
 
-from __future__ import annotations
-
 import abc
 import importlib
 import logging

@@ -4,8 +4,6 @@ Without it the others wait for a dead or hung process until their collective tim
 error does not name that process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Progress of a whole suite: a bar on a terminal, lines elsewhere, or the output of the tools."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The cost of a plan before it is paid, as a table."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 

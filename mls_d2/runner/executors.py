@@ -1,7 +1,5 @@
 """Running cells: one loop, and the executor that starts them on this machine."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import os

@@ -7,8 +7,6 @@ Pretraining lasts a quarter of its epochs, with its warm-up, fine-tuning an eigh
 to features without training stays as it is. docs/benchmark.md has the estimated time.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The plan of a suite with its time to go, and the summary of its outcomes, as text."""
 
-from __future__ import annotations
-
 import datetime
 import heapq
 from collections import Counter

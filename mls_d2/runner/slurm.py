@@ -1,7 +1,5 @@
 """Slurm: cells as jobs that wait for one another, and one tool as a job of several nodes."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -1,7 +1,5 @@
 """The cells on disk: one folder per cell, named by its key, with a record of its state."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import statistics

@@ -1,7 +1,5 @@
 """A suite from its data to its report."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools

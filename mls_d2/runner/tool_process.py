@@ -1,7 +1,5 @@
 """A cell that runs: its tool as a process of its own, and the outcome."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """What a transfer run needs from a kind of model: data, optimizer, evaluation, picture."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable, Iterable
 from typing import Any

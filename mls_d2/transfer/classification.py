@@ -1,7 +1,5 @@
 """Classification of whole images: fine-tuning, linear probes, and heads that are fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 

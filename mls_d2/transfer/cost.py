@@ -1,7 +1,5 @@
 """What a transfer run costs, before it is started (see :mod:`mls_d2.run.cost`)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

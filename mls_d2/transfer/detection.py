@@ -1,7 +1,5 @@
 """Detection and instance segmentation: Detectron2's GeneralizedRCNN."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from typing import Any

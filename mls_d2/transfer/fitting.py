@@ -1,7 +1,5 @@
 """Heads that are fitted, not trained: features are extracted once for a linear SVM or k-NN."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of fine-tuning on a machine: a step of every kind of task."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Running a fine-tuned model on any images, and drawing its predictions."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """A transfer run: from a config and initial weights to ``OUTPUT_DIR/results.json``."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import logging

@@ -1,7 +1,5 @@
 """Semantic segmentation of Cityscapes: PSPNet and PSANet on a dilated ResNet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The kind of transfer of a config."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 
 from mls_d2.core.errors import UserError, nearest

@@ -1,7 +1,5 @@
 """Self-supervised methods: every module of this package registers its own."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 

@@ -4,8 +4,6 @@ Shape legend: N images of the batch, Q queries: N first views and their local vi
 of the dictionary; d_g and d_z channels of the backbone feature g and of the embedding z.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

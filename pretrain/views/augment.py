@@ -1,7 +1,5 @@
 """From the uint8 views of a batch to normalised float views on the device of the model."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Shape legend: R boxes of an image, K that a pair of views gets, V views. Boxes a
 edges in pixels of the image, or in shares of a view as it was mirrored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """What a method may ask the loader to bring besides views."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Boxes are x0, y0, x1, y1 in pixels of their image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Protocol

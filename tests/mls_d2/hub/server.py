@@ -1,7 +1,5 @@
 """A server on this machine with as much of the hub's API as huggingface_hub uses here."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import http.server

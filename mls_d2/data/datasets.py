@@ -20,6 +20,7 @@ from mls_d2.data.dataset_files import (
     listed,
     missing_of,
 )
+from mls_d2.data.detection import check_image_size
 from mls_d2.data.images import BrokenImageError, image_size
 from mls_d2.results.schema import Dataset
 from mls_d2.scenes import read_marker
@@ -188,17 +189,14 @@ def _check_sizes(records: Sequence[dict[str, Any]]) -> None:
     """Compare annotated sizes with the headers of up to 5,000 images."""
     for record in evenly_spaced(records, _SIZES_CHECKED):
         try:
-            found = image_size(record["file_name"])
+            size = image_size(record["file_name"])
         except BrokenImageError:
             continue  # Left out of training, or named when it is evaluated.
-        size = (record["height"], record["width"])
-        if found != size:
-            raise UserError(
-                f"'{record['file_name']}' (image id {record['image_id']}) has height and width "
-                f"{found[0]} x {found[1]}, its annotation {size[0]} x {size[1]}"
-                + ("; they are exchanged" if found == size[::-1] else ""),
-                code="damaged-annotation",
-            )
+        try:
+            check_image_size(record, size)
+        except BrokenImageError as error:
+            image = f"'{record['file_name']}' (image id {record['image_id']})"
+            raise UserError(f"{image}: {error}", code="damaged-annotation") from None
 
 
 def _check_headers(name: str) -> None:

@@ -19,6 +19,7 @@ from pretrain.losses import (
     positive_bce,
     similarities,
 )
+from tests.pretrain import loops
 
 TAU = 0.2
 
@@ -26,20 +27,6 @@ TAU = 0.2
 def unit_rows(*shape: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
-
-
-def info_nce_loops(query, key, dictionary, temperature):
-    total = 0.0
-    for q, k in zip(query, key, strict=True):
-        own = math.exp(
-            sum(a * b for a, b in zip(q.tolist(), k.tolist(), strict=True)) / temperature
-        )
-        others = 0.0
-        for row in dictionary:
-            product = sum(a * b for a, b in zip(q.tolist(), row.tolist(), strict=True))
-            others += math.exp(product / temperature)
-        total -= math.log(own / (own + others))
-    return total / len(query)
 
 
 def bce_loops(logits, labels, temperature):
@@ -92,7 +79,9 @@ def cosines_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
 def test_info_nce_equals_the_loops(n, d, size, temperature):
     q, k, rows = unit_rows(n, d, seed=1), unit_rows(n, d, seed=2), unit_rows(size, d, seed=3)
     got = info_nce(q, k, rows, temperature)
-    assert got.item() == pytest.approx(info_nce_loops(q, k, rows, temperature), abs=1e-12)
+    pairs = zip(q.tolist(), k.tolist(), strict=True)
+    expected = [loops.info_nce(*pair, rows.tolist(), temperature) for pair in pairs]
+    assert got.item() == pytest.approx(sum(expected) / n, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 9, 1024])
@@ -163,16 +152,16 @@ def test_shapes_that_do_not_fit_are_named():
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 @pytest.mark.parametrize(
-    ("loss", "loops"),
+    ("loss", "loop"),
     [
         (positive_bce, positive_bce_loops),
         (knn_softmax, knn_loops),
         (multi_positive_softmax, multi_positive_loops),
     ],
 )
-def test_the_losses_of_neighbours_equal_the_loops(loss, loops, temperature):
+def test_the_losses_of_neighbours_equal_the_loops(loss, loop, temperature):
     logits, labels = cosines_and_labels()
-    expected = pytest.approx(loops(logits, labels, temperature), abs=1e-12)
+    expected = pytest.approx(loop(logits, labels, temperature), abs=1e-12)
     assert loss(logits, labels, temperature).item() == expected
     assert loss(logits, labels.double(), temperature).item() == expected
 
@@ -221,13 +210,10 @@ def test_nt_xent_equals_the_loops(n, d, temperature):
     one, other = unit_rows(n, d, seed=1), unit_rows(n, d, seed=2)
     rows = torch.cat([one, other]).tolist()
     total = 0.0
-    for i, a in enumerate(rows):
-        own = others = 0.0
-        for j, b in enumerate(rows):
-            term = math.exp(sum(x * y for x, y in zip(a, b, strict=True)) / temperature)
-            own += term * (j == (i + n) % (2 * n))
-            others += term * (j != i)
-        total -= math.log(own / others)
+    for i, row in enumerate(rows):
+        partner = (i + n) % (2 * n)
+        others = [rows[j] for j in range(2 * n) if j not in (i, partner)]
+        total += loops.info_nce(row, rows[partner], others, temperature)
     assert nt_xent(one, other, temperature).item() == pytest.approx(total / (2 * n), abs=1e-12)
 
 

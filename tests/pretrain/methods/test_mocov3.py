@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from pretrain.losses import cross_similarities, info_nce_from_similarities
-from tests.pretrain.loops import cosine
+from tests.pretrain.loops import info_nce
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
 
 def contrast_in_loops(queries: list, keys: list, temperature: float) -> float:
-    total = 0.0
-    for i, query in enumerate(queries):
-        powers = [math.exp(cosine(query, key) / temperature) for key in keys]
-        total -= math.log(powers[i] / sum(powers))
-    return total / len(queries)
+    losses = [
+        info_nce(query, keys[i], keys[:i] + keys[i + 1 :], temperature)
+        for i, query in enumerate(queries)
+    ]
+    return sum(losses) / len(losses)
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ class SwAV(Method):
 
     takes_local_views = True
 
+    options: SwAV.Options
+
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SwAV.Options) -> None:
         super().__init__(backbone, feature_dim, options)
         out = options.projector_out_dim

@@ -314,6 +314,21 @@ def vicreg_terms(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return F.mse_loss(view1, view2), (v1 + v2) / 2, c1 + c2
 
 
+def vicreg_loss(
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> Tensor:
+    """Return the weighted sum of :func:`vicreg_terms`, which has arguments, errors and source."""
+    invariance, variance, covariance = vicreg_terms(view1, view2)
+    return (
+        invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    )
+
+
 def _spread_terms(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return v and c of :func:`vicreg_terms` of ``(N, d)``."""
     centred = rows - rows.mean(dim=0)

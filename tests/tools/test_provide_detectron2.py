@@ -146,7 +146,7 @@ def fake_installation(folder: Path, generator: str, engine: str = "") -> Path:
     package = folder / "detectron2"
     info = folder / "detectron2-9.9.dist-info"
     info.mkdir(parents=True)
-    for name in ("engine", "evaluation", "model_zoo"):
+    for name in ("engine", "evaluation"):
         (package / name).mkdir(parents=True)
         (package / name / "__init__.py").write_text(engine if name == "engine" else "")
     (package / "__init__.py").write_text("")

@@ -1,11 +1,15 @@
 """Steps of every method on a GPU that is not there (tests/fake_gpu.py)."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils.events import EventStorage
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from pretrain import online_eval
+from pretrain.annotations import Annotations
+from pretrain.label_quality import LabelQuality
 from pretrain.methods import METHODS, mls
 from pretrain.methods.mls import pseudo_labels
 from tests.conftest import few
@@ -34,11 +38,52 @@ def check_steps(trainer, gpu, name):
         assert weight.device == DEVICE, key
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_no_tensor_is_on_the_wrong_device_and_no_step_waits(name):
-    cfg = quick_cfg(name)
+# Branches of a step that the quick configs do not take.
+BRANCHES = (
+    ("mls", "MLS.LOSS", "knn"),
+    ("mls", "MLS.LOSS", "bce_pos"),
+    ("mls", "MLS.LOSS", "none"),
+    ("mls", "MLS.DICTIONARIES", "g"),
+    ("swav", "SWAV.QUEUE_SIZE", "128", "SWAV.QUEUE_START", "0.0"),
+    ("pixpro", "PIXPRO.LOSS", "contrast", "PIXPRO.INSTANCE_WEIGHT", "1.0"),
+    ("resim", "RESIM.NECK", "c4", "MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']"),
+    ("setsim", "SETSIM.NEAREST", "True"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [*((name, ()) for name in METHODS.names()), *((name, words) for name, *words in BRANCHES)],
+)
+def test_no_tensor_is_on_the_wrong_device_and_no_step_waits(name, words):
+    cfg = quick_cfg(name, *words)
     with fake_gpu() as gpu:
         check_steps(quick_trainer(cfg, DEVICE), gpu, name)
+
+
+def test_measuring_with_labels_has_every_tensor_on_the_right_device(monkeypatch):
+    data = Annotations(
+        tuple(map(str, range(8))), (np.array([[0, 0, 90, 80]]),) * 8, (np.array([0]),) * 8, ("cup",)
+    )
+    monkeypatch.setattr(
+        online_eval, "_central", lambda _, size: np.zeros((size, size, 3), np.uint8)
+    )
+    cfg = quick_cfg("mls", "SOLVER.IMS_PER_BATCH", "8", "MOCO.DICTIONARY_SIZE", "16")
+    with fake_gpu(), EventStorage() as storage:
+        trainer = quick_trainer(cfg, DEVICE, log_period=1)
+        trainer.storage, trainer.label_quality = storage, LabelQuality(data, dictionary_size=16)
+        for trainer.iter in range(3):  # after two of them the categories of all rows are known
+            trainer.run_step()
+        hook = online_eval.OnlineEvaluation(
+            trainer.method.encoder.backbone,
+            *(data, data),
+            period=1,
+            size=32,
+            mean=cfg.MODEL.PIXEL_MEAN,
+            std=cfg.MODEL.PIXEL_STD,
+        )
+        assert hook.measure() == 1.0  # as every number of the fake GPU
+    assert "label_precision" in storage.histories()
 
 
 @pytest.fixture
@@ -78,9 +123,3 @@ def test_a_bug_that_only_a_gpu_would_show_is_found(plant, monkeypatch):
     monkeypatch.setattr(mls, "pseudo_labels", lambda *args: plant(pseudo_labels(*args)))
     with fake_gpu() as gpu, pytest.raises((RuntimeError, AssertionError)):
         check_steps(quick_trainer(quick_cfg("mls"), DEVICE), gpu, "mls")
-
-
-def test_swav_counts_the_rows_of_its_queue_without_waiting():
-    words = ("SWAV.QUEUE_SIZE", "128", "SWAV.QUEUE_START", "0.0")
-    with fake_gpu() as gpu:
-        check_steps(quick_trainer(quick_cfg("swav", *words), DEVICE), gpu, "swav")

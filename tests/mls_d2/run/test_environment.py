@@ -50,13 +50,31 @@ def test_half_precision_is_bfloat16_where_the_gpu_has_it(monkeypatch, capability
     assert expected == cfg.PRETRAIN.AMP_DTYPE
 
 
-@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"avx512_f": True}, {}])
-def test_a_cpu_computes_in_bfloat16_only_if_it_can(monkeypatch, known):
+@pytest.mark.parametrize(
+    ("there", "missing", "expected"),
+    [
+        ("avx512_f avx512_bf16", "amx_bf16", True),
+        ("avx2 amx_bf16", "avx512_bf16", True),
+        ("avx512_f avx512_fp16", "avx512_bf16 amx_bf16", False),
+        ("neon bf16", "sve", True),  # ARM
+        ("neon fp16_arith", "bf16", False),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_if_it_can(monkeypatch, there, missing, expected):
+    known = dict.fromkeys(there.split(), True) | dict.fromkeys(missing.split(), False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     cfg = get_cfg()
     cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
     resolve_device(cfg)
-    assert ("avx512_bf16" in known) == cfg.SOLVER.AMP.ENABLED
+    assert expected == cfg.SOLVER.AMP.ENABLED
+
+
+def test_a_version_of_torch_that_cannot_tell_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
+    resolve_device(cfg)
+    assert not cfg.SOLVER.AMP.ENABLED
 
 
 def line(caplog, max_iter=10):

@@ -148,7 +148,7 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
 
     Raises:
         UserError: an unknown mode, groups that do not divide the images per process, groups with
-            "sync", or "sync" among processes without GPUs.
+            "sync", or "sync" among processes without GPUs or in compiled encoders.
     """
     mode, groups = cfg.PRETRAIN.BATCH_NORM, cfg.PRETRAIN.BATCH_NORM_GROUPS
     share = cfg.SOLVER.IMS_PER_BATCH // world_size
@@ -165,6 +165,12 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
         raise UserError(
             f"PRETRAIN.BATCH_NORM sync takes the whole batch, but BATCH_NORM_GROUPS is {groups}; "
             "set it to 1, or BATCH_NORM to shuffled",
+            code="bad-value",
+        )
+    if mode == "sync" and world_size > 1 and cfg.PRETRAIN.COMPILE:
+        raise UserError(
+            "PRETRAIN.COMPILE cannot compile the SyncBatchNorm of PRETRAIN.BATCH_NORM sync among "
+            "several processes; set COMPILE to False, or BATCH_NORM to shuffled",
             code="bad-value",
         )
     if mode == "sync" and world_size > 1 and torch.device(cfg.MODEL.DEVICE).type != "cuda":

@@ -135,6 +135,15 @@ def test_what_cannot_be_is_refused(changes, world_size, refuses):
         check_batchnorm(config(**changes), world_size)
 
 
+def test_synchronised_norms_are_not_compiled(refuses):
+    cfg = config("sync")
+    cfg.MODEL.DEVICE, cfg.PRETRAIN.COMPILE = "cuda", True
+    with refuses("bad-value") as caught:
+        check_batchnorm(cfg, 2)
+    assert caught.match("PRETRAIN.COMPILE")
+    check_batchnorm(cfg, 1)
+
+
 @pytest.mark.parametrize(
     ("mode", "groups", "world_size", "shuffles", "warns"),
     [

@@ -57,7 +57,7 @@ class OnlineEvaluation(HookBase):
     ) -> None:
         self._backbone, self._train, self._test = backbone, train, test
         self._period, self._size, self._mean, self._std = period, size, mean, std
-        self._k = min(k, len(train.paths))
+        self._k = k
 
     def after_step(self) -> None:
         """Measure if it is due."""
@@ -116,14 +116,17 @@ def build_online_eval(
         raise UserError(
             f"PRETRAIN.ONLINE_EVAL.MAX_IMAGES must be >= 1, got {node.MAX_IMAGES}", code="bad-value"
         )
-    train, test = (
-        spaced(load_annotations([node[name]], key=f"PRETRAIN.ONLINE_EVAL.{name}"), node.MAX_IMAGES)
-        for name in ("TRAIN", "TEST")
-    )
+
+    def data(name: str) -> Annotations:
+        if not comm.is_main_process():
+            return Annotations((), (), (), ())  # It only waits; those of COCO take 3 GB to read.
+        found = load_annotations([node[name]], key=f"PRETRAIN.ONLINE_EVAL.{name}")
+        return spaced(found, node.MAX_IMAGES)
+
     hook = OnlineEvaluation(
         backbone,
-        train,
-        test,
+        data("TRAIN"),
+        data("TEST"),
         period=max(1, round(node.PERIOD * iters_per_epoch)),
         size=cfg.PRETRAIN.AUGMENT.CROP_SIZE,
         mean=cfg.MODEL.PIXEL_MEAN,

@@ -93,14 +93,14 @@ class FakeGPU(TorchDispatchMode):
             args = (args[0], self._indices(func, args[1]), *args[2:])
         elif func is _aten.repeat_interleave.Tensor and "output_size" not in kwargs:
             self._note(func)
-            kwargs["output_size"] = int(args[0].copied.sum())
+            kwargs["output_size"] = int(args[0].numbers.sum())
         elif _copies_and_waits(func, args, kwargs):
             self._note(func)
         fakes, options = tree_map_only(Tensor, self._as_fake, (args, kwargs))
         with self._fake:
             result = _KERNELS.get(func, func)(*fakes, **options)
         if func is _aten._to_copy.default and not isinstance(args[0], FakeTensor):
-            result.copied = args[0]  # Its numbers are known.
+            result.numbers = args[0]  # Its numbers are known.
         return result
 
     def _as_fake(self, tensor: Tensor) -> Tensor:

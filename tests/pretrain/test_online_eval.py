@@ -2,7 +2,9 @@
 
 import json
 import os
+from types import SimpleNamespace
 
+import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from pretrain.annotations import Annotations
-from pretrain.online_eval import OnlineEvaluation, spaced
+from pretrain.online_eval import OnlineEvaluation, build_online_eval, spaced
 from pretrain.run import pretrain
 
 
@@ -61,6 +63,14 @@ def test_a_limit_takes_images_from_all_of_the_dataset(data):
     few = spaced(data, 3)
     assert [path[-5:] for path in few.paths] == ["0.png", "3.png", "6.png"]
     assert len(few.boxes) == len(few.categories) == 3
+
+
+def test_other_processes_read_no_annotations(config, monkeypatch):
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    cfg = config(PRETRAIN__ONLINE_EVAL__PERIOD="1.0", PRETRAIN__ONLINE_EVAL__TRAIN="not there")
+    (hook,) = build_online_eval(cfg, Colour(), iters_per_epoch=1)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=1)
+    hook.after_step()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Gpu:
     bandwidth: float  # bytes/s of its memory
     fp32: float  # FLOP/s in float32
     tf32: float  # FLOP/s in TF32, which PyTorch takes for convolutions in float32; 0 without it
-    bf16: float  # FLOP/s in bfloat16
+    bf16: float  # FLOP/s in bfloat16; without it in float16, which AMP_DTYPE "auto" then takes
     fp16: float  # FLOP/s in float16
 
     def rate(self, kind: str, dtype: torch.dtype) -> float:
@@ -48,7 +48,7 @@ class Gpu:
 
 
 GPUS = (
-    Gpu("V100", 32 * GB, 900e9, 15.7e12, 0.0, 15.7e12, 125e12),
+    Gpu("V100", 32 * GB, 900e9, 15.7e12, 0.0, 125e12, 125e12),
     Gpu("A100", 80 * GB, 2039e9, 19.5e12, 156e12, 312e12, 312e12),
     Gpu("H100", 80 * GB, 3350e9, 67e12, 494e12, 989e12, 989e12),
     Gpu("4090", 24 * GB, 1008e9, 82.6e12, 82.6e12, 165e12, 165e12),

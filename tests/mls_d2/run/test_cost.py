@@ -87,6 +87,7 @@ def test_rates_of_convolutions_and_of_half_precision():
     assert (TEN.rate("mm", full), TEN.rate("mm", half)) == (1e2, 8e2)
     assert TEN.rate("mm", torch.bfloat16) == 4e2
     assert GPUS[0].rate("convolution", full) == 15.7e12
+    assert GPUS[0].rate("convolution", torch.bfloat16) == GPUS[0].fp16  # AMP_DTYPE auto takes it
 
 
 def test_autocast_computes_in_half_and_halves_what_is_kept():

@@ -25,7 +25,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> None:
-    """Take all pictures and print their sizes."""
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
     runs = parser.parse_args().runs
@@ -67,7 +67,6 @@ def save(name: str, picture: Image.Image) -> None:
             picture.convert("RGB").save(path, quality=quality, optimize=True)
             if path.stat().st_size <= MAX_BYTES:
                 break
-    print(f"{path.name}: {picture.size}, {path.stat().st_size} bytes")
     assert path.stat().st_size <= MAX_BYTES
 
 

@@ -27,7 +27,7 @@ line = " ".join(sys.argv[1:])
 more = next((words for key, words in {more!r}.items() if key in line), [])
 os.execv(sys.executable, [sys.executable, {tool!r}, *sys.argv[1:], *more])
 """
-CPU = ("MODEL.DEVICE", "cpu")
+ONE_PROCESS = {"MODEL.DEVICE": "cpu", "SOLVER.REFERENCE_WORLD_SIZE": 1}
 
 pytestmark = [
     pytest.mark.full,
@@ -107,9 +107,12 @@ def test_a_checkpoint_from_elsewhere(type_page, tmp_path):
     state = under("module.encoder_q.", encoder(0))
     content = {"epoch": 800, "arch": "resnet50", "state_dict": state}
     torch.save(content, tmp_path / "moco_v2_800ep_pretrain.pth.tar")
-    small = [*words(DETECTION), *CPU]
-    printed = type_page("checkpoint", benchmark={"--only eval": small, "": ["--dry-run", *CPU]})
-    runs, problems = collect_results([tmp_path / "output/paper/voc"])
+    # The network of that file.
+    narrow = {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4}
+    network = {f"MODEL.RESNETS.{key}": value for key, value in narrow.items()}
+    small = words(DETECTION | network | ONE_PROCESS)
+    printed = type_page("checkpoint", benchmark={"--only eval": small, "": ["--dry-run"]})
+    runs, problems = collect_results([tmp_path / "output/paper/coco"])
     assert {run.result.method for run in runs} == {"mocov2", "random"}
     assert {run.result.backbone.info.get("epochs") for run in runs} == {800, None}
     assert not problems
@@ -118,9 +121,9 @@ def test_a_checkpoint_from_elsewhere(type_page, tmp_path):
 
 def test_one_gpu(type_page, tmp_path):
     more = {
-        "--only pretrain": [*words(PRETRAIN), *CPU],
-        "--only eval": [*words(DETECTION), *CPU],
-        "": ["--dry-run", *CPU],
+        "--only pretrain": words(PRETRAIN | ONE_PROCESS),
+        "--only eval": words(DETECTION | ONE_PROCESS),
+        "": ["--dry-run"],
     }
     check = {"": ["--device", "cpu", "--only", "device"]}
     printed = type_page("one-gpu", benchmark=more, gpu_check=check, prepare_data={"": ["--subset"]})

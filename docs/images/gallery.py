@@ -1,7 +1,6 @@
 """Takes the pictures of docs/gallery.md, with Chromium: python docs/images/gallery.py output/quick.
 
-The folder is one of the runner, with its report. The live page shows what is running below it at
-that moment.
+The folder is one of the runner, with its report. The live page shows what is running at that moment.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     page = (runs / "report" / "report.html").resolve().as_uri()
     save("gallery-report.png", screenshot(page, 1200, 1460))
-    with make_server([runs], ReportOptions()) as server:
+    with make_server([runs.parent], ReportOptions()) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         save("gallery-live.png", screenshot(address, 1100, 745))

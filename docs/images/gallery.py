@@ -33,8 +33,8 @@ def main() -> None:
     with make_server([runs.parent], ReportOptions()) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
-        save("gallery-live.png", screenshot(address, 1100, 745))
-        save("gallery-live-phone.png", screenshot(address, 400, 800))
+        save("gallery-live.png", screenshot(address, 1100, 620))
+        save("gallery-live-phone.png", screenshot(address, 500, 860))
         server.shutdown()
     for name, cell in {"detection": "coco", "segmentation": "cityscapes-pspnet"}.items():
         picture = Image.open(next(runs.glob(f"{cell}/mls-seed*/predictions.png")))

@@ -1,6 +1,6 @@
 """Takes the pictures of docs/gallery.md, with Chromium: python docs/images/gallery.py output/quick.
 
-The folder is one of the runner, with its report. The live page shows what is running at that moment.
+The folder is one of the runner, with its report. The live page shows what is running just then.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ BENCHMARK := $(RUN) tools/benchmark.py
 COMMON = --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(NUM_GPUS),--num-gpus $(NUM_GPUS)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds "$(SEEDS)")
 ONE = --preset $(PRESET) --epochs $(EPOCHS) --follow $(COMMON)
-PRETRAIN = $(BENCHMARK) --only pretrain --methods "$(METHOD)" $(ONE) $(ARGS)
 EVAL = $(BENCHMARK) --only eval $(if $(BACKBONE),--backbone "$(BACKBONE)",--methods "$(METHOD)") $(ONE)
 SUITE_RUN = $(BENCHMARK) "$(SUITE)" $(if $(METHODS),--methods "$(METHODS)") \
 	$(if $(TASKS),--tasks "$(TASKS)") $(COMMON) $(ARGS)
@@ -29,7 +28,7 @@ STAMP := $(VENV)/.setup-$(SETUP_KEY)
 PINS = $$(test -e $(VENV)/.made-here && echo "-c constraints.txt")
 
 .PHONY: help setup demo data pretrain eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all \
-	benchmark plan report figures convert gpu-check check test test-all clean
+	benchmark plan report figures convert gpu-check check test test-all docs release clean
 
 help: ## list targets and variables
 	@echo "Targets:"
@@ -71,7 +70,7 @@ data: setup ## PRESET=quick: generate the scenes; else check and prepare the dat
 	  DETECTRON2_DATASETS="$(DATA)" $(RUN) tools/prepare_data.py) $(ARGS)
 
 pretrain: setup ## pretrain a backbone with METHOD; resumes an interrupted run
-	$(PRETRAIN)
+	$(BENCHMARK) --only pretrain --methods "$(METHOD)" $(ONE) $(ARGS)
 
 eval-coco eval-coco-c4 eval-voc eval-cityscapes eval-cls eval-all: eval-%: setup
 	$(EVAL) --tasks $* $(ARGS)
@@ -101,9 +100,7 @@ gpu-check: setup ## check GPUs, kernels and connections in five minutes, before 
 	$(RUN) tools/gpu_check.py --out "$(OUT)/gpu_check.json" $(ARGS)
 
 check: setup ## format, lint and types
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
 # Two processes of one thread each take nearly half the time on two cores.
 test test-all: setup
@@ -111,6 +108,12 @@ test test-all: setup
 test: ## the fast tests
 test-all: ## every test that this machine can run
 
-clean: ## remove caches; keeps .venv, datasets and results
-	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist
+docs: setup ## the site of docs/, in site/
+	$(RUN) -m pip install -q $(PINS) -e '.[docs]' && $(RUN) -m mkdocs build --strict
+
+release: setup ## build the packages of the commit, check, install and run them; uploads nothing
+	PYTHON="$(abspath $(RUN))" bash .ci/release
+
+clean: ## remove caches, packages and the site; keeps .venv, datasets and results
+	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist site
 	find mls_d2 pretrain tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
-"""What mkdocs.yml adds to the pages in docs/: those of the root, the API, and all config keys."""
+"""What mkdocs.yml adds to docs/: pages of the root, the notebook, the API, and all config keys."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ def on_files(files: Any, config: Any) -> Any:
     for name, (title, modules) in API.items():
         blocks = "\n\n".join(f"::: {module}" for module in modules)
         pages[f"api/{name}.md"] = f"# {title}\n\n{blocks}\n"
+    pages["first-steps.md"] = notebook_page()
     pages["keys.md"] = keys_page()
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
@@ -69,13 +71,23 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in ROOT_PAGES:
         for name, source in ROOT_PAGES.items():
             markdown = markdown.replace(f"]({source}", f"]({name}")
-        markdown = markdown.replace("](docs/", "](")
+        markdown = markdown.replace("](docs/", "](").replace("first-steps.ipynb", "first-steps.md")
     return re.sub(r"(?<!!)\[([^\]]+)\]\((?:\.\./)?([\w/]+\.(?:py|cff))\)", r"\1 (`\2`)", markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """Drop Sphinx's roles, which editors show and Markdown does not know."""
     return re.sub(r":(?:attr|class|data|func|meth|mod):<code>~?", "<code>", html)
+
+
+def notebook_page() -> str:
+    """Return the notebook as Markdown; it is committed without outputs."""
+    cells = json.loads((ROOT / "docs/first-steps.ipynb").read_text())["cells"]
+    texts = [
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in ((cell, "".join(cell["source"])) for cell in cells)
+    ]
+    return "\n\n".join([*texts, "[This page as a notebook](first-steps.ipynb)"])
 
 
 def keys_page() -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from mls_d2.checkpoint.backbone_file import can_be_written, write_backbone
+from mls_d2.checkpoint.hub import CARD_FILE
 from mls_d2.checkpoint.reading import read_object
 from mls_d2.config.changes import config_changes
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import sha256_of, write_bytes
 from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import (
     collect_versions,
@@ -127,12 +130,21 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     if comm.is_main_process():
         info = backbone_info(cfg, length, synthetic=source.synthetic)
         write_backbone(target, trainer.method.export(), info)
+        _write_card(Path(target), info)
         logger.info("wrote %s", target)
         method = cfg.PRETRAIN.METHOD
         notify(task="pretraining", method=method, folder=cfg.OUTPUT_DIR, file=target)
     comm.synchronize()
     interrupt.raise_if_agreed()
     return target
+
+
+def _write_card(backbone: Path, info: dict[str, Any]) -> None:
+    from mls_d2.hub.card import model_card  # takes the report's libraries along: a second
+
+    digests = [sha256_of(str(backbone))]
+    card = model_card(backbone.name, info, digests=digests, run=backbone.parent)
+    write_bytes(backbone.with_name(CARD_FILE), card.encode())
 
 
 def _finish_first_stage(cfg: CfgNode, source: ImageSource, *, resume: bool) -> None:

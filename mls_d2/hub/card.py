@@ -32,10 +32,8 @@ A ResNet pretrained with `{method}`, for [Detectron2](https://github.com/faceboo
 
 ```
 mls-train --config-file {config} MODEL.WEIGHTS {weights}
-mls-convert {weights} backbone.pth
+mls-convert {weights} detectron2.pth    # for Detectron2 without mls_d2
 ```
-
-The second makes a file for Detectron2 without mls_d2. In Python:
 
 ```python
 from detectron2.modeling import build_model
@@ -56,8 +54,8 @@ def model_card(
     info: Mapping[str, Any],
     *,
     digests: Sequence[str],
-    licence: str,
-    cost: str,
+    run: Path,
+    licence: str = "unknown",
     results: Iterable[Path] = (),
 ) -> str:
     """Return the card, in Markdown.
@@ -65,9 +63,9 @@ def model_card(
     Args:
         weights: what a user gives as MODEL.WEIGHTS; its last part is the title.
         info: the pretraining metadata of the backbone file.
-        digests: sha256 of the pushed file, and of the files with the same tensors.
+        digests: sha256 of the file, and of the files with the same tensors.
+        run: folder of the pretraining, whose ``metrics.json`` tells the cost.
         licence: identifier of the hub, for example "apache-2.0".
-        cost: of the pretraining, see :func:`pretraining_cost`.
         results: folders; what lies below them and started from a file in ``digests`` is shown.
 
     Raises:
@@ -83,7 +81,7 @@ def model_card(
         "data": (data if isinstance(data, str) else ", ".join(map(str, data))) + synthetic,
         "epochs": f"{epochs:g}" if isinstance(epochs, int | float) else "not recorded",
         "seed": info.get("seed", "not recorded"),
-        "cost": cost or "not recorded",
+        "cost": pretraining_cost(run, info) or "not recorded",
         "input": f"{info.get('input_format', 'not recorded')}, mean {info.get('pixel_mean')}, std "
         f"{info.get('pixel_std')}",
         "licence": licence,

@@ -31,7 +31,7 @@ from mls_d2.checkpoint.hub import (
 )
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import check_writable, sha256_of, write_bytes, write_json
-from mls_d2.hub.card import LIBRARY, model_card, pretraining_cost
+from mls_d2.hub.card import LIBRARY, model_card
 
 _TIMEOUT_S = 30
 _SERVERS = ("http://", "https://")
@@ -135,8 +135,8 @@ def _write(folder: Path, path: str, dst: str, licence: str, results: Iterable[Pa
         raise UserError(message, code="wrong-weights") from None
     digests = [sha256_of(str(weights)), sha256(path)]
     name = dst if dst.startswith(SCHEME) else f"{Path(dst).name}/{WEIGHTS_FILE}"
-    cost = pretraining_cost(Path(fetch(path)).parent, file.info)
-    card = model_card(name, file.info, digests=digests, licence=licence, cost=cost, results=results)
+    run = Path(fetch(path)).parent
+    card = model_card(name, file.info, digests=digests, run=run, licence=licence, results=results)
     config = {
         "library_name": LIBRARY,
         "license": licence,

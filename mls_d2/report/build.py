@@ -217,7 +217,8 @@ def _plot_curves(group: Group, number: int, out: Path) -> ReportPicture:
     title = f"{group.title}, {group.note}" if group.note else group.title
     name = "curves.svg" if number == 1 else f"curves-{number}.svg"
     plot_group(group, curves, title=title, path=out / name)
-    return ReportPicture(name, f"Training loss and results, {group.title}")
+    shown = "Training loss and results" if any(curves.values()) else "Results"
+    return ReportPicture(name, f"{shown}, {group.title}")
 
 
 def _plot_sweeps(group: Group, number: int, out: Path) -> list[ReportPicture]:

@@ -55,7 +55,7 @@ _MAX_NUMBERED = 6  # rows: numbers above more would overlap
 
 
 def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, path: Path) -> None:
-    """Plot the training loss of every run beside the results they ended with.
+    """Plot the training loss of every run, if any logged it, beside the results they ended with.
 
     Args:
         group: the rows to plot.
@@ -68,14 +68,17 @@ def plot_group(group: Group, curves: Mapping[Path, Curves], *, title: str, path:
         _RANDOM_STYLE if row.first.method == "random" else line_style(next(numbers))
         for row in group.rows
     ]
+    found = [[curves.get(run.path, {}).get(LOSS) for run in row.runs] for row in group.rows]
+    losses = [[loss for loss in row if loss is not None] for row in found]
+    ratios = (3, 2) if any(losses) else (1,)
     with mpl.rc_context(RC):
         labels = [row.label for row in group.rows]
-        figure, panels = _figure(4.6, (1, 2), title, labels, styles, width_ratios=(3, 2))
-        left, right = panels.flat
-        for row, style in zip(group.rows, styles, strict=True):
-            losses = [curves.get(run.path, {}).get(LOSS) for run in row.runs]
-            _draw_curves(left, [loss for loss in losses if loss is not None], style)
-        _label_curves(left, "total training loss (sum of all terms)")
+        figure, panels = _figure(4.6, (1, len(ratios)), title, labels, styles, width_ratios=ratios)
+        *left, right = panels.flat
+        for axes in left:
+            for row, style in zip(losses, styles, strict=True):
+                _draw_curves(axes, row, style)
+            _label_curves(axes, "total training loss (sum of all terms)")
         _draw_results(right, group, styles)
         save_svg(figure, path)
 
@@ -160,20 +163,14 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], style: Style) -> None:
 def _label_curves(axes: Axes, label: str) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel(label)
-    if not axes.lines:
-        _mark_not_logged(axes)
-
-
-def _mark_not_logged(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="#555555")
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def _draw_results(axes: Axes, group: Group, styles: Sequence[Style]) -> None:
     """Draw every run as a point and the mean with its standard deviation as a bar beside it."""
     if not group.headline:
-        _mark_not_logged(axes)
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="#555555")
+        axes.set_xticks([])
+        axes.set_yticks([])
         return
     step = 0.8 / len(group.rows)
     for index, (row, style) in enumerate(zip(group.rows, styles, strict=True)):

@@ -16,6 +16,7 @@ import torch
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.convert.convert import load_backbone
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import sha256_of
 from mls_d2.run.environment import command_line
 from pretrain import discovery
 from pretrain import run as run_module
@@ -92,6 +93,14 @@ def test_a_run_writes_the_encoder_with_its_metadata(config, changes, tmp_path, m
     monkeypatch.setenv("MLS_D2_NOTIFY", f'echo "$RUN_TASK $RUN_METHOD $RUN_FILE" > {told}')
     file = read_backbone(path := pretrain(cfg))
     assert told.read_text() == f"pretraining {cfg.PRETRAIN.METHOD} {path}\n"
+    card = Path(path).with_name("README.md").read_text()
+    assert "license: unknown\n" in card
+    for fact in (
+        f"`{cfg.PRETRAIN.METHOD}`",
+        f"| sha256 | {sha256_of(path)} |",
+        "| cost | 4 steps, ",
+    ):
+        assert fact in card
     names = set(build_method(cfg).export())
     assert set(file.state_dict) == {n for n in names if not n.endswith("num_batches_tracked")}
     assert all(value.dtype == torch.float32 for value in file.state_dict.values())

@@ -1,5 +1,6 @@
-"""The Dockerfile, which is not built here: its files exist, and its Python is the tested one."""
+"""The Dockerfile and the devcontainer, not built here: files exist, Python is the tested one."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,6 @@ def test_the_python_is_that_of_the_constraints():
     tested = re.search(r"\(Python (\d+\.\d+)\)", (REPOSITORY / "constraints.txt").read_text())
     assert tested
     assert f"FROM python:{tested[1]}-slim" in TEXT
+    container = json.loads((REPOSITORY / ".devcontainer/devcontainer.json").read_text())
+    assert container["image"] == f"python:{tested[1]}"
+    assert container["postCreateCommand"] == "make setup"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mls_d2.report.curves import Curve, pretraining_runs, read_curves, smooth
-from mls_d2.report.plots import plot_pretraining
+from mls_d2.report.groups import group_results
+from mls_d2.report.plots import plot_group, plot_pretraining
 from mls_d2.results.schema import InitialWeights, LocatedResult
 
 TOTAL, NCE, STD = "total loss (sum of all terms)", "InfoNCE loss (nats)", "feature std"
@@ -114,3 +115,14 @@ def test_pretraining_has_a_panel_for_each_quantity_that_a_run_logged(tmp_path, r
     assert all(label in text for label in (*shown, *runs))
     assert not any(label in text for label in (*absent, "not logged"))
     assert text.count(">iteration<") == len(shown)
+
+
+def test_results_of_runs_that_logged_no_loss_are_drawn_alone(tmp_path, make_result):
+    (group,), _ = group_results([LocatedResult(Path("r"), make_result())])
+    for logged in ({}, {Path("r"): curves("total_loss")}):
+        plot_group(group, logged, title="T", path=tmp_path / "curves.svg")
+        text = (tmp_path / "curves.svg").read_text()
+        assert (text.count("total training loss"), text.count(">iteration<")) == (
+            (1, 1) if logged else (0, 0)
+        )
+        assert ">percent<" in text

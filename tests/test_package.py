@@ -42,7 +42,7 @@ def test_pyproject_lists_all_packages_and_commands():
     }
     assert listed == found | {f"mls_d2.files.{name.replace('/', '.')}" for name in INSTALLED}
     assert set(project["project"]["scripts"]) == set(COMMANDS)
-    tools = {path.name for path in (REPOSITORY / "tools").glob("*.py")}
+    tools = {path.name for path in (REPOSITORY / "tools").glob("[!_]*.py")}
     assert {tool for tool, *_ in COMMANDS.values()} == tools
 
 

@@ -23,7 +23,9 @@ def tensors():
 
 
 @pytest.mark.parametrize("name", ["backbone.pth", "backbone.pkl"])
-def test_what_is_written_is_read_and_detectron2_takes_it_for_its_own_format(tmp_path, name):
+def test_what_is_written_is_read_and_detectron2_takes_it_for_its_own_format(
+    tmp_path, name, monkeypatch
+):
     path = str(tmp_path / name)
     write_backbone(path, tensors(), INFO)
     file = read_backbone(path)
@@ -33,7 +35,11 @@ def test_what_is_written_is_read_and_detectron2_takes_it_for_its_own_format(tmp_
         assert value.dtype == torch.float32
         assert torch.equal(value, tensors()[key])
     assert os.listdir(tmp_path) == [name]
-    content = DetectionCheckpointer(torch.nn.Linear(1, 1))._load_file(path)
+    seen = []
+    checkpointer = DetectionCheckpointer(torch.nn.Linear(1, 1))
+    monkeypatch.setattr(checkpointer, "_load_model", seen.append)
+    checkpointer.load(path)
+    (content,) = seen
     assert (content["__author__"], content["matching_heuristics"]) == ("mls_d2", True)
     assert set(content["model"]) == set(file.state_dict)
 

@@ -1,5 +1,6 @@
 """Files against the id maps they come from, by slow loops and by the datasets' own loaders."""
 
+import inspect
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -227,6 +228,10 @@ def test_cityscapesscripts_draws_the_polygons_into_the_same_labels(tiny_root: Pa
         assert (drawn == expected).mean() > 0.97
 
 
+@pytest.mark.skipif(
+    "deeplearning" in inspect.getsource(inspect.getmodule(load_cityscapes_instances)),
+    reason="this Detectron2 (main, 02b5c4e) imports a module of Meta's own to read polygons",
+)
 def test_detectron2_loads_cityscapes(tiny_root: Path):
     folder = tiny_root / "cityscapes"
     paths = str(folder / "leftImg8bit" / "train"), str(folder / "gtFine" / "train")

@@ -173,7 +173,7 @@ def test_options_of_tools_exist(page):
     for tool, command in re.findall(r"((?:tools|benchmarks)/\w+\.py)([^#\n]*)", text):
         named = set(re.findall(r" (--[a-z][\w-]+)", command))
         assert not named or named <= options_of(tool), tool
-    tools = [name for name in FILES if re.fullmatch(r"tools/\w+\.py", name)]
+    tools = [name for name in FILES if re.fullmatch(r"tools/[a-z]\w+\.py", name)]
     for option in re.findall(r"(?m)^(--[a-z][\w-]+)", text):
         assert any(option in options_of(tool) for tool in tools), option
 

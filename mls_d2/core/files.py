@@ -175,8 +175,11 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
 def unwritable(path: str, error: Exception) -> UserError:
     """Return the error that a file or folder cannot be written, for an error of the system."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, FileExistsError):
+        reason = "it is a file, expected a folder"
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
-    code = "no-space" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "unwritable"
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return UserError(
-        f"cannot write to '{path}': {reason}; free space or choose another folder", code=code
+        f"cannot write to '{path}': {reason}; {'free space or ' * full}choose another folder",
+        code="no-space" if full else "unwritable",
     )

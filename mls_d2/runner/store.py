@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from mls_d2.core.errors import UserError
-from mls_d2.core.files import sha256_of, write_json
+from mls_d2.core.files import sha256_of, unwritable, write_json
 from mls_d2.runner.cells import Cell
 
 RECORD_FILE = "cell.json"
@@ -97,11 +96,7 @@ class Store:
             place.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(place.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(
-                f"cannot write to '{place.folder}': {error.strerror}; free space or choose "
-                "another --out",
-                code="no-space",
-            ) from None
+            raise unwritable(str(place.folder), error) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

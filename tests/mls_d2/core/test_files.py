@@ -94,6 +94,9 @@ def test_check_writable_creates_the_folder_and_removes_leftovers(tmp_path, monke
     (tmp_path / "file").write_text("")
     with refuses("unwritable"):
         check_writable(str(tmp_path / "file" / "run"))
+    with refuses("unwritable") as caught:
+        check_writable(str(tmp_path / "file"))
+    assert caught.match("it is a file, expected a folder; choose another folder")
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -76,7 +76,9 @@ class RecipeFile:
 
     def _read_header(self, file: IO[bytes]) -> Any:
         if file.read(len(self.magic)) != self.magic:
-            raise UserError(f"'{self.path}' is no file of {self.kind}", code="foreign-file")
+            advice = f"choose another PRETRAIN.{self.kind.upper()}"
+            message = f"'{self.path}' is no file of {self.kind}; {advice}"
+            raise UserError(message, code="foreign-file")
         try:
             (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
             return msgspec.json.decode(file.read(length), type=self.header)

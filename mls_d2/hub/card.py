@@ -64,7 +64,7 @@ def model_card(
         weights: what a user gives as MODEL.WEIGHTS; its last part is the title.
         info: the pretraining metadata of the backbone file.
         digests: sha256 of the file, and of the files with the same tensors.
-        run: folder of the pretraining, whose ``metrics.json`` tells the cost.
+        run: folder of the pretraining, whose ``metrics.json`` has the cost.
         licence: identifier of the hub, for example "apache-2.0".
         results: folders; what lies below them and started from a file in ``digests`` is shown.
 

@@ -187,13 +187,18 @@ class Watchdog:
         """Report to the others that this process ends with an exit code."""
         self._code = code
         self._ended.set()
-        self._reporter.join(2 * self._period)
+        self._reporter.join(2 * _GRACE_S)
         # The reports are stored in process 0, so it leaves last.
         deadline = time.monotonic() + 2 * _GRACE_S
         while self._rank == 0 and not self._watch.all_ended() and time.monotonic() < deadline:
             time.sleep(self._period / 10)
             with contextlib.suppress(Exception):
                 self._receive()
+        if self._reporter.is_alive():
+            # Python aborts if it ends while a thread is in the C++ code of a store.
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
 
     def end_after_lost_connection(self, error: Exception) -> NoReturn:
         """End this process, naming the one that a broken connection led to if that shows."""

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -117,6 +118,28 @@ def test_an_evaluation_between_two_iterations_may_take_any_time():
     with progress.paused():
         assert progress.iteration is None
     assert progress.iteration == 3
+
+
+def test_a_report_that_does_not_end_does_not_abort_the_exit():
+    code = """
+import torch.distributed as dist
+from mls_d2.run import watchdog
+
+watchdog._GRACE_S = 0.1
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+class Stuck(watchdog.Watchdog):
+    def _report(self):
+        while True:
+            store.set("0", "")
+
+
+print("result", end="")
+Stuck(stall_s=60).stop(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "result", "")
 
 
 class Slow:

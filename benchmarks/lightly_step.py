@@ -28,6 +28,7 @@ from pretrain.data import build_loader
 from pretrain.encoder import pooled
 from pretrain.methods import build_method
 from pretrain.optim import build_optimizer
+from pretrain.samples import take_step
 from pretrain.sources import FileSource
 from pretrain.views import augment_from_config
 
@@ -52,11 +53,7 @@ class Here:
 
     def step(self, views: Views) -> None:
         """Take one step."""
-        output = self.method(whole_images(views))
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(output.losses.values())).sum().backward()
-        self.optimizer.step()
-        self.method.enqueue(output.keys)
+        take_step(self.method, self.optimizer, whole_images(views), 0)
 
 
 class Lightly:

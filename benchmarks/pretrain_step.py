@@ -13,29 +13,23 @@ Example:
 """
 
 import dataclasses
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-import numpy as np
 import torch
-from detectron2.config import CfgNode
 from timing import parse, take_turns
-from torch import Tensor
 
 from mls_d2.config.loading import load_cfg
 from mls_d2.core.errors import run_tool
-from mls_d2.data.proposals import NO_KEY, ProposalsWriter, Recipe
 from mls_d2.run.environment import resolve_device
 from mls_d2.run.hooks import peak_memory_mb
 from pretrain.batch import whole_images
 from pretrain.methods import METHODS, build_method
 from pretrain.optim import build_optimizer
+from pretrain.samples import noise_batch, take_step
 from pretrain.views import augment_from_config
 
 BASE = "mocov2"
-# Height and width of the images whose crops the views are.
-_SIZE = (480, 640)
 
 
 class Stepper:
@@ -52,44 +46,17 @@ class Stepper:
         crops, batch = METHODS.get(name).crops(cfg), cfg.SOLVER.IMS_PER_BATCH
         shapes = [(group.count, batch, group.size, group.size, 3) for group in crops.groups]
         self.groups = [torch.randint(0, 256, shape).byte() for shape in shapes]
-        extras = loader_extras(name, cfg)
+        extras = noise_batch(cfg, batch).extras
         self.extras = {key: values.to(self.device) for key, values in extras.items()}
         self.iteration = 0
 
     def step(self) -> None:
         """Take one step, with augmentation and without loading."""
-        self.method.before_step(self.iteration)
         views = self.augment(self.groups, self.iteration)
         batch = whole_images(views, epoch=1e9, progress=0.5)
-        output = self.method(dataclasses.replace(batch, extras=self.extras))
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(output.weighted().values())).sum().backward()
-        self.method.before_optimizer_step()
-        self.optimizer.step()
-        self.method.after_optimizer_step()
-        self.method.enqueue(output.keys)
+        batch = dataclasses.replace(batch, extras=self.extras)
+        take_step(self.method, self.optimizer, batch, self.iteration)
         self.iteration += 1
-
-
-def loader_extras(name: str, cfg: CfgNode) -> dict[str, Tensor]:
-    """Return what the method's loader brings besides views, of a batch of images with 50 boxes."""
-    method, rng, count = METHODS.get(name), np.random.default_rng(0), cfg.SOLVER.IMS_PER_BATCH
-    cfg = cfg.clone()
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.PRETRAIN.PROPOSALS = f"{folder}/proposals"
-        recipe = Recipe(source="", search="random", short_side=0, min_side=0, seed=0)
-        writer = ProposalsWriter(cfg.PRETRAIN.PROPOSALS, recipe)
-        for _ in range(count):
-            corner = rng.integers(0, 240, (50, 2))
-            boxes = np.concatenate([corner, corner + rng.integers(100, 240, (50, 2))], axis=1)
-            writer.append(NO_KEY, _SIZE, boxes)
-        writer.finish()
-        made, crops = method.loader_extras(cfg), method.crops(cfg)
-        drawn = [crops.draw(place, *_SIZE, rng) for place in range(count)]
-        return {
-            key: torch.from_numpy(np.stack([make(i, _SIZE, drawn[i], rng) for i in range(count)]))
-            for key, make in made.items()
-        }
 
 
 def peak_memory(name: str, recipe: str, opts: list[str]) -> float:

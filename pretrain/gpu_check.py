@@ -24,7 +24,7 @@ from pretrain.batch import Batch
 from pretrain.data import build_loader, image_source
 from pretrain.methods import METHODS, build_method
 from pretrain.optim import build_optimizer
-from pretrain.samples import noise_batch
+from pretrain.samples import noise_batch, take_step
 from pretrain.views import augment_from_config
 
 # A ResNet-50 of few channels, so that a step in float64 takes no time.
@@ -95,17 +95,8 @@ def losses(
     found = []
     for step in range(_STEPS):
         batch = moved(noise_batch(cfg, cfg.SOLVER.IMS_PER_BATCH, seed=step), device, dtype)
-        method.before_step(step)
-        output = method(batch)
-        loss = torch.stack([*output.weighted().values()]).sum()
-        with torch.autocast(device.type, enabled=False):
-            optimizer.zero_grad()
-            loss.backward()
-            method.before_optimizer_step()
-            optimizer.step()
-            method.after_optimizer_step()
-            method.enqueue(output.keys)
-        found.append(loss.detach())
+        output = take_step(method, optimizer, batch, step)
+        found.append(torch.stack([*output.weighted().values()]).sum().detach())
     return torch.stack(found).cpu()
 
 
@@ -157,9 +148,7 @@ def check_rates(cfg: CfgNode, device: torch.device, *, batches: int = 20) -> str
     def step(number: int) -> None:
         batch = moved(noise, device, torch.float32)
         batch = dataclasses.replace(batch, views=augment(loaded.groups, number))
-        optimizer.zero_grad()
-        torch.stack([*method(batch).weighted().values()]).sum().backward()
-        optimizer.step()
+        take_step(method, optimizer, batch, number)
         if device.type == "cuda" and number in (warm - 1, warm + batches - 1):
             torch.cuda.synchronize()
 

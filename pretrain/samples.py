@@ -1,11 +1,11 @@
-"""Batches of noise, cut as the loader of a method cuts images: counts and checks without data."""
+"""Batches of noise, cut as the loader of a method cuts images, and a step without a trainer."""
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from pretrain.batch import Batch
-from pretrain.methods import method_class
+from pretrain.batch import Batch, StepOutput
+from pretrain.methods import Method, method_class
 
 # Height and width of COCO's usual image.
 _SIZE = (480, 640)
@@ -35,3 +35,19 @@ def noise_batch(cfg: CfgNode, images: int, *, seed: int = 0) -> Batch:
         index=torch.arange(images),
         extras=extras,
     )
+
+
+def take_step(
+    method: Method, optimizer: torch.optim.Optimizer, batch: Batch, iteration: int
+) -> StepOutput:
+    """Take a step in one process as the trainer does, and return what the method has computed."""
+    method.before_step(iteration)
+    output = method(batch)
+    with torch.autocast(batch.views[0].device.type, enabled=False):
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(output.weighted().values())).sum().backward()
+        method.before_optimizer_step()
+        optimizer.step()
+        method.after_optimizer_step()
+        method.enqueue(output.keys)
+    return output

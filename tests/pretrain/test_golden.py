@@ -17,6 +17,7 @@ from torch import nn
 from pretrain.batch import whole_images
 from pretrain.heads import mlp
 from pretrain.methods import METHODS
+from pretrain.samples import take_step
 from tests.pretrain.methods.tiny import PYRAMIDS, SMALL, VIEWS, make_backbone, make_batch
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -93,19 +94,10 @@ def loss_curves(name: str) -> dict[str, list[float]]:
     batch = whole_images if name == "resim" else make_batch
     scenes = draw(24, 3, side, side)
     for step in range(40):
-        method.before_step(step)
         chosen = scenes[torch.arange(8 * step, 8 * step + 8) % 24]
-        output = method(
-            batch(chosen + 0.5 * draw(VIEWS.get(name, 2), *chosen.shape), epoch=step / 10)
-        )
-        losses = output.weighted()
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        method.before_optimizer_step()
-        optimizer.step()
-        method.after_optimizer_step()
-        method.enqueue(output.keys)
-        for key, loss in losses.items():
+        views = chosen + 0.5 * draw(VIEWS.get(name, 2), *chosen.shape)
+        output = take_step(method, optimizer, batch(views, epoch=step / 10), step)
+        for key, loss in output.weighted().items():
             curves.setdefault(key, []).append(loss.item())
     return curves
 

@@ -173,7 +173,8 @@ def check_batchnorm(cfg: CfgNode, world_size: int) -> None:
             "several processes; set COMPILE to False, or BATCH_NORM to shuffled",
             code="bad-value",
         )
-    if mode == "sync" and world_size > 1 and torch.device(cfg.MODEL.DEVICE).type != "cuda":
+    gpus = torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+    if mode == "sync" and world_size > 1 and not gpus:
         raise UserError(
             "PRETRAIN.BATCH_NORM sync among several processes needs GPUs; choose shuffled",
             code="bad-value",

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -133,6 +134,15 @@ def config(mode: str = "shuffled", groups: int = 1, images: int = 8):
 def test_what_cannot_be_is_refused(changes, world_size, refuses):
     with refuses("bad-value"):
         check_batchnorm(config(**changes), world_size)
+
+
+def test_synchronised_norms_need_gpus_that_are_there(refuses, monkeypatch):
+    cfg = config("sync")
+    cfg.MODEL.DEVICE = "cuda"
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with nullcontext() if there else refuses("bad-value"):
+            check_batchnorm(cfg, 2)
 
 
 def test_synchronised_norms_are_not_compiled(refuses):

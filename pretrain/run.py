@@ -117,21 +117,14 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     _open_folder(cfg, facts)
     with InterruptGuard() as interrupt:
         trainer, start = _build_trainer(cfg, source, length, interrupt)
-        logger.info(
-            "%s on %d images: %d steps of %d, %d per epoch",
-            cfg.PRETRAIN.METHOD,
-            num_images,
-            length.max_iter,
-            cfg.SOLVER.IMS_PER_BATCH,
-            length.iters_per_epoch,
-        )
+        plan = (num_images, length.max_iter, cfg.SOLVER.IMS_PER_BATCH, length.iters_per_epoch)
+        text = "%s on %d images: %d steps of %d, %d per epoch"
+        logger.info(text, cfg.PRETRAIN.METHOD, *plan)
         trainer.train(start, length.max_iter)
     trainer.images.summarise()
     if comm.is_main_process():
         info = backbone_info(cfg, length, synthetic=source.synthetic)
-        write_backbone(target, trainer.method.export(), info)
-        _write_card(Path(target), info)
-        logger.info("wrote %s", target)
+        _write_files(Path(target), trainer.method.export(), info)
         method = cfg.PRETRAIN.METHOD
         notify(task="pretraining", method=method, folder=cfg.OUTPUT_DIR, file=target)
     comm.synchronize()
@@ -139,12 +132,14 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
     return target
 
 
-def _write_card(backbone: Path, info: dict[str, Any]) -> None:
+def _write_files(target: Path, tensors: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
+    """Write the backbone file and its model card."""
     from mls_d2.hub.card import model_card  # takes the report's libraries along: a second
 
-    digests = [sha256_of(str(backbone))]
-    card = model_card(backbone.name, info, digests=digests, run=backbone.parent)
-    write_bytes(backbone.with_name(CARD_FILE), card.encode())
+    write_backbone(str(target), tensors, info)
+    card = model_card(target.name, info, digests=[sha256_of(str(target))], run=target.parent)
+    write_bytes(target.with_name(CARD_FILE), card.encode())
+    logger.info("wrote %s", target)
 
 
 def _finish_first_stage(cfg: CfgNode, source: ImageSource, *, resume: bool) -> None:

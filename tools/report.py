@@ -17,6 +17,16 @@ from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.serve is not None and (args.summary or args.update):
+        parser.error("--serve writes and prints nothing; leave --summary and --update out")
+    if args.summary and (args.out or args.update):
+        parser.error("--summary writes nothing; leave --out and --update out")
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write report.html, report.md, results.csv, results.tex and plots from the "
         "results.json files below RESULTS_DIR, and print a summary.",
@@ -63,6 +73,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="Markdown file whose tables between <!-- report:begin NAME --> and "
         "<!-- report:end NAME --> are replaced; NAME: docs/report.md (repeatable)",
     )
+    _add_page_arguments(parser)
+    return parser
+
+
+def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serve",
         nargs="?",
@@ -79,12 +94,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="with --serve: where to listen; 0.0.0.0 shows the page to the whole network, without "
         "a password (default: %(default)s, this machine alone)",
     )
-    args = parser.parse_args(argv)
-    if args.serve is not None and (args.summary or args.update):
-        parser.error("--serve writes and prints nothing; leave --summary and --update out")
-    if args.summary and (args.out or args.update):
-        parser.error("--summary writes nothing; leave --out and --update out")
-    return args
 
 
 def _port(text: str) -> int:

@@ -34,6 +34,14 @@ _COLUMNS = 6
 _LINE = 26  # letters of a line below an image
 
 
+class BoundedVisualizer(Visualizer):
+    """Detectron2's, whose lightened colours leave [0, 1] by rounding in Python 3.10."""
+
+    def _change_color_brightness(self, color: Any, brightness_factor: float) -> tuple[float, ...]:
+        changed = super()._change_color_brightness(color, brightness_factor)
+        return tuple(min(max(value, 0.0), 1.0) for value in changed)
+
+
 def draw_output(
     image: np.ndarray, output: Mapping[str, Any], metadata: Metadata, *, min_score: float
 ) -> np.ndarray:
@@ -91,7 +99,7 @@ def write_detections(
         image = read_image(record["file_name"])
         scale = height / image.shape[0]
         output = _run(model, [mapper(dict(record))])[0]
-        truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
+        truth = BoundedVisualizer(image, metadata, scale, ColorMode.SEGMENTATION)
         found = _draw_instances(image, output, metadata, scale, _MIN_SCORE)
         columns.append((truth.draw_dataset_dict(record).get_image(), found))
     write_grid(path, columns, ("ground truth", "detections"))
@@ -237,7 +245,7 @@ def _draw_instances(
 ) -> np.ndarray:
     found = output["instances"].to("cpu")
     found = found[found.scores >= score]
-    drawn = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION)
+    drawn = BoundedVisualizer(image, metadata, scale, ColorMode.SEGMENTATION)
     return np.ascontiguousarray(drawn.draw_instance_predictions(found).get_image())
 
 

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from mls_d2.evaluation.pictures import (
+    BoundedVisualizer,
     captions,
     compare,
     draw_output,
@@ -19,6 +20,12 @@ from mls_d2.evaluation.pictures import (
 )
 
 IMAGE = np.full((48, 64, 3), 100, np.uint8)
+
+
+def test_lightened_colors_stay_in_their_range(monkeypatch):
+    monkeypatch.setattr("colorsys.hls_to_rgb", lambda *_: (1 + 1e-15, -1e-17, 0.5))
+    drawn = BoundedVisualizer(IMAGE, Metadata())
+    assert drawn._change_color_brightness((1.0, 0.9, 0.8), 0.7) == (1.0, 0.0, 0.5)
 
 
 def instances(score):

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 
 from mls_d2.core.errors import EXIT_LOST_PROCESS
 from mls_d2.run.signals import STOP_SIGNALS
+from mls_d2.run.watchdog import leave
 
 # How long the other processes may take to end after one has failed, in seconds. They save nothing
 # then: a checkpoint after a signal is written before any of them ends. (Not torch's elastic agent:
@@ -37,7 +38,7 @@ def run_processes(main: Callable[[], int], environments: list[dict[str, str]]) -
 
 def _work(index: int, main: Callable[[], int], environments: list[dict[str, str]]) -> None:
     os.environ.update(environments[index])
-    sys.exit(main())
+    leave(main())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Without it the others wait for a dead or hung process until their collective tim
 error does not name that process.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -195,10 +196,7 @@ class Watchdog:
             with contextlib.suppress(Exception):
                 self._receive()
         if self._reporter.is_alive():
-            # Python aborts if it ends while a thread is in the C++ code of a store.
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(code)
+            leave(code)
 
     def end_after_lost_connection(self, error: Exception) -> NoReturn:
         """End this process, naming the one that a broken connection led to if that shows."""
@@ -255,6 +253,18 @@ class Watchdog:
             states = {rank: State(**json.loads(text)) for rank, text in enumerate(texts)}
         with self._lock:
             self._watch.receive(states, time.monotonic())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process after what is registered for its end, but not Python's threads.
+
+    Python aborts (SIGABRT) if it ends while a thread of a store or of a process group, which hold
+    Python objects, is in its C++ code.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def run_watched(main: Callable[[], int | None], *, address: str = "", timeout_s: float) -> int:

@@ -84,7 +84,7 @@ def test_a_process_takes_its_gpu_and_nccl_if_it_computes_there(
 
 # Steps of a collective until a signal comes, which process 1 may send to itself or to its parent.
 PROGRAM = """
-import functools, os, signal, sys, time
+import functools, os, signal, sys, threading, time
 import torch, torch.distributed as dist
 import detectron2.utils.comm as comm
 from mls_d2.core.errors import run_tool
@@ -96,6 +96,9 @@ def main():
     facts = (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank())
     assert facts == (2, 2, comm.get_rank()), facts
     assert dist.get_backend() == "gloo"
+    # Python that ends while such a thread runs aborts.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    threading.Thread(target=lambda: [store.set("", "") for _ in iter(int, 1)], daemon=True).start()
     with InterruptGuard() as interrupt:
         for step in range(400):
             dist.all_reduce(torch.ones(1))

@@ -43,6 +43,7 @@ def take_step(
     """Take a step in one process as the trainer does, and return what the method has computed."""
     method.before_step(iteration)
     output = method(batch)
+    # A caller's mixed precision is for the forward pass alone.
     with torch.autocast(batch.views[0].device.type, enabled=False):
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(output.weighted().values())).sum().backward()

@@ -35,7 +35,7 @@ _LINE = 26  # letters of a line below an image
 
 
 class BoundedVisualizer(Visualizer):
-    """Detectron2's, whose lightened colours leave [0, 1] by rounding in Python 3.10."""
+    """Detectron2's, with colours kept in [0, 1]: Python 3.10 rounds lightened ones above 1."""
 
     def _change_color_brightness(self, color: Any, brightness_factor: float) -> tuple[float, ...]:
         changed = super()._change_color_brightness(color, brightness_factor)

@@ -256,10 +256,9 @@ class Watchdog:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process after what is registered for its end, but not Python's threads.
+    """Run the exit handlers and end this process without Python's own shutdown.
 
-    Python aborts (SIGABRT) if it ends while a thread of a store or of a process group, which hold
-    Python objects, is in its C++ code.
+    That aborts (SIGABRT) if a C++ thread, of a store or of a process group, needs Python meanwhile.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

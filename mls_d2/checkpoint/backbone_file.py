@@ -162,13 +162,24 @@ def check_values(state_dict: Mapping[str, Tensor]) -> None:
     bad = [name for name, value in state_dict.items() if not torch.isfinite(value.float()).all()]
     if bad:
         raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values", code="bad-tensor")
+    variances = {name: v for name, v in state_dict.items() if name.endswith("running_var")}
+    negative = [name for name, value in variances.items() if (value.float() < 0).any()]
+    if negative:
+        shown = ", ".join(negative[:5])
+        raise UserError(f"{shown} hold negative variances: damaged, or averaged", code="bad-tensor")
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal; those without plain values equal only themselves."""
-    if _odd_kind(one, integers=True) or _odd_kind(other, integers=True):
-        return one is other
-    return torch.equal(one, other)
+    if one is other:
+        return True
+    if _odd_kind(one, integers=True) or _odd_kind(other, integers=True) or one.shape != other.shape:
+        return False
+    if one.dtype != other.dtype:
+        return torch.equal(one.double(), other.double())
+    # By bits: torch compares neither float8 nor NaN.
+    bits, other_bits = (v.resolve_neg().flatten().view(torch.uint8) for v in (one, other))
+    return torch.equal(bits, other_bits)
 
 
 def can_be_written(name: str) -> bool:
@@ -197,14 +208,21 @@ def as_tensor(value: Any) -> Tensor | None:
 
 
 def _odd_kind(value: Tensor, *, integers: bool = False) -> str:
-    """Return what keeps a tensor from being a weight; "" for a dense floating-point one."""
+    """Return what keeps a tensor from being a weight; "" for a dense floating-point one.
+
+    With ``integers``, these are not odd either.
+    """
     if value.is_meta:
         return "on the meta device, without values"
     if value.is_quantized:
         return f"quantized ({value.dtype})"
     if value.layout != torch.strided:
         return f"sparse ({value.layout})"
-    return "" if integers or value.is_floating_point() else f"of type {value.dtype}"
+    if value.is_nested:
+        return "nested"
+    packed = value.dtype is getattr(torch, "float4_e2m1fn_x2", None)
+    plain = value.is_floating_point() or (integers and not value.is_complex())
+    return "" if plain and not packed else f"of type {value.dtype}"
 
 
 def _stored(name: str, value: Tensor) -> Tensor:

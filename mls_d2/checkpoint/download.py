@@ -47,6 +47,12 @@ def fetch(path: str, *, sha256: str | None = None, cache_dir: str | None = None)
     if path.startswith(SCHEME):
         return _checked(path, hub_file(path), sha256)
     if not is_url(path):
+        if "://" in path and not os.path.exists(path):
+            raise UserError(
+                f"'{path}' has a scheme that is not known; expected a file, http://, https://, "
+                "file:// or hf:// (detectron2:// is https://dl.fbaipublicfiles.com/detectron2/)",
+                code="bad-value",
+            )
         return _checked(path, path, sha256)
     name = os.path.basename(urlparse(path).path) or "download"
     # Files of the same name from two places are two files.

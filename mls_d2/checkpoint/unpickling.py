@@ -102,16 +102,25 @@ def _refuse_embedded_torch(module: str, name: str) -> None:
         )
 
 
-class _NumpyUnpickler(pickle.Unpickler):
+# The one in C takes memory for as many objects as a damaged byte says.
+class TableUnpickler(pickle._Unpickler):
+    """Builds tensors and arrays, and refuses every other class."""
+
     def find_class(self, module: str, name: str) -> Any:
+        """Return the function or class of a fixed table."""
         _refuse_embedded_torch(module, name)
-        if (module, name) not in _NUMPY:
-            raise ForbiddenGlobalError(
-                f"a pickle names '{module}.{name}', which is not read because it could run code; "
-                "only plain values and NumPy arrays are (tools/convert.py --stub-unknown-objects "
-                "puts inert objects in place of others)"
-            )
-        return _NUMPY[module, name]
+        known = _TORCH.get((module, name)) or _NUMPY.get((module, name))
+        return self.unknown(module, name) if known is None else known
+
+    def unknown(self, module: str, name: str) -> Any:
+        """Refuse a class that is not in the table."""
+        if not re.fullmatch(r"[\w.]+", module + name):
+            raise pickle.UnpicklingError("not the name of a class")
+        raise ForbiddenGlobalError(
+            f"a pickle names '{module}.{name}', which is not read because it could run code; only "
+            "plain values and arrays are (tools/convert.py --stub-unknown-objects puts inert "
+            "objects in place of others)"
+        )
 
 
 class Stub(dict):
@@ -152,14 +161,12 @@ class Stub(dict):
     add = append
 
 
-class StubUnpickler(pickle.Unpickler):
+class StubUnpickler(TableUnpickler):
     """Builds tensors and arrays; every other class becomes a :class:`Stub`."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the function or class of a fixed table, else an inert class."""
-        _refuse_embedded_torch(module, name)
-        known = _TORCH.get((module, name)) or _NUMPY.get((module, name))
-        return known if known is not None else type(name, (Stub,), {})
+    def unknown(self, module: str, name: str) -> Any:
+        """Return an inert class."""
+        return type(name, (Stub,), {})
 
 
 def unpickle(file: IO[bytes], *, stubs: bool = False) -> Any:
@@ -173,5 +180,5 @@ def unpickle(file: IO[bytes], *, stubs: bool = False) -> Any:
         ForbiddenGlobalError: the pickle names anything but arrays, and was not evaluated further.
         pickle.UnpicklingError: or another error of :mod:`pickle`: damaged or truncated.
     """
-    unpickler = StubUnpickler if stubs else _NumpyUnpickler
+    unpickler = StubUnpickler if stubs else TableUnpickler
     return unpickler(file, encoding="latin1").load()

@@ -71,6 +71,11 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
         shapes = ", ".join(str(tuple(item.shape)) for item in (first, second, last))
         raise _other(f"the shapes of its first block fit no ResNet: {shapes}")
     width = first.shape[0] // groups
+    if not bottleneck and (last.shape[0], groups, width) != (64, 1, 64):
+        raise _other(
+            f"its basic blocks have {last.shape[0]} channels in {groups} groups; Detectron2's "
+            f"ResNet-{depth} has 64 in one"
+        )
     return Architecture(depth, stem.shape[0], last.shape[0], groups, width)
 
 
@@ -166,7 +171,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
         The largest difference, relative to the largest value of its stage.
 
     Raises:
-        UserError: it is above 1e-5.
+        UserError: it is above 1e-5, or an output is not finite.
     """
     with torch.device("meta"):
         theirs = build_torchvision(architecture).eval()
@@ -180,6 +185,11 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     value: Tensor = nn.Sequential(theirs.conv1, theirs.bn1, theirs.relu, theirs.maxpool)(image)
     for stage in range(1, 5):
         value = getattr(theirs, f"layer{stage}")(value)
+        if not value.isfinite().all():
+            raise UserError(
+                f"its values are so large that stage {stage} has no finite output; check the file",
+                code="bad-tensor",
+            )
         scale = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
         error = (outputs[f"res{stage + 1}"] - value).abs().max() / scale
         worst = max(worst, error.item())

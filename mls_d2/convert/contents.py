@@ -18,6 +18,7 @@ from mls_d2.core.errors import UserError
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _HAIKU_MARK = "/~/"
 _DEEPEST = 6
+_DEEPEST_MODULE = 50
 
 
 def tensor_maps(
@@ -33,6 +34,8 @@ def tensor_maps(
     """
     if isinstance(content, Stub):
         content = dict(_module_tensors(content)) or content
+    if isinstance(content, list | tuple) and not path:
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping) or len(path) > _DEEPEST:
         return
     if _is_haiku(content):
@@ -53,16 +56,22 @@ def tensor_maps(
         yield path, tensors
 
 
-def _module_tensors(stub: Stub, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _module_tensors(
+    stub: Stub, prefix: str = "", around: tuple[Stub, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """Yield what the state dict of a whole saved module would hold."""
     state = stub.get("state")
-    attributes = state if isinstance(state, Mapping) and prefix.count(".") < 20 else {}
+    attributes = state if isinstance(state, Mapping) and len(around) < _DEEPEST_MODULE else {}
+    unsaved = attributes.get("_non_persistent_buffers_set")  # a set, which is a stub of its list
+    unsaved = unsaved.get(0) if isinstance(unsaved, Mapping) else unsaved
+    unsaved = unsaved if isinstance(unsaved, list | set) else ()
     for kind in ("_parameters", "_buffers", "_modules"):
         items = attributes.get(kind)
         for name, value in items.items() if isinstance(items, Mapping) else ():
             if kind == "_modules" and isinstance(value, Stub):
-                yield from _module_tensors(value, f"{prefix}{name}.")
-            elif isinstance(value, Tensor):
+                if not any(value is outer for outer in (stub, *around)):
+                    yield from _module_tensors(value, f"{prefix}{name}.", (stub, *around))
+            elif isinstance(value, Tensor) and name not in unsaved:
                 yield f"{prefix}{name}", value
 
 

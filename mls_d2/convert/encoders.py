@@ -31,6 +31,13 @@ _ADDITIONS = (
     (r".*downsample\.[2-9].*", "pooling in the shortcuts (ResNet-D)"),
     (r".*(conv\d|\.0)\.bias", "biases of convolutions, as if norms were folded"),
 )
+# Names of weights that are not stored as such, and what to do.
+_NOT_PLAIN = (
+    (r".*(weight_orig|weight_g|\.parametrizations\..*)",
+     "are pruned or reparametrised; make them plain (torch.nn.utils.prune.remove, "
+     "parametrize.remove_parametrizations) and save again"),
+    (r"(.*\.)?_?flat_param\w*", "are FSDP's flat parameters; save its full state dict"),
+)  # fmt: skip
 # Why a tensor is left out, by its name; the first that matches counts.
 _REASONS = (
     (r"(.*[._])?(queue|queue2|prototypes|center|contrast|dictionary|memory)\w*\b.*",
@@ -279,4 +286,7 @@ def _no_encoder(names: list[str]) -> UserError:
     for pattern, kind in reversed(_FOREIGN):
         if any(re.fullmatch(pattern, name) for name in names):
             problem = f"this is {kind}, which Detectron2's ResNet cannot represent"
+    for pattern, why in _NOT_PLAIN:
+        odd = next((name for name in names if re.fullmatch(pattern, name)), None)
+        problem = f"its weights {why} (it has {odd})" if odd else problem
     return UserError(problem, code="no-encoder")

@@ -200,14 +200,12 @@ def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str,
 
     Its epochs are those of all stages.
     """
-    first = method_class(cfg).first_stage(cfg)
-    earlier = first.PRETRAIN.EPOCHS if first is not None else 0.0
     return {
         "method": cfg.PRETRAIN.METHOD,
         "preset": cfg.PRESET,
         "dataset": list(cfg.DATASETS.TRAIN),
         "synthetic": synthetic,
-        "epochs": earlier + length.max_iter / length.iters_per_epoch,
+        "epochs": _epochs_before(cfg) + length.max_iter / length.iters_per_epoch,
         "iterations": length.max_iter,
         "config": cfg.dump(),
         "versions": collect_versions(),
@@ -216,6 +214,11 @@ def backbone_info(cfg: CfgNode, length: Length, *, synthetic: bool) -> dict[str,
         "input_format": cfg.INPUT.FORMAT,
         "seed": cfg.SEED,
     }
+
+
+def _epochs_before(cfg: CfgNode) -> float:
+    first = method_class(cfg).first_stage(cfg)
+    return first.PRETRAIN.EPOCHS if first is not None else 0.0
 
 
 def memory_relief(cfg: CfgNode, world_size: int) -> str:
@@ -302,6 +305,7 @@ def _checkpoint_metadata(cfg: CfgNode, length: Length, *, synthetic: bool) -> di
         "kind": "pretraining checkpoint",
         "method": cfg.PRETRAIN.METHOD,
         "layout": LAYOUT,
+        "epochs_before": _epochs_before(cfg),
         "pretrain": backbone_info(cfg, length, synthetic=synthetic),
     }
 

@@ -115,21 +115,24 @@ def pretraining_info(content: Any) -> dict[str, Any]:
     """Return the pretraining metadata of a file's content; empty if it has none.
 
     A backbone file has it under ``"pretrain"``; checkpoints of pretraining and transfer runs under
-    ``"metadata"``, from where the epochs of an unfinished pretraining run are corrected.
+    ``"metadata"``, from where the epochs of an unfinished pretraining run are corrected, with
+    ``planned_iterations`` beside them. What is not plain is not ours.
     """
     if not isinstance(content, Mapping):
         return {}
     metadata = content.get("metadata")
     holder = metadata if "pretrain" not in content and isinstance(metadata, dict) else content
     info = holder.get("pretrain")
-    info = dict(info) if isinstance(info, dict) else {}
+    info = dict(info) if isinstance(info, dict) and is_plain(info) else {}
     if str(holder.get("kind")).startswith("pretraining"):
         if isinstance(holder.get("method"), str):
             info = {"method": holder["method"]} | info
         done, planned = content.get("iteration"), info.get("iterations")
         if isinstance(done, int) and isinstance(planned, int) and done + 1 < planned:
-            info["epochs"] = info.get("epochs", 0) * (done + 1) / planned
-            info["iterations"] = done + 1
+            info |= {"iterations": done + 1, "planned_iterations": planned}
+            epochs, before = info.get("epochs"), holder.get("epochs_before", 0.0)
+            if isinstance(epochs, int | float) and isinstance(before, int | float):
+                info["epochs"] = before + (epochs - before) * (done + 1) / planned
     return info
 
 
@@ -144,29 +147,40 @@ def sha256(path: str) -> str:
     return sha256_of(local)
 
 
-def check_values(state_dict: Mapping[str, Tensor]) -> None:
+def check_values(
+    state_dict: Mapping[str, Tensor], path: str = "", *, integers: bool = False
+) -> None:
     """Refuse tensors that are not dense arrays of finite floating-point numbers.
 
+    Args:
+        state_dict: tensors by name.
+        path: of their file, for the message.
+        integers: whether these are right, too.
+
     Raises:
-        UserError: names the tensors and their kind.
+        UserError: names the tensors and their kind, or a negative variance.
     """
-    kinds = {name: _odd_kind(value) for name, value in state_dict.items()}
+    where = f"'{path}': " if path else ""
+    kinds = {name: _odd_kind(value, integers=integers) for name, value in state_dict.items()}
     odd = {name: kind for name, kind in kinds.items() if kind}
     if odd:
         shown = ", ".join(f"{name} is {kind}" for name, kind in list(odd.items())[:5])
         raise UserError(
-            f"weights must be dense floating-point tensors, but {shown}; save the model with its "
-            "values as floating-point numbers",
+            f"{where}weights must be dense floating-point tensors, but {shown}; save the model "
+            "with its values as floating-point numbers",
             code="bad-tensor",
         )
     bad = [name for name, value in state_dict.items() if not torch.isfinite(value.float()).all()]
     if bad:
-        raise UserError(f"{', '.join(bad[:5])} hold NaN or infinite values", code="bad-tensor")
+        shown = ", ".join(bad[:5])
+        raise UserError(f"{where}{shown} hold NaN or infinite values", code="bad-tensor")
     variances = {name: v for name, v in state_dict.items() if name.endswith("running_var")}
     negative = [name for name, value in variances.items() if (value.float() < 0).any()]
     if negative:
         shown = ", ".join(negative[:5])
-        raise UserError(f"{shown} hold negative variances: damaged, or averaged", code="bad-tensor")
+        raise UserError(
+            f"{where}{shown} hold negative variances; the file is damaged", code="bad-tensor"
+        )
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:

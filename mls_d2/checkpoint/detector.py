@@ -36,7 +36,9 @@ def load_detector(model: nn.Module, path: str) -> WeightsReport:
             f"transfer run with this config{listed(lines)}",
             code="wrong-weights",
         )
-    check_values({name: v for name, v in given.items() if expected[name].is_floating_point()})
+    for floating in (True, False):
+        kind = {n: v for n, v in given.items() if expected[n].is_floating_point() == floating}
+        check_values(kind, path, integers=not floating)
     model.load_state_dict(given)
     logger.info("loaded all %d tensors from %s", len(given), path)
     return WeightsReport(path, sha256(path), file.info, len(given), 0, ())

@@ -93,7 +93,6 @@ def load_initial_weights(model: nn.Module, weights: str, cfg: CfgNode) -> Weight
     backbone = _match(weights, file, model)
     parts = _match_parts(weights, file, model)
     matches = backbone | parts
-    check_values({key: file.state_dict[key] for key in matches.values()})
     _load(model, {name: file.state_dict[key] for name, key in matches.items()})
     report = WeightsReport(
         file=weights,
@@ -127,14 +126,17 @@ def _match(weights: str, file: BackboneFile, model: nn.Module) -> dict[str, str]
             "the model of this config has no ResNet backbone to load weights into",
             code="wrong-weights",
         )
-    keys = {name: _find_key(name, short, file.state_dict) for name, short in expected.items()}
-    found = {name: key for name, key in keys.items() if key is not None}
+    given = file.state_dict
+    copies = {name: _copies(name, short, given) for name, short in expected.items()}
+    for keys in copies.values():
+        _check_equal(weights, keys, given)
+    found = {name: keys[0] for name, keys in copies.items() if keys}
     if not found:
         raise UserError(_explain_foreign(weights, file), code="wrong-weights")
-    state = model.state_dict()
-    wrong = shape_differences({n: file.state_dict[key] for n, key in found.items()}, state)
-    lacking = [f"{name}: not in the file" for name, key in keys.items() if key is None]
-    surplus = _surplus_blocks(file.state_dict, found)
+    check_values({key: given[key] for key in found.values()}, weights)
+    wrong = shape_differences({n: given[key] for n, key in found.items()}, model.state_dict())
+    lacking = [f"{name}: not in the file" for name, keys in copies.items() if not keys]
+    surplus = _surplus_blocks(given, {key for keys in copies.values() for key in keys})
     lines = [*lacking, *wrong.values()]
     lines += [f"{key}: in the file, but the model has no such block" for key in surplus]
     if lines:
@@ -153,6 +155,7 @@ def _match_parts(weights: str, file: BackboneFile, model: nn.Module) -> dict[str
     """Return the FPN's and box head's tensors that the file has for the model, by its names."""
     state = model.state_dict()
     found = [name for name in file.state_dict if _PART.fullmatch(name) and name in state]
+    check_values({name: file.state_dict[name] for name in found}, weights)
     wrong = shape_differences({name: file.state_dict[name] for name in found}, state)
     if wrong:
         raise UserError(
@@ -164,24 +167,29 @@ def _match_parts(weights: str, file: BackboneFile, model: nn.Module) -> dict[str
     return {name: name for name in found}
 
 
-def _find_key(name: str, short: str, keys: Mapping[str, Tensor]) -> str | None:
-    # Detectron2's rule, the longest key that is the name or follows one of its dots; but Detectron2
-    # would also take torchvision's conv1.weight for the stem, so the stage has to be part of it.
-    steps = name.split(".")
-    suffixes = (".".join(steps[start:]) for start in range(len(steps)))
-    found = [item for item in suffixes if item in keys and item.endswith(short)]
-    if any(not same_values(keys[found[0]], keys[item]) for item in found[1:]):
+def _check_equal(weights: str, keys: list[str], given: Mapping[str, Tensor]) -> None:
+    if any(not same_values(given[keys[0]], given[key]) for key in keys[1:]):
         raise UserError(
-            f"the file holds different copies of one tensor: {' and '.join(found)}; remove one, or "
-            "choose with tools/convert.py --encoder",
+            f"'{weights}' holds different copies of one tensor: {' and '.join(keys)}; remove one, "
+            "or choose with tools/convert.py --encoder",
             code="two-copies",
         )
-    return found[0] if found else None
 
 
-def _surplus_blocks(state: Mapping[str, Tensor], found: Mapping[str, str]) -> list[str]:
+def _copies(name: str, short: str, keys: Mapping[str, Tensor]) -> list[str]:
+    """Return the file's names of a tensor, the one to take first.
+
+    It is Detectron2's rule, the longest key that is the name or follows one of its dots; but
+    Detectron2 would also take torchvision's conv1.weight for the stem, so the stage has to be part
+    of it.
+    """
+    steps = name.split(".")
+    suffixes = (".".join(steps[start:]) for start in range(len(steps)))
+    return [item for item in suffixes if item in keys and item.endswith(short)]
+
+
+def _surplus_blocks(state: Mapping[str, Tensor], used: set[str]) -> list[str]:
     """Return keys of blocks that the model's own stages lack: a deeper network fits otherwise."""
-    used = set(found.values())
     stages = {match[1] for key in used if (match := _BLOCK.search(key))}
     return [
         key
@@ -267,7 +275,7 @@ def _trained_stride(info: Mapping[str, Any]) -> bool | None:
     if isinstance(info.get("architecture"), dict):  # of a converted file
         return info["architecture"].get("stride_in_1x1")
     try:
-        return yaml.safe_load(info["config"])["MODEL"]["RESNETS"]["STRIDE_IN_1X1"]
+        return yaml.safe_load(str(info["config"]))["MODEL"]["RESNETS"]["STRIDE_IN_1X1"]
     except (KeyError, TypeError, yaml.YAMLError):
         return None
 
@@ -275,8 +283,11 @@ def _trained_stride(info: Mapping[str, Any]) -> bool | None:
 def _same(before: Any, now: Any) -> bool:
     if isinstance(before, list | tuple) and isinstance(now, list | tuple):
         # Lists differ by rounding if a mean was written as 123.675 or as 0.485 * 255.
-        return len(before) == len(now) and all(
-            abs(a - b) < 1e-3 for a, b in zip(before, now, strict=True)
+        numbers = all(isinstance(item, int | float) for item in before)
+        return (
+            numbers
+            and len(before) == len(now)
+            and all(abs(a - b) < 1e-3 for a, b in zip(before, now, strict=True))
         )
     return before == now
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mls_d2.checkpoint.backbone_file import (
     check_values,
-    is_plain,
     pretraining_info,
     sha256,
     write_backbone,
@@ -233,7 +232,7 @@ def _own_info(content: Any) -> dict[str, Any]:
     info = pretraining_info(content)
     if info.get("method") == "random":  # A detector trained from random weights.
         del info["method"]
-    return info if is_plain(info) else {}
+    return info
 
 
 def _own_input(info: Mapping[str, Any]) -> dict[str, Any]:

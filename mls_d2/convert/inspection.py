@@ -31,13 +31,17 @@ def inspect_file(
         UserError: it cannot be read at all.
     """
     content = read_object(path, stubs=stubs)
+    try:
+        maps = list(tensor_maps(content))
+    except UserError as error:
+        raise UserError(f"'{path}': {error}", code=error.code) from None
     found: dict[str, Any] = {
         "bytes": os.path.getsize(path),
         "sha256": sha256(path),
         "entries": _entries(content),
         "tensors": {
             " > ".join(where) or ".": {"count": len(names), "first": list(names)[:_SHOWN]}
-            for where, names in tensor_maps(content)
+            for where, names in maps
         },
         "encoders": {},
     }

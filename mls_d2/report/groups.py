@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from mls_d2.config.recipes import Recipe, differing_keys, pretraining_recipe, transfer_recipe
+from mls_d2.config.recipes import differing_keys, pretraining_recipe, transfer_recipe
 from mls_d2.core.errors import UserError
 from mls_d2.results.schema import LocatedResult, Result
 
@@ -19,7 +19,7 @@ _HEADLINE = ("AP", "mIoU", "mAP", "top1")
 
 # Columns of the frame of runs; those that are equal in all of _CELL are repetitions.
 _GROUP = ["task", "conditions"]
-_ROW = ["method", "pretraining", "conditions"]
+_ROW = ["method", "pretraining", "conditions", "synthetic"]
 _CELL = ["task", *_ROW, "weights", "seed"]
 
 
@@ -178,9 +178,12 @@ def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, o
     result = run.result
     dataset = dataset_names[result.dataset.fingerprint]
     conditions = {**transfer_recipe(result.config), "preset": result.preset, "dataset": dataset}
-    pretraining: Recipe = {}
+    pretraining: dict[str, str] = {}
     if "config" in result.backbone.info:
-        pretraining = pretraining_recipe(str(result.backbone.info["config"]))
+        pretraining = dict(pretraining_recipe(str(result.backbone.info["config"])))
+        if "planned_iterations" in result.backbone.info:
+            done, planned = (result.backbone.info[k] for k in ("iterations", "planned_iterations"))
+            pretraining["iterations"] = f"{done} of {planned}"
     elif result.backbone.sha256:
         pretraining = {"weights": result.backbone.sha256[:12]}
     return {
@@ -188,6 +191,7 @@ def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, o
         "conditions": frozenset(conditions.items()),
         "method": result.method,
         "pretraining": frozenset(pretraining.items()),
+        "synthetic": is_synthetic(result),
         "weights": result.backbone.sha256,
         "seed": result.seed,
         "run": run,
@@ -195,9 +199,9 @@ def _record(run: LocatedResult, dataset_names: Mapping[str, str]) -> dict[str, o
 
 
 def _rows(members: pd.DataFrame, mixed_in: Sequence[str]) -> tuple[MethodRow, ...]:
-    all_synthetic = all(is_synthetic(run.result) for run in members["run"])
+    all_synthetic = members["synthetic"].all()
     rows = []
-    for (method, pretraining, conditions), same in members.groupby(_ROW, sort=False):
+    for (method, pretraining, conditions, synthetic), same in members.groupby(_ROW, sort=False):
         siblings = members["pretraining"][members["method"] == method]
         parts = (
             _listed(pretraining, differing_keys(map(dict, siblings))),
@@ -205,7 +209,7 @@ def _rows(members: pd.DataFrame, mixed_in: Sequence[str]) -> tuple[MethodRow, ..
         )
         runs = sorted(same["run"], key=lambda run: (run.result.seed, str(run.path)))
         label = method
-        if mixed_in and not all_synthetic and any(is_synthetic(run.result) for run in runs):
+        if synthetic and not all_synthetic:
             label += ", synthetic"
         label += f" ({'; '.join(filter(None, parts))})" if any(parts) else ""
         rows.append(MethodRow(label, tuple(runs)))

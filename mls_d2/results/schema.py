@@ -35,7 +35,7 @@ class InitialWeights(msgspec.Struct, frozen=True, kw_only=True):
     def datasets(self) -> list[str]:
         """The names of the pretraining datasets; empty if they are not recorded."""
         names = self.info.get("dataset") or []
-        return [names] if isinstance(names, str) else [str(name) for name in names]
+        return [str(name) for name in (names if isinstance(names, list) else [names])]
 
     @property
     def synthetic(self) -> bool:

@@ -100,6 +100,8 @@ def test_local_files_by_path_and_url(tmp_path, refuses):
     with refuses("wrong-digest"):
         fetch(path.as_uri(), sha256=DIGEST)
     assert path.exists()
+    with refuses("bad-value"):
+        fetch("detectron2://ImageNetPretrained/MSRA/R-50.pkl")
     urls = ("http://a/b", "https://a/b", path.as_uri(), str(path))
     assert [is_url(text) for text in urls] == [True, True, True, False]
 

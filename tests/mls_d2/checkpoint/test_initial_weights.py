@@ -178,6 +178,28 @@ def test_faulty_tensors_are_refused(tmp_path):
         assert name in refusal(path, cfg, "bad-tensor")
     torch.save({"model": state | {f"backbone.bottom_up.{name}": torch.ones(4)}}, path)
     assert name in refusal(path, cfg, "two-copies")
+    torch.save({"model": state | {f"backbone.bottom_up.{name}": state[name].clone()}}, path)
+    load_initial_weights(build_model(cfg), path, cfg)
+
+
+@pytest.mark.parametrize(
+    ("info", "code"),
+    [
+        ({"pixel_mean": ["a", "b", "c"]}, "input-mismatch"),
+        ({"pixel_mean": "RGB", "config": 5}, "input-mismatch"),
+        # Another project's entry of this name, or one without a meaning, is not ours.
+        ({"pixel_mean": torch.zeros(3)}, ""),
+        ({"epochs": "8", "iterations": 100, "config": "[", "dataset": 3}, ""),
+    ],
+)
+def test_metadata_of_other_kinds_is_refused_or_left(info, code, tmp_path):
+    cfg, path = small_cfg(), str(tmp_path / "x.pth")
+    metadata = {"kind": "pretraining checkpoint", "pretrain": info}
+    torch.save({"model": encoder(cfg).state_dict(), "metadata": metadata, "iteration": 5}, path)
+    if code:
+        refusal(path, cfg, code)
+    else:
+        load_initial_weights(build_model(cfg), path, cfg)
 
 
 def test_torchvision_names_point_to_the_converter(tmp_path):

@@ -10,6 +10,7 @@ import pickle
 import random
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -128,7 +129,7 @@ def test_resuming_reads_by_the_same_loader(name, folder):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_arrays_of_every_protocol_come_back_equal(protocol):
+def test_arrays_of_every_protocol_come_back_equal(protocol, tmp_path):
     content = collections.OrderedDict(
         a=np.arange(6, dtype=np.float32).reshape(2, 3),
         b=np.float64([[0.1]]).T,
@@ -144,6 +145,10 @@ def test_arrays_of_every_protocol_come_back_equal(protocol):
         for name in "abc":
             assert result[name].dtype == content[name].dtype
             np.testing.assert_array_equal(result[name], content[name])
+    (tmp_path / "x.pkl").write_bytes(data)
+    assert list(read_object(str(tmp_path / "x.pkl"))) == list(content)
+    torch.save({"a": torch.ones(3)}, tmp_path / "x.pth", pickle_protocol=max(protocol, 2))
+    assert read_object(str(tmp_path / "x.pth"))["a"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +178,15 @@ INDEX = b'{"metadata": {"total_size": 9}, "weight_map": {"conv1.weight": "a.safe
         ("x.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         ("x.pkl", b"\n<!DOCTYPE html><html>sign in</html>", "web page"),
         ("x.pth", b"<HTML><body>404</body></HTML>", "web page"),
+        ("x.pth", b"\xef\xbb\xbf<!-- sign in --><html>", "web page"),
         ("model.safetensors.index.json", INDEX, "index of a sharded checkpoint"),
         ("config.json", b'{"architectures": []}', "JSON"),
         ("x.pth", b"\x1f\x8b\x08\x00" + bytes(20), "gzip"),
         ("x.pth", b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
+        ("x.bin", b"GGUF\x03\x00\x00\x00" + bytes(20), "GGUF"),
+        ("x.onnx", b"\x08\x08\x12\x07pytorch" + bytes(20), "ONNX"),
+        ("x.ckpt-9.data-00000-of-00001", bytes(90), "part of a TensorFlow model"),
+        ("__0_0.distcp", bytes(90), "dcp_to_torch"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_named(name, data, named, folder, refuses):
@@ -185,6 +195,27 @@ def test_files_that_are_no_checkpoints_are_named(name, data, named, folder, refu
         with refuses("not-a-checkpoint") as caught:
             read_object(name, stubs=stubs)
         assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"404: Not Found", bytes(900), b"content-type: x\nrun\n"])
+def test_what_begins_as_no_checkpoint_is_shown(data, folder, refuses):
+    (folder / "x.pth").write_bytes(data)
+    with refuses("damaged-file") as caught:
+        read_object("x.pth", stubs=True)
+    assert f"begins with {data[:24]!r}" in str(caught.value)
+
+
+def test_what_is_no_file_is_named(folder, refuses):
+    (folder / "parts").mkdir()
+    (folder / "parts" / "resnet.safetensors").touch()
+    (folder / "gone.pth").symlink_to("nowhere")
+    for path, named in (("parts", "'parts/resnet.safetensors'"), ("gone.pth", "is a link to")):
+        with refuses("missing-file") as caught:
+            read_object(path)
+        assert named in str(caught.value)
+    (folder / "parts" / "__0_0.distcp").touch()
+    with refuses("not-a-checkpoint"):
+        read_object("parts")
 
 
 def test_archives_of_other_files_are_named_with_what_is_in_them(folder, refuses):
@@ -243,6 +274,45 @@ def test_a_storage_that_claims_to_be_huge_is_damage(folder, refuses):
         read_object("x.pth")
 
 
+@pytest.mark.parametrize("kind", ["torch", "npz"])
+def test_no_changed_bit_of_a_number_is_read(kind, folder, refuses):
+    values = {"a": torch.arange(500.0), "b": torch.ones(9)}
+    if kind == "torch":
+        torch.save(values, "x.pth")
+    else:
+        np.savez("x.npz", **{name: value.numpy() for name, value in values.items()})
+    path = "x.pth" if kind == "torch" else "x.npz"
+    whole = (folder / path).read_bytes()
+    start, end = (whole.index(values["a"].numpy().tobytes()) + k for k in (0, 2000))
+    for place in random.Random(0).sample(range(start, end), 20):
+        data = bytearray(whole)
+        data[place] ^= 1
+        (folder / path).write_bytes(data)
+        with refuses("damaged-file"):
+            read_object(path)
+
+
+def test_torch_files_without_checksums_are_read(folder):
+    torch.save({"a": torch.ones(3)}, "x.pth")
+    with zipfile.ZipFile("x.pth") as archive:
+        sums = [item.CRC for item in archive.infolist()]
+    data = (folder / "x.pth").read_bytes()
+    for value in sums:
+        data = data.replace(struct.pack("<I", value), bytes(4))
+    (folder / "x.pth").write_bytes(data)
+    assert read_object("x.pth")["a"].tolist() == [1, 1, 1]
+
+
+def test_a_pickle_takes_no_memory_for_objects_that_it_does_not_have(folder):
+    # A place in its memo of 2**31 would be a table of 16 GB.
+    data = b"\x80\x02}r" + struct.pack("<I", 1 << 31) + b"."
+    (folder / "x.pkl").write_bytes(data)
+    limit = f"import resource as r; r.setrlimit(r.RLIMIT_DATA, ({8 << 30}, {8 << 30}));"
+    read = "from mls_d2.checkpoint.reading import read_object; print(read_object('x.pkl'))"
+    done = subprocess.run([sys.executable, "-c", limit + read], capture_output=True, text=True)
+    assert done.stdout == "{}\n", done.stderr
+
+
 @pytest.mark.parametrize("value", [np.array([None, {}]), np.ones((1,) * 5), np.array(["a"])])
 def test_arrays_of_objects_text_or_many_axes_are_no_tensors(value, folder, refuses):
     with refuses("no-encoder"):
@@ -277,6 +347,8 @@ def test_npy_and_npz_of_plain_arrays(folder, refuses):
     state = {n: v.numpy() for n, v in encoder(0).items()}
     np.savez("x.npz", **state)
     assert load_backbone("x.npz", check=False).info["source"] == "bare"
+    np.savez("x.npz", model=np.array(state, dtype=object))
+    assert load_backbone("x.npz", check=False).info["container"] == "model"
     # A dict in a .npy file, and a pickle of Caffe2's names with objects beside them.
     assert (
         len(load_backbone(save(folder, "npy", caffe2(encoder(0))), check=False).state_dict) == 265

@@ -138,6 +138,13 @@ def test_different_copies_of_one_tensor_are_refused_and_equal_ones_are_not(refus
     with refuses("two-copies") as caught:
         take(state)
     assert "conv1.weight" in str(caught.value)
+    # Neither float8 nor NaN can be compared by value.
+    small = {n: v.to(torch.float8_e5m2) for n, v in encoder(0).items() if v.is_floating_point()}
+    copies = under("first.", small) | under("second.", {n: v.clone() for n, v in small.items()})
+    assert_is(take(copies), encoder(0), torch.float8_e5m2)
+    faulty = {n: torch.full_like(v, torch.nan) for n, v in encoder(0).items() if "conv" in n}
+    with refuses("bad-tensor"):
+        take(encoder(0) | faulty | under("module.", {n: v.clone() for n, v in faulty.items()}))
     split = detectron2(encoder(0), "backbone.") | detectron2(encoder(1), "roi_heads.")
     with refuses("two-copies"):
         take({"model": split}, source="detectron2-c4", encoder="backbone.")
@@ -230,10 +237,13 @@ def test_safetensors_and_arrays_in_torch_files(tmp_path, refuses):
     assert_is(load_backbone(path, stubs=True, check=False), encoder(0))
 
 
-@pytest.mark.parametrize("content", [lambda net: net, lambda net: {"epoch": 3, "model": net}])
+@pytest.mark.parametrize(
+    "content", [lambda net: net, lambda net: {"epoch": 3, "model": net}, lambda net: ("r50", net)]
+)
 def test_whole_modules_are_explained_and_read_with_stubs(content, tmp_path, refuses):
     net = build_torchvision(NARROW)
     net.load_state_dict(encoder(0))
+    net.bn1.register_buffer("scratch", torch.ones(1), persistent=False)
     path = str(tmp_path / "module.pth")
     torch.save(content(torch.nn.DataParallel(net)), path)
     with refuses("unsafe-file") as caught:
@@ -248,13 +258,15 @@ def odd(kind: str) -> torch.Tensor:
         return dense.to("meta")
     if kind == "sparse":
         return dense.to_sparse()
+    if kind == "nested":
+        return torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])
     if kind == "quantized":
         return torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)
     return dense.to(getattr(torch, kind))
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["meta", "sparse", "quantized", "int64", "complex64"])
+@pytest.mark.parametrize("kind", ["meta", "sparse", "nested", "quantized", "int64", "bool", "complex64"])
 def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuses):
     state = encoder(0) | {"layer1.0.conv1.weight": odd(kind)}
     with refuses("bad-tensor") as caught:
@@ -328,6 +340,10 @@ def test_a_checkpoint_of_an_unfinished_pretraining_run_has_its_own_epochs():
     content = files()["mls_d2"] | {"metadata": metadata, "iteration": 19}
     info = take(content).info
     assert (info["epochs"], info["iterations"], info["synthetic"]) == (2.0, 20, True)
+    # A first stage is over.
+    staged = {**metadata, "epochs_before": 4.0}
+    info = take(content | {"metadata": staged}).info
+    assert (info["epochs"], info["iterations"], info["planned_iterations"]) == (5.0, 20, 80)
     # Checkpoints of before have the method alone.
     del metadata["pretrain"]
     assert take(content | {"metadata": metadata}).info["method"] == "mls"

@@ -49,6 +49,8 @@ def test_verification_finds_the_stride_in_the_wrong_place(monkeypatch, refuses):
     monkeypatch.setattr(architecture, "build_torchvision", lambda _: build_torchvision(moved))
     with refuses("not-verified"):
         verify(state, NARROW)
+    with refuses("bad-tensor"):
+        verify({n: v * 1e30 if n.endswith("bn1.weight") else v for n, v in state.items()}, NARROW)
 
 
 def without(*parts: str) -> dict:
@@ -83,6 +85,10 @@ REFUSED = [
     (encoder(0) | {"layer1.0.conv2.weight": torch.ones(4, 3, 3, 3)}, "fit no ResNet"),
     (encoder(0) | {"layer1.0.conv1.weight": torch.ones(4)}, "expected a convolution's 4 axes"),
     (encoder(0) | {"bn1.weight": torch.full((8,), float("inf"))}, "NaN or infinite"),
+    (encoder(0) | {"bn1.running_var": torch.full((8,), -1.0)}, "hold negative variances"),
+    (encoder(0, Architecture(18, 8, 8, 1, 8)), "basic blocks have 8 channels"),
+    (without("layer1.0.conv1") | one("layer1.0.conv1.weight_orig"), "pruned or reparametrised"),
+    (one("_flat_param"), "FSDP's flat parameters"),
     ({"optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}}}, "no tensors by name"),
     (one("projection_head.0.weight"), "a projector or head in it and no backbone"),
     (files()["vissl"] | {"type": "shard_list"}, "shard of a sharded (FSDP) checkpoint"),

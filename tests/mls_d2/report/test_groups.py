@@ -131,6 +131,25 @@ def test_synthetic_rows_of_a_mixed_group_are_marked(make_result, make_paper_resu
     assert group.title.endswith("preset paper + quick, real images and synthetic scenes")
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"synthetic": False}, ["mls", "mls, synthetic"]),
+        ({"iterations": 20, "planned_iterations": 80}, ["mls (iterations = 20 of 80)", "mls (…)"]),
+    ],
+)
+def test_synthetic_and_unfinished_pretraining_is_not_averaged_with_other(
+    other, expected, make_result
+):
+    results = [make_result(), make_result(seed=1)]
+    scenes = replace(results[0].dataset, synthetic=False)
+    results = [replace(result, dataset=scenes) for result in results]
+    backbone = results[1].backbone
+    results[1] = replace(results[1], backbone=replace(backbone, info=backbone.info | other))
+    (group,), _ = grouped(*results)
+    assert labels(group) == [text.replace("…", "iterations = not set") for text in expected]
+
+
 def test_a_result_with_an_unreadable_config_is_left_out(make_result):
     groups, (problem,) = grouped(make_result(config="a: ["), make_result())
     assert len(groups) == 1

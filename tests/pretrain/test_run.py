@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mls_d2.checkpoint.backbone_file import read_backbone
+from mls_d2.checkpoint.backbone_file import pretraining_info, read_backbone
 from mls_d2.convert.convert import load_backbone
 from mls_d2.core.files import sha256_of
 from mls_d2.run.environment import command_line
@@ -185,6 +185,16 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, monkeypatch, propos
         path = os.path.join(config("cut").OUTPUT_DIR, "model_final.pth")
         scaler = torch.load(path, weights_only=True)["grad_scaler"]
         assert 1 < scaler["scale"] < 65536  # lowered until nothing overflowed
+
+
+def test_a_checkpoint_of_a_second_stage_has_all_epochs_of_the_first(config):
+    metadata = run_module._checkpoint_metadata(
+        config(**ORL), run_module.Length(2, 4), synthetic=True
+    )
+    for iteration, epochs in ((0, 1.5), (3, 3.0)):
+        info = pretraining_info({"metadata": metadata, "iteration": iteration})
+        assert (info["epochs"], info["iterations"]) == (epochs, iteration + 1)
+        assert (info["method"], info["synthetic"]) == ("orl", True)
 
 
 @pytest.mark.full

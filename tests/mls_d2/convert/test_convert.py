@@ -266,7 +266,9 @@ def odd(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["meta", "sparse", "nested", "quantized", "int64", "bool", "complex64"])
+@pytest.mark.parametrize(
+    "kind", ["meta", "sparse", "nested", "quantized", "int64", "bool", "complex64"]
+)
 def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuses):
     state = encoder(0) | {"layer1.0.conv1.weight": odd(kind)}
     with refuses("bad-tensor") as caught:

@@ -82,6 +82,8 @@ def process(src: str, dst: str, args: argparse.Namespace) -> dict[str, Any]:
     if not args.inspect:
         check_dst(dst, args.to, force=args.force)
     path = fetch(src, sha256=expected_digest(src, args.sha256), cache_dir=args.cache_dir)
+    if not args.inspect and os.path.realpath(path) == os.path.realpath(dst):
+        raise UserError(f"'{dst}' is SRC itself, whose rest would be lost", code="bad-value")
     how = {"source": args.source, "encoder": args.encoder, "stubs": args.stub_unknown_objects}
     if args.inspect:
         return {"src": src} | inspect_file(path, **how)

@@ -171,7 +171,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
         The largest difference, relative to the largest value of its stage.
 
     Raises:
-        UserError: it is above 1e-5, or an output is not finite.
+        UserError: it is above 1e-5.
     """
     with torch.device("meta"):
         theirs = build_torchvision(architecture).eval()
@@ -185,14 +185,14 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     value: Tensor = nn.Sequential(theirs.conv1, theirs.bn1, theirs.relu, theirs.maxpool)(image)
     for stage in range(1, 5):
         value = getattr(theirs, f"layer{stage}")(value)
-        if not value.isfinite().all():
-            raise UserError(
-                f"its values are so large that stage {stage} has no finite output; check the file",
-                code="bad-tensor",
-            )
-        scale = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
-        error = (outputs[f"res{stage + 1}"] - value).abs().max() / scale
-        worst = max(worst, error.item())
+        found = outputs[f"res{stage + 1}"]
+        # Untrained weights can be so large that a later stage overflows, in both networks.
+        finite = value.isfinite()
+        if not torch.equal(finite, found.isfinite()):
+            worst = float("inf")
+        elif finite.any():
+            scale = value[finite].abs().max().clamp_min(torch.finfo(value.dtype).tiny)
+            worst = max(worst, ((found - value)[finite].abs().max() / scale).item())
     if not worst <= _TOLERANCE:
         raise UserError(
             f"the converted network differs from the original by {worst:.1e} of its outputs; "

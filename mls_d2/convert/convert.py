@@ -1,6 +1,7 @@
 """Conversion of any ResNet checkpoint to the backbone file of Detectron2, and back."""
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -41,7 +42,8 @@ _THREE = "three numbers such as [0, 0, 0]"
 
 def _are_three(value: Any) -> bool:
     numbers = value if isinstance(value, list | tuple) else ()
-    return len(numbers) == 3 and all(isinstance(item, int | float) for item in numbers)
+    plain = (type(item) in (int, float) and math.isfinite(item) for item in numbers)
+    return len(numbers) == 3 and all(plain)
 
 
 # What the tensors do not show and a user may know: the config's key, its name in the metadata, what
@@ -49,7 +51,9 @@ def _are_three(value: Any) -> bool:
 INPUT_KEYS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
     "INPUT.FORMAT": ("input_format", "RGB or BGR", lambda value: value in ("RGB", "BGR")),
     "MODEL.PIXEL_MEAN": ("pixel_mean", _THREE, _are_three),
-    "MODEL.PIXEL_STD": ("pixel_std", _THREE, _are_three),
+    "MODEL.PIXEL_STD": (
+        "pixel_std", "three numbers above 0", lambda value: _are_three(value) and min(value) > 0,
+    ),
     "MODEL.RESNETS.STRIDE_IN_1X1": (
         "stride_in_1x1", "True or False", lambda value: isinstance(value, bool),
     ),

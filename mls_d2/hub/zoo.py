@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import requests
 
-from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
+from mls_d2.checkpoint.backbone_file import check_values, read_backbone, sha256, write_backbone
 from mls_d2.checkpoint.download import fetch
 from mls_d2.checkpoint.hub import (
     CARD_FILE,
@@ -128,8 +128,10 @@ def _new_folder(dst: str | None) -> Iterator[Path]:
 def _write(folder: Path, path: str, dst: str, licence: str, results: Iterable[Path]) -> str:
     file = read_backbone(path)
     weights = folder / WEIGHTS_FILE
+    stored = {n: v for n, v in file.state_dict.items() if not n.endswith("num_batches_tracked")}
+    check_values(stored, path)
     try:
-        write_backbone(str(weights), file.state_dict, file.info)
+        write_backbone(str(weights), stored, file.info)
     except ValueError as error:
         message = f"'{path}' is not a backbone file: {error}; convert it with tools/convert.py"
         raise UserError(message, code="wrong-weights") from None

@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from mls_d2.report.contents import LEGEND, Report, ReportPicture, Section
-from mls_d2.report.groups import shown_metrics
+from mls_d2.report.groups import is_synthetic, shown_metrics
 from mls_d2.report.tables import Table, TableCell, summary_table
 
 MAX_EMBEDDED = 24 * 2**20
@@ -164,7 +164,7 @@ def render_csv(report: Report) -> str:
                     "method": result.method,
                     "seed": result.seed,
                     "dataset": result.dataset.name,
-                    "synthetic": str(result.dataset.synthetic).lower(),
+                    "synthetic": str(is_synthetic(result)).lower(),
                     "backbone": result.backbone.file,
                     "backbone_sha256": result.backbone.sha256,
                     "images_per_s": result.images_per_s,

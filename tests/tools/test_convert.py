@@ -50,6 +50,9 @@ def test_what_the_user_knows_is_written_and_kept(run, moco, tmp_path):
     known = ("--dataset", "imagenet", "--epochs", "200", "--set", "INPUT.FORMAT", "BGR")
     assert run(moco, out, FAST, *known).code == 0
     assert "[file-exists]" in run(moco, out).err
+    link = tmp_path / "link.pth"
+    link.symlink_to(moco)
+    assert "is SRC itself" in run(moco, link, FAST, "--force").err
     # A file that needs no conversion is written for what is new, and keeps the rest.
     assert run(out, ours, FAST, "--dataset", "coco", "mine", "--method", "x").code == 0
     info = read_backbone(str(ours)).info

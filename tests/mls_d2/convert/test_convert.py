@@ -309,6 +309,8 @@ def test_what_no_tensor_shows_can_be_corrected(tmp_path):
         ({"INPUT.FORMAT": "[a"}, "bad-value"),
         ({"MODEL.RESNETS.STRIDE_IN_1X1": 1}, "bad-value"),
         ({"MODEL.PIXEL_MEAN": [0, 0, 0]}, "bad-value"),
+        ({"MODEL.PIXEL_MEAN": "[.nan, 0, 0]", "MODEL.PIXEL_STD": [1, 1, 1]}, "bad-value"),
+        ({"MODEL.PIXEL_MEAN": [0, 0, 0], "MODEL.PIXEL_STD": [1, 0, 1]}, "bad-value"),
         ({"MODEL.PIXEL_MEAN": [0, 0], "MODEL.PIXEL_STD": [1, 1, 1]}, "bad-value"),
     ],
 )

@@ -49,8 +49,12 @@ def test_verification_finds_the_stride_in_the_wrong_place(monkeypatch, refuses):
     monkeypatch.setattr(architecture, "build_torchvision", lambda _: build_torchvision(moved))
     with refuses("not-verified"):
         verify(state, NARROW)
-    with refuses("bad-tensor"):
-        verify({n: v * 1e30 if n.endswith("bn1.weight") else v for n, v in state.items()}, NARROW)
+    # Outputs that overflow prove nothing, but not that the networks are equal.
+    large = {n: v * 1e30 if n.startswith("layer4.2.bn") else v for n, v in state.items()}
+    with refuses("not-verified"):
+        verify(large, NARROW)
+    monkeypatch.undo()
+    assert verify(large, NARROW) <= 1e-5
 
 
 def without(*parts: str) -> dict:

@@ -191,6 +191,9 @@ def test_folders_and_file_servers(backbone, tmp_path, refuses):
         push(backbone, str(zoo / "mls-r50"), licence="mit")
     with refuses("bad-value"):
         push(backbone, f"{sources[1]}/new", licence="mit")
+    torch.save({"stem.conv1.weight": torch.ones(2, device="meta")}, tmp_path / "meta.pth")
+    with refuses("bad-tensor"):
+        push(str(tmp_path / "meta.pth"), str(zoo / "meta"), licence="mit")
     config = json.loads((zoo / "mls-r50/config.json").read_text())
     config["sha256"]["model.safetensors"] = "0" * 64
     (zoo / "mls-r50/config.json").write_text(json.dumps(config))

@@ -1,6 +1,8 @@
 """Every format: nothing in a name is markup, and what marks numbers is printed with them."""
 
+import csv
 import html
+import io
 import re
 import shutil
 import subprocess
@@ -198,6 +200,14 @@ def test_mixed_tables_are_marked_in_every_format(make_result, make_paper_result)
     assert "> **MIXED TABLES: some rows differ in more than the method.**" in text
     assert "| mls, synthetic (dataset = " in text
     assert "preset paper + quick, real images and synthetic scenes" in text
+    # A backbone of scenes is one on photographs, too.
+    scenes = make_paper_result("mls", backbone=make_result("mls").backbone)
+    report = report_of(make_paper_result("random"), scenes)
+    rows = list(csv.DictReader(io.StringIO(render.render_csv(report))))
+    assert [(row["row"], row["synthetic"]) for row in rows] == [
+        ("random", "false"),
+        ("mls, synthetic", "true"),
+    ]
 
 
 def test_a_paper_result_on_real_data_has_no_banner_and_names_the_sources(make_paper_result):

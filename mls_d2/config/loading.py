@@ -79,7 +79,7 @@ class _Utf8Config(CfgNode):
             ) from None
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
-            kind = "it is empty" if node is None else f"got a {node.id}"
+            kind = "it is empty" if node is None else f"got {node.tag.rpartition(':')[2]}"
             message = f"'{filename}' is no config: expected a mapping of keys to values, {kind}"
             raise UserError(message, code="bad-config")
         _refuse_repeated(node, filename)

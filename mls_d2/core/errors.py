@@ -68,8 +68,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except OSError as error:
         # Python would try it again at its end, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            _tell(f"error: {_of_the_system(error)}")
+        _tell(_line_of(error))
         code = code or EXIT_USER_ERROR
     sys.exit(code)
 
@@ -90,26 +89,10 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     threading.excepthook = _thread_failed
     try:
         return main() or 0
-    except UserError as error:
-        code = f" [{error.code}]" if error.code else ""
-        _tell(f"error: {error}{code}")
-        return EXIT_USER_ERROR
-    except OSError as error:
-        if error.errno is None:
+    except (UserError, OSError, UnicodeEncodeError, MemoryError) as error:
+        if _is_bug(error):
             raise
-        if not isinstance(error, BrokenPipeError):
-            _tell(f"error: {_of_the_system(error)}")
-        return EXIT_USER_ERROR
-    except UnicodeEncodeError as error:
-        if error.encoding != sys.getfilesystemencoding():
-            raise
-        _tell(
-            f"error: the locale's encoding {error.encoding} does not have the characters of "
-            f"'{error.object}'; set PYTHONUTF8=1 or another locale [bad-locale]"
-        )
-        return EXIT_USER_ERROR
-    except MemoryError as error:
-        _tell(f"error: out of memory {error}".rstrip() + " [out-of-memory]")
+        _tell(_line_of(error))
         return EXIT_USER_ERROR
     except Preempted as error:
         _tell(str(error))
@@ -119,19 +102,38 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
         return EXIT_INTERRUPTED
 
 
+def _is_bug(error: Exception) -> bool:
+    if isinstance(error, UnicodeEncodeError):
+        return error.encoding != sys.getfilesystemencoding()
+    return isinstance(error, OSError) and error.errno is None
+
+
+def _line_of(error: Exception) -> str:
+    """Return what to print of an error; nothing if whoever read the output has left."""
+    if isinstance(error, BrokenPipeError):
+        return ""
+    if isinstance(error, OSError):
+        name = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
+        return f"error: {name}{error.strerror} [file-error]"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"error: '{error.object}' cannot be written in {error.encoding}, the encoding of this "
+            "locale; set PYTHONUTF8=1 [bad-locale]"
+        )
+    if isinstance(error, MemoryError):
+        return f"error: out of memory {error}".rstrip() + " [out-of-memory]"
+    code = getattr(error, "code", "")
+    return f"error: {error}{f' [{code}]' * bool(code)}"
+
+
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):  # the disk of the log is full
-        sys.stderr.write(f"{line}\n")
-
-
-def _of_the_system(error: OSError) -> str:
-    name = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
-    return f"{name}{error.strerror} [file-error]"
+        sys.stderr.write(f"{line}\n" * bool(line))
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Report an error in a thread; those of the system as a line, as TensorBoard raises them later."""
+    """Report an error in a thread; one of the system as a line, as TensorBoard raises it again."""
     if isinstance(failure.exc_value, OSError):
-        _tell(f"warning: {_of_the_system(failure.exc_value)}")
+        _tell(_line_of(failure.exc_value).replace("error", "warning", 1))
     else:
         threading.__excepthook__(failure)

@@ -33,7 +33,7 @@ def test_every_key_of_detectron2_is_still_there():
         ("SOLVR: {BASE_LR: 7}\n", "unknown-key", ("did you mean 'SOLVER.BASE_LR'",)),
         ("MLS: {K: [1, 2]}\n", "bad-value", ("a.yaml",)),
         ("MLS: {K: 7\n", "bad-config", ("a.yaml",)),
-        ("just words\n", "bad-config", ("a.yaml", "expected a mapping", "got a scalar")),
+        ("just words\n", "bad-config", ("a.yaml", "expected a mapping", "got str")),
         ("", "bad-config", ("a.yaml", "it is empty")),
         ("SEED: 1\nMLS: {K: 7}\nSEED: 2\n", "bad-config", ("a.yaml", "'SEED' twice", "line 3")),
         ("MLS:\n  K: 2020-13-45\n", "bad-config", ("a.yaml", "month")),

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import write_bytes
+from mls_d2.core.files import write_bytes, writing
 from mls_d2.core.workers import worker_map
 from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
 from pretrain.sources import SHARDS_FILE, ImageSource, ShardsIndex, index_path
@@ -120,13 +120,15 @@ def write_shards_file(folder: str, shards: Sequence[Path], *, synthetic: bool) -
 
 def _claim(folder: Path, plan: dict) -> None:
     marker = folder / _PACKING_FILE
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.iterdir()):
-            marker.write_text(json.dumps(plan), encoding="utf-8")
-        found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot pack into '{folder}': {error}", code="damaged-file") from None
+            write_bytes(marker, json.dumps(plan).encode())
+    try:
+        found = dict(json.loads(marker.read_bytes())) if marker.is_file() else None
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        message = f"'{marker}' is damaged: {error}; remove '{folder}', or take another"
+        raise UserError(message, code="damaged-file") from None
     if found is None:
         raise UserError(
             f"'{folder}' is not empty and holds no shards of this tool; take another",
@@ -155,7 +157,7 @@ class _Packer:
         if index_path(path).is_file():
             return []
         broken, partial = [], path.with_suffix(".partial")
-        with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
+        with writing(partial), tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
             for position in map(int, positions):
                 try:
                     suffix, data = _encode(self.source, position, self.packing)
@@ -204,6 +206,6 @@ def _index(shard: Path) -> None:
         raise UserError(
             f"shard '{shard}' is damaged: {error}. Copy it again", code="damaged-file"
         ) from None
-    partial = shard.with_suffix(".partial.npy")
-    np.save(partial, np.array(rows, dtype=np.int64).reshape(-1, 2))
-    os.replace(partial, index_path(shard))
+    index = io.BytesIO()
+    np.save(index, np.array(rows, dtype=np.int64).reshape(-1, 2))
+    write_bytes(index_path(shard), index.getvalue())

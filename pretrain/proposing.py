@@ -35,6 +35,8 @@ _ADVICE = (
     "if nobody killed it, memory ran out: repeat the command, which keeps what is finished, with "
     "fewer --workers"
 )
+# A search reads nothing, and takes minutes for an image of several megapixels.
+_SEARCH_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def make_proposals(source: ImageSource, path: str, search: Search, *, workers: i
     propose = functools.partial(_propose, source, search)
     logger.info("making the proposals of %d images: %s", length, path)
     bar = tqdm(total=length, initial=writer.done, desc="proposals", unit="img", smoothing=0.05)
-    with contextlib.closing(writer), bar, worker_map(propose, workers, advice=_ADVICE) as run:
+    searching = worker_map(propose, workers, advice=_ADVICE, busy_s=_SEARCH_S)
+    with contextlib.closing(writer), bar, searching as run:
         for place, found in enumerate(run(range(writer.done, length)), start=writer.done):
             if found.fault:
                 logger.warning("no proposals for image %d: %s", place, found.fault)

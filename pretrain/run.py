@@ -121,10 +121,11 @@ def pretrain(cfg: CfgNode, *, resume: bool = False) -> str:
         text = "%s on %d images: %d steps of %d, %d per epoch"
         logger.info(text, cfg.PRETRAIN.METHOD, *plan)
         trainer.train(start, length.max_iter)
-    trainer.images.summarise()
+        trainer.images.summarise()
+        if comm.is_main_process():
+            info = backbone_info(cfg, length, synthetic=source.synthetic)
+            _write_files(Path(target), trainer.method.export(), info)
     if comm.is_main_process():
-        info = backbone_info(cfg, length, synthetic=source.synthetic)
-        _write_files(Path(target), trainer.method.export(), info)
         method = cfg.PRETRAIN.METHOD
         notify(task="pretraining", method=method, folder=cfg.OUTPUT_DIR, file=target)
     comm.synchronize()

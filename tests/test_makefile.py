@@ -81,6 +81,14 @@ def test_a_target_is_a_command_that_a_user_could_type(
         assert set(re.findall(r" (--[a-z-]+)", line)) <= options_of(f"tools/{tool[0]}")
 
 
+@pytest.mark.parametrize("argument", ['OUT=a"b', "DATA=a`b", "BACKBONE=a\\b.pth"])
+def test_a_path_that_the_shell_would_change_is_refused(argument: str) -> None:
+    command = [str(MAKE), "-n", "-o", "setup", "pretrain", argument]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "rename it, or call the tool itself" in done.stderr
+
+
 def test_every_target_sets_up_first_and_is_listed() -> None:
     targets = re.findall(r"^([a-z0-9-]+):.*## ", TEXT, re.M)
     for target in set(targets) - {"help", "clean", "setup"}:

@@ -33,6 +33,11 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = ()) -> CfgNode:
         config_file = find_config(config_file)
         try:
             loaded = CfgNode(_Utf8Config.load_yaml_with_base(config_file))
+        except RecursionError:
+            raise UserError(
+                f"'{config_file}' is nested too deep, or its _BASE_ leads back to itself",
+                code="bad-config",
+            ) from None
         except (*YAML_FAULTS, OSError) as error:
             raise UserError(
                 f"'{config_file}' is not a readable YAML config: {type(error).__name__} {error}",
@@ -72,7 +77,12 @@ class _Utf8Config(CfgNode):
                 f"({content[error.start : error.start + 1]!r}); save it as UTF-8",
                 code="bad-config",
             ) from None
-        _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), filename)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            kind = "it is empty" if node is None else f"got {node.tag.rpartition(':')[2]}"
+            message = f"'{filename}' is no config: expected a mapping of keys to values, {kind}"
+            raise UserError(message, code="bad-config")
+        _refuse_repeated(node, filename)
         return io.StringIO(text)
 
 

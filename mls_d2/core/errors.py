@@ -1,9 +1,13 @@
 """Errors for users, and the one place that turns them into exit codes of the tools."""
 
+import contextlib
 import difflib
 import io
+import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 EXIT_USER_ERROR = 2
@@ -58,34 +62,78 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit with the code of :func:`exit_code_of`."""
-    sys.exit(exit_code_of(main))
+    code = exit_code_of(main)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try it again at its end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _tell(_line_of(error))
+        code = code or EXIT_USER_ERROR
+    sys.exit(code)
 
 
 def exit_code_of(main: Callable[[], int | None]) -> int:
     """Run ``main``, print what stopped it, and return the exit code.
 
-    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``) or an error of the operating
-    system about a file, 75 preempted by a scheduler (``EX_TEMPFAIL``: resume by the same command
-    with ``--resume``), 130 interrupted. Characters that the terminal's encoding does not have are
-    printed as question marks.
+    Codes: 0 success, 2 a :class:`UserError` (printed as ``error: …``), an error of the operating
+    system such as a missing file or a full disk, or no memory, 75 preempted by a scheduler
+    (``EX_TEMPFAIL``: resume by the same command with ``--resume``), 130 interrupted. Characters
+    that the terminal's encoding does not have are printed as question marks, and a log that cannot
+    be written stops nothing.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    logging.raiseExceptions = False
+    threading.excepthook = _thread_failed
     try:
         return main() or 0
-    except UserError as error:
-        code = f" [{error.code}]" if error.code else ""
-        sys.stderr.write(f"error: {error}{code}\n")
-        return EXIT_USER_ERROR
-    except OSError as error:
-        if error.filename is None:
+    except (UserError, OSError, UnicodeEncodeError, MemoryError) as error:
+        if _is_bug(error):
             raise
-        sys.stderr.write(f"error: '{error.filename}': {error.strerror} [file-error]\n")
+        _tell(_line_of(error))
         return EXIT_USER_ERROR
     except Preempted as error:
-        sys.stderr.write(f"{error}\n")
+        _tell(str(error))
         return EXIT_PREEMPTED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        _tell("interrupted")
         return EXIT_INTERRUPTED
+
+
+def _is_bug(error: Exception) -> bool:
+    if isinstance(error, UnicodeEncodeError):
+        return error.encoding != sys.getfilesystemencoding()
+    return isinstance(error, OSError) and error.errno is None
+
+
+def _line_of(error: Exception) -> str:
+    """Return what to print of an error; nothing if whoever read the output has left."""
+    if isinstance(error, BrokenPipeError):
+        return ""
+    if isinstance(error, OSError):
+        name = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
+        return f"error: {name}{error.strerror} [file-error]"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"error: '{error.object}' cannot be written in {error.encoding}, the encoding of this "
+            "locale; set PYTHONUTF8=1 [bad-locale]"
+        )
+    if isinstance(error, MemoryError):
+        return f"error: out of memory {error}".rstrip() + " [out-of-memory]"
+    code = getattr(error, "code", "")
+    return f"error: {error}{f' [{code}]' * bool(code)}"
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # the disk of the log is full
+        sys.stderr.write(f"{line}\n" * bool(line))
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Report an error in a thread; one of the system as a line, as TensorBoard raises it again."""
+    if isinstance(failure.exc_value, OSError):
+        _tell(_line_of(failure.exc_value).replace("error", "warning", 1))
+    else:
+        threading.__excepthook__(failure)

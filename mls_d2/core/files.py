@@ -172,6 +172,15 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
     return error
 
 
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of the system in the block into the one that ``path`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(os.fspath(path), error) from error
+
+
 def unwritable(path: str, error: Exception) -> UserError:
     """Return the error that a file or folder cannot be written, for an error of the system."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

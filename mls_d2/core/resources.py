@@ -51,6 +51,9 @@ def _named(folders: tuple[str, ...]) -> dict[str, Path]:
 def _find(given: str, kind: str, folders: tuple[str, ...]) -> str:
     if os.path.isfile(given):
         return given
+    if os.path.dirname(given) and os.path.isdir(given):
+        message = f"'{given}' is a folder, expected a {kind} file{_inside(given)}"
+        raise UserError(message, code="missing-file")
     if os.path.dirname(given):
         raise UserError(f"no {kind} file '{given}'{_neighbours(given)}", code="missing-file")
     known, name = _named(folders), given.removesuffix(".yaml")
@@ -67,5 +70,15 @@ def _neighbours(path: str) -> str:
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         return f" (there is no folder '{folder}' either)"
-    names = [other for other in os.listdir(folder) if other.endswith((".yaml", ".yml"))]
+    names = _yaml_files(folder)
     return f"; {nearest(name, names)}" if names else ""
+
+
+def _inside(folder: str) -> str:
+    names = _yaml_files(folder)
+    return f"; it holds {', '.join(sorted(names)[:3])}" if names else ""
+
+
+def _yaml_files(folder: str) -> list[str]:
+    paths = Path(folder).iterdir()
+    return [path.name for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]

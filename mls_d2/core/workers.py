@@ -1,15 +1,17 @@
-"""A map over processes that ends with a message if one of them dies."""
+"""A map over processes that ends with a message if one of them dies or is stuck."""
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,11 +20,14 @@ from mls_d2.core.errors import UserError
 
 # Items of which the results are computed or wait to be taken, for each process.
 _AHEAD = 4
+# How long processes may neither read nor compute while a result is waited for, in seconds.
+_IDLE_S = 60.0
+_LOOK_S = 1.0
 
 
 @contextmanager
 def worker_map(
-    function: Callable[[Any], Any], workers: int, *, advice: str
+    function: Callable[[Any], Any], workers: int, *, advice: str, busy_s: float = _IDLE_S
 ) -> Iterator[Callable[[Iterable[Any]], Iterable[Any]]]:
     """Yield what applies ``function`` to items, in their order, by that many processes.
 
@@ -34,9 +39,10 @@ def worker_map(
         function: of one item; it can be pickled.
         workers: processes; 0 is this one.
         advice: end of the message if one of them dies: likely causes, what to do.
+        busy_s: how long an item may be computed on without reading anything, in seconds.
 
     Raises:
-        UserError: a process has died.
+        UserError: a process has died, was stopped or is caught in one item.
     """
     if not workers:
         yield partial(map, function)
@@ -45,21 +51,64 @@ def worker_map(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _prepare, (function,))
     try:
-        yield partial(_in_order, pool, _AHEAD * workers)
+        yield partial(_in_order, pool, _AHEAD * workers, busy_s)
     except BrokenProcessPool as error:
         raise UserError(f"a worker process died: {advice}", code="dead-worker") from error
+    except _StuckError as error:
+        for process in multiprocessing.active_children():
+            process.kill()  # The pool would wait for it.
+        message = f"a worker process is stuck: {error}: {advice}"
+        raise UserError(message, code="dead-worker") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, ahead: int, items: Iterable[Any]) -> Iterator[Any]:
+class _StuckError(Exception):
+    pass
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, ahead: int, busy_s: float, items: Iterable[Any]
+) -> Iterator[Any]:
     waiting: deque[Future[Any]] = deque()
     for item in items:
         waiting.append(pool.submit(_apply, item))
         if len(waiting) > ahead:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft(), busy_s)
     while waiting:
-        yield waiting.popleft().result()
+        yield _result(waiting.popleft(), busy_s)
+
+
+def _result(future: Future[Any], busy_s: float) -> Any:
+    """Return a result, if the processes get on meanwhile."""
+    before = _activity()
+    looked = read_at = active_at = time.monotonic()
+    while not wait([future], _LOOK_S).done:
+        now, found = time.monotonic(), _activity()
+        # After a long pause this process was stopped, too, e.g. by Ctrl-Z.
+        if found is None or before is None or found[0] != before[0] or now - looked > _IDLE_S / 2:
+            read_at = active_at = now
+        elif found != before:
+            active_at = now
+        before, looked = found, now
+        if now - active_at > _IDLE_S:
+            raise _StuckError(f"nothing was read or computed for {_IDLE_S:.0f} s")
+        if now - read_at > busy_s:
+            raise _StuckError(f"nothing was read for {busy_s:.0f} s")
+    return future.result()
+
+
+def _activity() -> tuple[int, int] | None:
+    """Return the bytes that all processes have read and their ticks of CPU; None without /proc."""
+    read = ticks = 0
+    with suppress(OSError):
+        for process in multiprocessing.active_children():
+            folder = Path("/proc", str(process.pid))
+            read += int((folder / "io").read_text().split()[1])  # of "rchar: 123"
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])  # of user and system
+        return read, ticks
+    return None
 
 
 _functions: list[Callable[[Any], Any]] = []

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 import msgspec
 import numpy as np
 
-from mls_d2.core.files import atomic_write, unwritable
+from mls_d2.core.files import atomic_write, writing
 from mls_d2.data.dataset_files import evenly_spaced
 from mls_d2.data.images import BrokenImageError
 from mls_d2.data.recipe_file import Count, RecipeFile, check_begun, header_bytes
@@ -149,19 +149,17 @@ class ProposalsWriter:
     def __init__(self, path: str, recipe: Recipe) -> None:
         self.path, self._recipe = path, recipe
         self._partial = Path(f"{path}.partial")
-        try:
+        self.done = 0
+        with writing(self._partial):
             self._partial.touch()
             self._file = self._partial.open("r+b")
-        except OSError as error:
-            raise unwritable(str(self._partial), error) from None
-        self._begin()
-        self.done = 0
-        end = self._file.tell()
-        for _, _, boxes in _records(self._file):
-            self.done += 1
-            end += _CHECKSUM.size + _IMAGE.size + len(boxes)
-        self._file.truncate(end)
-        self._file.seek(end)
+            self._begin()
+            end = self._file.tell()
+            for _, _, boxes in _records(self._file):
+                self.done += 1
+                end += _CHECKSUM.size + _IMAGE.size + len(boxes)
+            self._file.truncate(end)
+            self._file.seek(end)
 
     def _begin(self) -> None:
         """Write the recipe, or compare it with the one that is there."""
@@ -182,11 +180,9 @@ class ProposalsWriter:
             boxes: ``(R, 4)`` x0, y0, x1, y1 in pixels, in [0, 65535].
         """
         record = _IMAGE.pack(key, *size, len(boxes)) + boxes.astype("<u2").tobytes()
-        try:
+        with writing(self._partial):
             self._file.write(_CHECKSUM.pack(zlib.crc32(record)) + record)
             self._file.flush()
-        except OSError as error:
-            raise unwritable(str(self._partial), error) from None
         self.done += 1
 
     def finish(self) -> None:
@@ -214,7 +210,8 @@ class ProposalsWriter:
 
     def close(self) -> None:
         """Close the partial file, which stays."""
-        self._file.close()
+        with writing(self._partial):
+            self._file.close()
 
     def _rewind(self) -> None:
         self._file.seek(0)

@@ -78,6 +78,9 @@ def _explain(error: Exception, relief: str) -> tuple[str, str]:
             f"{error.strerror}: the logs cannot be written to OUTPUT_DIR. The last checkpoint is "
             "intact: free space, then continue with --resume"
         ), "no-space"
+    if isinstance(error, OSError) and str(error).startswith("Caught "):
+        # A data loader re-raises errors of its workers without their number and file.
+        return f"a worker of the data loader: {str(error).rstrip().splitlines()[-1]}", "file-error"
     return "", ""
 
 

@@ -1,5 +1,6 @@
 """Shards: what goes in comes out, by position, in every reader."""
 
+import errno
 import io
 import os
 import signal
@@ -145,6 +146,23 @@ def test_missing_and_cut_shards_are_named(files, tmp_path, refuses):
     with refuses("missing-data") as caught:
         ShardSource(str(folder))
     assert caught.match("000001.tar is missing")
+
+
+def test_a_full_disk_names_the_shard_and_what_began_is_finished(
+    files, tmp_path, monkeypatch, refuses
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "addfile", full)
+        with refuses("no-space") as caught:
+            pack(files, str(tmp_path / "shards"), Packing())
+    assert caught.match("shards/000000.partial")
+    assert pack(files, str(tmp_path / "shards"), Packing()) == len(files.paths)
+    (tmp_path / "shards/packing.json").write_text("[7]")
+    with refuses("damaged-file"):
+        pack(files, str(tmp_path / "shards"), Packing())
 
 
 def test_folders_of_others_and_other_packings_are_refused(files, tmp_path, refuses):

@@ -48,7 +48,7 @@ def searched(monkeypatch):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    def run(function, workers, *, advice):
+    def run(function, workers, *, advice, busy_s):
         return worker_map(function, 0, advice=advice)
 
     monkeypatch.setattr(proposing, "worker_map", run)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import subprocess
 import sys
 
 import numpy as np
@@ -133,16 +134,51 @@ def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, encoding):
         assert stream.buffer.getvalue().decode().strip() == expected
 
 
-def test_an_error_about_a_file_is_one_line_that_names_it_and_others_are_bugs(tmp_path, capsys):
-    assert exit_code_of((tmp_path / "a.json").read_text) == EXIT_USER_ERROR
-    line = f"error: '{tmp_path}/a.json': No such file or directory [file-error]\n"
-    assert capsys.readouterr().err == line
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(errno.ENOENT, "None", "a.json"), "error: 'a.json': None [file-error]"),
+        (OSError(errno.EIO, "Bad", b"a.json"), "error: 'a.json': Bad [file-error]"),
+        (OSError(errno.ENOSPC, "Full"), "error: Full [file-error]"),
+        (MemoryError(), "error: out of memory [out-of-memory]"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ""),
+        (
+            UnicodeEncodeError(sys.getfilesystemencoding(), "a\udcc3", 1, 2, "surrogates"),
+            "error: 'a?' cannot be written in utf-8, the encoding of this locale; set PYTHONUTF8=1 "
+            "[bad-locale]",
+        ),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(monkeypatch, error, line):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    assert exit_code_of(lambda: raise_(error)) == EXIT_USER_ERROR
+    streams[1].flush()
+    assert streams[1].buffer.getvalue().decode() == line + "\n" * bool(line)
 
-    def fail():
-        raise OSError("no file in sight")
 
-    with pytest.raises(OSError, match="no file in sight"):
-        exit_code_of(fail)
+@pytest.mark.parametrize(
+    "error", [OSError("no file in sight"), UnicodeEncodeError("cp437", "a", 0, 1, "x")]
+)
+def test_other_errors_are_bugs(error):
+    with pytest.raises(type(error)):
+        exit_code_of(lambda: raise_(error))
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    code = "from mls_d2.core.errors import run_tool; run_tool(lambda: print('x'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == EXIT_USER_ERROR
+    assert done.stderr == f"error: {os.strerror(errno.ENOSPC)} [file-error]\n"
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

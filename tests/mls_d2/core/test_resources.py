@@ -45,6 +45,7 @@ def test_a_file_of_the_user_comes_before_a_name(tmp_path, monkeypatch):
         ("mask_rcnn_R_50_FPN_3x.yaml", "'mask_rcnn_R_50_FPN_2x'"),
         ("./mls_quick", "no config file './mls_quick'; valid: 'mine.yaml'"),
         ("nowhere/mls_quick", "there is no folder 'nowhere' either"),
+        ("./", "'./' is a folder, expected a config file; it holds mine.yaml"),
     ],
 )
 def test_what_is_no_config_is_refused_with_the_nearest(given, hint, tmp_path, monkeypatch, refuses):

@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import signal
 from functools import partial
 
 import pytest
 
+from mls_d2.core import workers
 from mls_d2.core.workers import worker_map
 
 
@@ -17,12 +19,21 @@ def die(item: int) -> None:
     os._exit(9)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_results_keep_their_order_and_come_from_processes(workers):
-    with worker_map(partial(scaled, 10), workers, advice="") as run:
+def stop(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def loop(item: int) -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_results_keep_their_order_and_come_from_processes(number):
+    with worker_map(partial(scaled, 10), number, advice="") as run:
         found = list(run(range(20)))
     assert [value for value, _ in found] == [10 * item for item in range(20)]
-    assert (os.getpid() in {process for _, process in found}) == (workers == 0)
+    assert (os.getpid() in {process for _, process in found}) == (number == 0)
 
 
 def test_items_are_taken_only_a_few_ahead_of_results():
@@ -32,7 +43,20 @@ def test_items_are_taken_only_a_few_ahead_of_results():
     assert next(taken) < 10
 
 
-def test_a_process_that_dies_is_a_message_with_advice(refuses):
-    with refuses("dead-worker") as caught, worker_map(die, 1, advice="do this") as run:
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (die, "a worker process died: do this"),
+        (stop, "a worker process is stuck: nothing was read or computed for 3 s: do this"),
+        (loop, "a worker process is stuck: nothing was read for 1 s: do this"),
+    ],
+)
+def test_a_process_that_does_not_get_on_is_a_message_with_advice(
+    refuses, monkeypatch, trouble, message
+):
+    monkeypatch.setattr(workers, "_IDLE_S", 3.0)
+    mapped = worker_map(trouble, 1, advice="do this", busy_s=3600 if trouble is stop else 1)
+    with refuses("dead-worker") as caught, mapped as run:
         list(run(range(2)))
-    assert str(caught.value) == "a worker process died: do this"
+    assert str(caught.value) == message

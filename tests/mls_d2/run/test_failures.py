@@ -18,6 +18,12 @@ def raise_disk_full():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def raise_from_worker():
+    raise OSError(
+        "Caught OSError in DataLoader worker process 0.\nOriginal …\nOSError: [Errno 5] E\n"
+    )
+
+
 def raise_no_shared_memory():
     raise RuntimeError(
         "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  File …\n"
@@ -30,6 +36,7 @@ def raise_no_shared_memory():
     [
         (allocate, "out-of-memory", ("1152921504606846976", "CROP_SIZE (224)")),
         (raise_disk_full, "no-space", ("No space left", "--resume")),
+        (raise_from_worker, "file-error", ("a worker of the data loader: OSError: [Errno 5] E",)),
         (raise_no_shared_memory, "lost-worker", ("No space left", "--shm-size")),
         pytest.param(
             lambda: allocate("cuda"),

@@ -12,6 +12,7 @@ from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import sha256_of
 from mls_d2.data.annotations_coco import coco_records, image_names
 from mls_d2.data.annotations_voc import voc_records, voc_stems
+from mls_d2.data.cityscapes import cityscapes_records
 from mls_d2.data.classification import FOLDER, register
 from mls_d2.data.dataset_files import (
     datasets_root,
@@ -41,9 +42,10 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
 
 
 def read_through_validators() -> None:
-    """Replace Detectron2's readers of COCO and VOC detection datasets in its catalog by ours."""
+    """Replace Detectron2's readers of COCO, VOC and Cityscapes in its catalog by ours."""
+    kinds = ((_is_coco, coco_records), (_is_voc, voc_records), (_is_cityscapes, cityscapes_records))
     for name in DatasetCatalog.list():
-        reader = coco_records if _is_coco(name) else voc_records if _is_voc(name) else None
+        reader = next((reader for is_kind, reader in kinds if is_kind(name)), None)
         if reader and getattr(DatasetCatalog[name], "__module__", "").startswith("detectron2."):
             DatasetCatalog[name] = functools.partial(reader, name)
 
@@ -160,6 +162,10 @@ def _is_coco(name: str) -> bool:
 def _is_voc(name: str) -> bool:
     metadata = MetadataCatalog.get(name)
     return bool(metadata.get("dirname") and metadata.get("split"))
+
+
+def _is_cityscapes(name: str) -> bool:
+    return MetadataCatalog.get(name).get("evaluator_type") == "cityscapes_sem_seg"
 
 
 def _check_parts(name: str) -> None:

@@ -56,7 +56,10 @@ READ = {
     "spaces": ("<name>dog</name>", "<name> dog\n</name>", (3, 4, 20, 15)),
     "no size": ("<size><width>30</width>", "<size>", (3, 4, 20, 15)),
     "size of zero": ("<width>30</width>", "<width>0</width>", (3, 4, 20, 15)),
-}
+    "entities": (
+        "<annotation>", "<!DOCTYPE a [<!ENTITY e 'x'>]><annotation>&e;", (3, 4, 20, 15)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "box"), READ.values(), ids=READ)
@@ -85,6 +88,20 @@ REFUSED = {
     "no XML": (XML, "a,dog,3,4"),
     "empty": (XML, ""),
     "another size": ("<width>30</width>", "<width>20</width>"),
+    "two names": ("<name>dog</name>", "<name>dog</name><name>cat</name>"),
+    "two corners": ("<xmin>3</xmin>", "<xmin>3</xmin><xmin>5</xmin>"),
+    "two boxes": ("<bndbox>", "<bndbox/><bndbox>"),
+    "another root": (XML, XML.replace("annotation", "html")),
+    "a namespace": ("<annotation>", "<annotation xmlns='x'>"),
+    "objects in capitals": (XML, XML.replace("object>", "Object>")),
+    "objects further in": (XML, XML.replace("<part>", "<object>").replace("</part>", "</object>")),
+    "multi-byte encoding": ("<annotation>", "<?xml version='1.0' encoding='gb2312'?><annotation>"),
+    "a billion laughs": (
+        "<annotation>",
+        "<!DOCTYPE a [<!ENTITY e0 'xxxxxxxxxx'>"
+        + "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 9))
+        + "]><annotation>&e8;",
+    ),
 }
 
 
@@ -106,8 +123,8 @@ def test_lists_have_blank_lines_and_second_columns(voc, text):
     assert image_files("odd") == [str(voc / "JPEGImages/b.jpg")]
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "a\nb\na\n"])
-def test_empty_and_doubled_lists_are_refused(voc, refuses, text):
+@pytest.mark.parametrize("text", ["", "\n \n", "a\nb\na\n", "a b\n", "b 3,4,20,15\n"])
+def test_lists_of_other_kinds_are_refused(voc, refuses, text):
     (voc / "ImageSets/Main/train.txt").write_text(text)
     with refuses("damaged-annotation"):
         check_dataset("odd")

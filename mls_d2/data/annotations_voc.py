@@ -135,7 +135,9 @@ def _check_structure(root: ET.Element, path: str, faults: Faults) -> None:
     objects = len(root.findall("object"))
     if boxes - parts > objects:
         expected = "expected an <object> in <annotation> for each"
-        faults.add("structure", f"'{path}' has {boxes - parts} bndbox, {objects} object; {expected}")
+        faults.add(
+            "structure", f"'{path}' has {boxes - parts} bndbox, {objects} object; {expected}"
+        )
 
 
 def _count(element: ET.Element, tag: str) -> int:

@@ -59,7 +59,8 @@ def check_dataset(name: str, *, test: bool = False) -> None:
 
     Args:
         name: of the dataset.
-        test: whether every image must have a header that can be read, because it is evaluated.
+        test: whether every image must have a header that can be read, of the annotated size, and
+            there must be objects, because it is evaluated.
 
     Raises:
         UserError: no such dataset, the root is missing, files are missing (names some and counts
@@ -77,17 +78,23 @@ def check_dataset(name: str, *, test: bool = False) -> None:
         metadata.check()
     else:
         _check_parts(name)
+    records = []
     if _is_coco(name):
         records = coco_records(name)
         _check_files(name, [record["file_name"] for record in records], "images")
-        _check_sizes(records)
     elif _is_voc(name):
         stems = voc_stems(metadata.dirname, metadata.split)
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
             files = [os.path.join(metadata.dirname, folder, f"{stem}{suffix}") for stem in stems]
             _check_files(name, files, f"files of {folder}")
-        _check_sizes(voc_records(name))
+        records = voc_records(name)
+    _check_sizes(records if test else evenly_spaced(records, _SIZES_CHECKED))
     if test:
+        if records and not any(record["annotations"] for record in records):
+            raise UserError(
+                f"dataset '{name}' has no objects in {len(records)} images, so it has no AP",
+                code="missing-data",
+            )
         _check_headers(name)
 
 
@@ -192,8 +199,8 @@ def _check_files(name: str, files: Sequence[str], what: str) -> None:
 
 
 def _check_sizes(records: Sequence[dict[str, Any]]) -> None:
-    """Compare annotated sizes with the headers of up to 5,000 images."""
-    for record in evenly_spaced(records, _SIZES_CHECKED):
+    """Compare annotated sizes with the headers of images."""
+    for record in records:
         try:
             size = image_size(record["file_name"])
         except BrokenImageError:

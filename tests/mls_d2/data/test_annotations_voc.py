@@ -49,6 +49,15 @@ def test_whole_files_are_read_as_detectron2_does(voc):
     assert [item.difficult for item in read_voc("odd")["a"]] == [True, False]
 
 
+def test_own_classes_are_read(voc):
+    DatasetCatalog.remove("odd")
+    MetadataCatalog.remove("odd")
+    register_pascal_voc("odd", str(voc), "train", 2012, class_names=("cat", "fox", "dog"))
+    check_dataset("odd", test=True)
+    found = [item["category_id"] for item in voc_records("odd")[0]["annotations"]]
+    assert found == [2, 0]
+
+
 READ = {
     "float": ("<xmin>3</xmin>", "<xmin>3.70000076293945</xmin>", (3.70000076293945, 4, 20, 15)),
     "no difficult": ("<difficult>1</difficult>", "", (3, 4, 20, 15)),

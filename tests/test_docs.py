@@ -32,7 +32,7 @@ FILES = [
     for path in (REPOSITORY / folder).rglob("*")
 ] + [f"benchmarks/{path.name}" for path in REPOSITORY.glob("benchmarks/*")]
 # Files that a user or a run writes.
-OTHER_FILES = r"mine\.yaml|suite\.yaml|(output/.*)?config\.yaml"
+OTHER_FILES = r"parts\.py|mine\.yaml|suite\.yaml|(output/.*)?config\.yaml"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

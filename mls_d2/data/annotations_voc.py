@@ -16,7 +16,9 @@ from mls_d2.data.faults import Faults
 from mls_d2.data.images import BrokenImageError, image_size
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ONCE = ("name", "difficult", *(f"bndbox/{corner}" for corner in _CORNERS))
 _LIMIT = 1e6
+_FLAGS = {"-1", "0", "1"}
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,25 @@ def voc_stems(folder: str, split: str) -> list[str]:
     """Return the names of the images of a split: the first word of each line of its list.
 
     Raises:
-        UserError: a missing list, one without images, or one that lists an image twice.
+        UserError: a missing list, one without images, one that lists an image twice, or a line with
+            other words after the name than VOC's flags -1, 0 and 1.
     """
     path = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
     try:
         with open(path, encoding="utf-8-sig") as file:
-            stems = [line.split()[0] for line in file if line.strip()]
+            lines = [line.split() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' cannot be read: {error}", code="missing-file") from None
+    stems = [words[0] for words in lines]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
-    if twice or not stems:
-        problem = f"lists '{twice[0]}' twice" if twice else "lists no images"
+    long = [words for words in lines if not _FLAGS.issuperset(words[1:])]
+    problem = "" if stems else "lists no images"
+    if twice:
+        problem = f"lists '{twice[0]}' twice"
+    elif long:
+        words = " ".join(long[0][:3])
+        problem = f"has a line '{words} …', expected one image, and no more than -1, 0 or 1 after"
+    if problem:
         raise UserError(f"'{path}' {problem}; unpack VOC again", code="damaged-annotation")
     return stems
 
@@ -55,8 +65,9 @@ def read_voc(name: str) -> dict[str, list[VocObject]]:
         The objects by image, in the order of the list.
 
     Raises:
-        UserError: a file that is missing or damaged, or an object that lacks its class or its box;
-            names the file and counts the others. A missing ``difficult`` is 0.
+        UserError: a file that is missing or damaged, one with boxes that belong to no object of it,
+            or an object that lacks its class or its box, or has several; names the file and counts
+            the others. A missing ``difficult`` is 0.
     """
     return {stem: objects for stem, _, objects in _read(name)}
 
@@ -94,6 +105,7 @@ def _read(name: str) -> list[tuple[str, ET.Element, list[VocObject]]]:
     for stem in voc_stems(metadata.dirname, metadata.split):
         path = os.path.join(metadata.dirname, "Annotations", f"{stem}.xml")
         root = _parse(path, faults)
+        _check_structure(root, path, faults)
         found.append((stem, root, list(_objects(root, path, metadata.thing_classes, faults))))
     faults.raise_any()
     return found
@@ -104,9 +116,32 @@ def _parse(path: str, faults: Faults) -> ET.Element:
         return ET.parse(path).getroot()
     except OSError as error:
         faults.add("missing", f"no annotation '{path}' ({error.strerror}); unpack VOC again")
-    except (ET.ParseError, ValueError, LookupError) as error:
+    except ET.ParseError as error:
         faults.add("xml", f"'{path}' is no XML, or truncated ({error}); unpack VOC again")
+    except (ValueError, LookupError) as error:
+        faults.add("encoding", f"'{path}' cannot be read ({error}); save it as UTF-8")
     return ET.Element("annotation")
+
+
+def _check_structure(root: ET.Element, path: str, faults: Faults) -> None:
+    """Refuse a file of another format, or with objects that are not where VOC has them.
+
+    Such are objects in a namespace, in capitals, or inside of another element.
+    """
+    if root.tag != "annotation":
+        faults.add("root", f"'{path}' is <{root.tag}>, expected VOC's <annotation>")
+        return
+    boxes, parts = _count(root, "bndbox"), sum(_count(part, "bndbox") for part in root.iter("part"))
+    objects = len(root.findall("object"))
+    if boxes - parts > objects:
+        expected = "expected an <object> in <annotation> for each"
+        faults.add(
+            "structure", f"'{path}' has {boxes - parts} bndbox, {objects} object; {expected}"
+        )
+
+
+def _count(element: ET.Element, tag: str) -> int:
+    return sum(item.tag.rpartition("}")[2].lower() == tag for item in element.iter())
 
 
 def _objects(
@@ -117,7 +152,10 @@ def _objects(
         name = (item.findtext("name") or "").strip()
         texts = [item.findtext(f"bndbox/{corner}") for corner in _CORNERS]
         difficult = (item.findtext("difficult") or "0").strip()
-        if name not in classes:
+        doubled = [field for field in _ONCE if len(item.findall(field)) > 1]
+        if doubled:
+            faults.add("doubled", f"{place} has several {doubled[0]}, expected one")
+        elif name not in classes:
             expected = f"expected one of {', '.join(classes)}"
             faults.add("name", f"{place}.name is {name!r}, {expected}")
         elif difficult not in ("0", "1"):

@@ -1,6 +1,7 @@
 """Classification datasets: their files, classes and splits, and where to get them."""
 
 import functools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from mls_d2.data.dataset_files import (
     listed,
     missing_of,
 )
+from mls_d2.data.images import printable
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "folder:"
 """Before the path of a split whose subfolders are the classes, as the name of a dataset."""
@@ -37,6 +41,12 @@ class ClassificationDataset:
     archives: str  # what to get from there, and where to unpack it
     reader: readers.Reader  # from the root and the name of a split to the labels
     multi_label: bool = False  # whether an image may show several classes
+    names: tuple[str, ...] = ()  # of the classes, if they are known before the files are read
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the C classes, for comparison; numbered ones if only the files have them."""
+        return self.names or tuple(f"{self.title} {index}" for index in range(self.num_classes))
 
 
 def _dataset(key: str, multi_label: bool = False, **fields: Any) -> ClassificationDataset:
@@ -100,6 +110,7 @@ def _find_folder(name: str) -> tuple[str, str, ClassificationDataset]:
     data = ClassificationDataset(
         title=name,
         num_classes=len(names),
+        names=names,
         splits={split: None},
         files=(path,),
         page=path,
@@ -147,13 +158,33 @@ def load_classification(name: str) -> readers.Labelled:
 def check_classification(name: str) -> None:
     """Make sure that a dataset's lists and all images that they name are there.
 
+    Of ``folder:PATH`` it warns of files that are not read, and of classes without images.
+
     Raises:
         UserError: names some of what is missing, how much it is and where to get it.
     """
-    files = sorted({record["file_name"] for record in load_classification(name).records})
+    labelled = load_classification(name)
+    files = sorted({record["file_name"] for record in labelled.records})
     absent = missing_of(files)
     if absent:
         raise _missing(name, absent, len(files), "images")
+    if name.startswith(FOLDER):
+        _warn_of_gaps(name, labelled)
+
+
+def _warn_of_gaps(name: str, labelled: readers.Labelled) -> None:
+    (path,) = find(name)[2].files
+    if unread := readers.unread_files(path, labelled.records):
+        logger.warning(
+            "'%s': %d files are no images in the folder of a class, and are left out:%s",
+            name, len(unread), listed([printable(item) for item in unread]),
+        )  # fmt: skip
+    shown = {label for record in labelled.records for label in record["classes"]}
+    if absent := [item for index, item in enumerate(labelled.names) if index not in shown]:
+        logger.warning(
+            "'%s' has no images of %d of %d classes, which are in another split:%s",
+            name, len(absent), len(labelled.names), listed([printable(item) for item in absent]),
+        )  # fmt: skip
 
 
 def _missing(name: str, absent: Sequence[str], total: int, what: str) -> UserError:

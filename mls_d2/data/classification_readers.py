@@ -11,7 +11,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.annotations_coco import CocoImage, read_coco
-from mls_d2.data.images import list_images
+from mls_d2.data.images import IMAGE_SUFFIXES, list_images, printable
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ Reader = Callable[[str, str], Labelled]
 def read_voc2007(root: str, split: str) -> Labelled:
     """Read PASCAL VOC 2007's lists of the images of each class.
 
-    They have 1 if the class is shown, 0 if difficult objects alone show it.
+    They have 1 if the class is shown, 0 if difficult objects alone show it, and -1 otherwise.
 
     Raises:
-        UserError: a line with anything else.
+        UserError: a line with anything else, or a list that lacks an image or has it twice.
     """
     folder = os.path.join(root, "VOC2007")
     lists = os.path.join(folder, "ImageSets", "Main")
@@ -43,6 +43,7 @@ def read_voc2007(root: str, split: str) -> Labelled:
     found: dict[str, dict[int, list[int]]] = {stem: {0: [], 1: []} for stem in stems}
     for index, name in enumerate(CLASS_NAMES):
         path = os.path.join(lists, f"{name}_{split}.txt")
+        seen: set[str] = set()
         for number, (stem, flag) in _lines(path, 2):
             if stem not in found or flag not in ("-1", "0", "1"):
                 raise UserError(
@@ -50,8 +51,19 @@ def read_voc2007(root: str, split: str) -> Labelled:
                     f"{split}.txt and -1, 0 or 1",
                     code="damaged-annotation",
                 )
+            if stem in seen:
+                raise UserError(
+                    f"'{path}', line {number}: '{stem}' is there twice", code="damaged-annotation"
+                )
+            seen.add(stem)
             if flag != "-1":
                 found[stem][int(flag)].append(index)
+        if len(seen) < len(found):
+            raise UserError(
+                f"'{path}' has {len(seen)} of the {len(found)} images of {split}.txt; unpack VOC "
+                "again",
+                code="damaged-annotation",
+            )
     return Labelled(
         [
             _record(os.path.join(folder, "JPEGImages", f"{stem}.jpg"), stem, flags[1], flags[0])
@@ -193,10 +205,11 @@ def read_folder(path: str, names: Sequence[str]) -> Labelled:
     """Read images whose folders are their classes.
 
     Raises:
-        UserError: a class without images, or subfolders that look like splits.
+        UserError: a class whose folder has no images, a folder that links put into two classes, or
+            subfolders that look like splits.
     """
-    splits = sorted(set(names) & set(SPLITS))
-    if splits:
+    splits = [name for name in names if name in SPLITS]
+    if any(_has_only_folders(os.path.join(path, name)) for name in splits) or splits == list(names):
         raise UserError(
             f"'{path}' is one level too high: it holds {', '.join(splits)}; take one of them",
             code="bad-value",
@@ -207,7 +220,37 @@ def read_folder(path: str, names: Sequence[str]) -> Labelled:
         if os.path.isdir(os.path.join(path, name))
         for file in list_images(os.path.join(path, name))
     ]
+    owners: dict[str, int] = {}
+    labels = {os.path.dirname(item["file_name"]): item["classes"][0] for item in records}
+    for folder, label in labels.items():
+        owner = owners.setdefault(os.path.realpath(folder), label)
+        if owner != label:
+            raise UserError(
+                f"'{printable(folder)}' is a link to images of class '{names[owner]}', expected "
+                "one class for each folder",
+                code="bad-value",
+            )
     return Labelled(records, tuple(names))
+
+
+def unread_files(path: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the files below ``path``, but for hidden ones, that are not among the records."""
+    read = {item["file_name"] for item in records}
+    found = []
+    for parent, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = (name for name in sorted(files) if not name.startswith("."))
+        found += [item for name in names if (item := os.path.join(parent, name)) not in read]
+    return found
+
+
+def _has_only_folders(path: str) -> bool:
+    """Whether a folder has folders and no images of its own, as a split has."""
+    if not os.path.isdir(path):
+        return False
+    return bool(_folders(path)) and not any(
+        name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(path)
+    )
 
 
 def _folders(path: str) -> list[str]:
@@ -242,7 +285,7 @@ def _lines(path: str, num_words: int | None) -> Iterator[tuple[int, list[str]]]:
     Raises:
         UserError: a line has another number of words.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             words = line.split()
             if num_words is not None and words and len(words) != num_words:

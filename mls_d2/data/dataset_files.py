@@ -28,13 +28,15 @@ def explain_missing(name: str, absent: Sequence[str], total: int, what: str) -> 
     """Return the error that ``absent`` of ``total`` files of a dataset are missing."""
     root = datasets_root()
     value = os.getenv("DETECTRON2_DATASETS")
-    origin = f"DETECTRON2_DATASETS={value}" if value else "DETECTRON2_DATASETS is not set"
-    if not os.path.isdir(root):
-        message = f"dataset '{name}': no folder '{root}' ({origin}); set it to the datasets' folder"
+    origin = f" (DETECTRON2_DATASETS={value})" if value else " (DETECTRON2_DATASETS is not set)"
+    if not os.path.abspath(absent[0]).startswith(os.path.join(os.path.abspath(root), "")):
+        origin = ""  # a dataset of its own place
+    if origin and not os.path.isdir(root):
+        message = f"dataset '{name}': no folder '{root}'{origin}; set it to the datasets' folder"
     else:
         message = (
-            f"dataset '{name}' is incomplete: {len(absent)} of {total} {what} are missing "
-            f"({origin}):{listed(absent)}"
+            f"dataset '{name}' is incomplete: {len(absent)} of {total} {what} are missing"
+            f"{origin}:{listed(absent)}"
         )
     return UserError(message, code="missing-data")
 
@@ -52,6 +54,13 @@ def evenly_spaced(items: Sequence[Any], number: int) -> list[Any]:
 
 def missing_of(paths: Sequence[str]) -> list[str]:
     """Return the files that are missing, by one listing per folder instead of a look per file."""
-    folders = {os.path.dirname(path) for path in paths}
-    present = {path: set(os.listdir(path)) if os.path.isdir(path) else set() for path in folders}
+    present = {folder: _present(folder) for folder in {os.path.dirname(path) for path in paths}}
     return [path for path in paths if os.path.basename(path) not in present[os.path.dirname(path)]]
+
+
+def _present(folder: str) -> set[str]:
+    """Return the names in a folder, without links to nowhere."""
+    if not os.path.isdir(folder):
+        return set()
+    with os.scandir(folder) as entries:
+        return {item.name for item in entries if not item.is_symlink() or os.path.exists(item.path)}

@@ -12,6 +12,7 @@ from mls_d2.core.errors import UserError, nearest
 from mls_d2.core.files import sha256_of
 from mls_d2.data.annotations_coco import coco_records, image_names
 from mls_d2.data.annotations_voc import voc_records, voc_stems
+from mls_d2.data.cityscapes import cityscapes_records
 from mls_d2.data.classification import FOLDER, register
 from mls_d2.data.dataset_files import (
     datasets_root,
@@ -41,9 +42,10 @@ def register_coco(name: str, json_file: str, image_root: str) -> None:
 
 
 def read_through_validators() -> None:
-    """Replace Detectron2's readers of COCO and VOC detection datasets in its catalog by ours."""
+    """Replace Detectron2's readers of COCO, VOC and Cityscapes in its catalog by ours."""
+    kinds = ((_is_coco, coco_records), (_is_voc, voc_records), (_is_cityscapes, cityscapes_records))
     for name in DatasetCatalog.list():
-        reader = coco_records if _is_coco(name) else voc_records if _is_voc(name) else None
+        reader = next((reader for is_kind, reader in kinds if is_kind(name)), None)
         if reader and getattr(DatasetCatalog[name], "__module__", "").startswith("detectron2."):
             DatasetCatalog[name] = functools.partial(reader, name)
 
@@ -57,7 +59,8 @@ def check_dataset(name: str, *, test: bool = False) -> None:
 
     Args:
         name: of the dataset.
-        test: whether every image must have a header that can be read, because it is evaluated.
+        test: whether every image must have a header that can be read, of the annotated size, and
+            there must be objects, because it is evaluated.
 
     Raises:
         UserError: no such dataset, the root is missing, files are missing (names some and counts
@@ -75,17 +78,23 @@ def check_dataset(name: str, *, test: bool = False) -> None:
         metadata.check()
     else:
         _check_parts(name)
+    records = []
     if _is_coco(name):
         records = coco_records(name)
         _check_files(name, [record["file_name"] for record in records], "images")
-        _check_sizes(records)
     elif _is_voc(name):
         stems = voc_stems(metadata.dirname, metadata.split)
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
             files = [os.path.join(metadata.dirname, folder, f"{stem}{suffix}") for stem in stems]
             _check_files(name, files, f"files of {folder}")
-        _check_sizes(voc_records(name))
+        records = voc_records(name)
+    _check_sizes(records if test else evenly_spaced(records, _SIZES_CHECKED))
     if test:
+        if records and not any(record["annotations"] for record in records):
+            raise UserError(
+                f"dataset '{name}' has no objects in {len(records)} images, so it has no AP",
+                code="missing-data",
+            )
         _check_headers(name)
 
 
@@ -162,6 +171,10 @@ def _is_voc(name: str) -> bool:
     return bool(metadata.get("dirname") and metadata.get("split"))
 
 
+def _is_cityscapes(name: str) -> bool:
+    return MetadataCatalog.get(name).get("evaluator_type") == "cityscapes_sem_seg"
+
+
 def _check_parts(name: str) -> None:
     """Check the files and folders without which a dataset cannot be read."""
     metadata = MetadataCatalog.get(name)
@@ -186,8 +199,8 @@ def _check_files(name: str, files: Sequence[str], what: str) -> None:
 
 
 def _check_sizes(records: Sequence[dict[str, Any]]) -> None:
-    """Compare annotated sizes with the headers of up to 5,000 images."""
-    for record in evenly_spaced(records, _SIZES_CHECKED):
+    """Compare annotated sizes with the headers of images."""
+    for record in records:
         try:
             size = image_size(record["file_name"])
         except BrokenImageError:

@@ -120,7 +120,8 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         UserError: no image is left, or masks are not in the configured format.
     """
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+    # Detectron2's own filter fails if it leaves no image.
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
         _check_polygons(records)
     return usable_records(records, masks=cfg.MODEL.MASK_ON, filter_empty=filter_empty)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mls_d2.core.errors import UserError
 
@@ -138,6 +138,8 @@ def _header(file: Any, name: str) -> tuple[int, int, str, bool]:
             width, height = image.size
             orientation = _orientation(image)
             plain = kind == "JPEG" and image.mode == "RGB" and orientation not in _TURNS
+    except UnidentifiedImageError:  # Pillow names an object of Python.
+        raise BrokenImageError(f"{name}: no image of a known kind") from None
     except OSError as error:
         raise BrokenImageError(f"{name}: {error.strerror or error}") from None
     except MemoryError:

@@ -62,7 +62,7 @@ class SegmentationMapper:
 
         Returns:
             The record with ``image`` ``(3, h, w)`` uint8, and in training ``sem_seg`` uint8 of the
-            size of a crop.
+            size of a crop; in testing ``height`` and ``width`` of the file, for the prediction.
 
         Raises:
             BrokenImageError: the image cannot be read.
@@ -70,8 +70,10 @@ class SegmentationMapper:
         """
         image = read_image(record["file_name"])
         if not self.is_train:
-            size = fitting_size(image.shape[:2], self.base_size)
-            return {**record, "image": _to_tensor(_resize(image, size, cv2.INTER_LINEAR))}
+            height, width = image.shape[:2]
+            size = fitting_size((height, width), self.base_size)
+            shown = _to_tensor(_resize(image, size, cv2.INTER_LINEAR))
+            return {**record, "image": shown, "height": height, "width": width}
         name = record["sem_seg_file_name"]
         labels = read_labels(name, self.num_classes, self.ignore_value)
         check_same_size(name, labels.shape, image.shape[:2])
@@ -149,9 +151,10 @@ def read_labels(path: str, num_classes: int, ignore_value: int) -> np.ndarray:
             "channel",
             code="damaged-file",
         )
-    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    wrong = [int(value) for value in found if num_classes <= value != ignore_value]
-    if wrong:
+    strange = np.arange(256) >= num_classes
+    strange[ignore_value] = False
+    if cv2.LUT(labels, strange.astype(np.uint8)).any():
+        wrong = np.flatnonzero(strange & (np.bincount(labels.ravel(), minlength=256) > 0))
         raise UserError(
             f"{path} has the labels {', '.join(map(str, wrong[:8]))}; expected train ids 0 to "
             f"{num_classes - 1} and {ignore_value}. It looks like label ids: remove the "

@@ -97,8 +97,8 @@ def fit_linear_svms(
         names: of the classes, for the log.
 
     Returns:
-        Weights ``(C, d)`` and biases ``(C,)``, float64. A class of no image, or of every
-        image, has weights of 0.
+        Weights ``(C, d)`` and biases ``(C,)``, float64. A class of no image has weights of 0 and
+        the bias -1, one of every image 1: the label as the score.
 
     Source: the VOC07 protocol of Goyal et al., arXiv 1905.01235, with the SVM of DenseCL's and
     ORL's tools: squared hinge, positives of weight 2, at most 2,000 iterations, the C with the best
@@ -109,6 +109,7 @@ def fit_linear_svms(
     for index, name in enumerate(names):
         labels = np.where(targets[:, index], 1, -1)
         if abs(labels.sum()) == len(labels):
+            biases[index] = labels[0]
             logger.info("SVM %d of %d, %s: all images have one label", index + 1, len(names), name)
             continue
         cost = choose_cost(features, labels, costs)

@@ -1,7 +1,7 @@
 """What a transfer run needs from a kind of model: data, optimizer, evaluation, picture."""
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -89,6 +89,25 @@ class TransferTask(abc.ABC):
                 prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
                 results |= {f"{prefix}{task}": values for task, values in metrics.items()}
         return results
+
+
+def check_same_classes(classes: Mapping[str, Sequence[str]]) -> None:
+    """Compare the classes of datasets: their names, in the order of their numbers, by dataset.
+
+    Raises:
+        UserError: a dataset has other classes than another one.
+    """
+    (first, known), *others = classes.items()
+    for dataset, names in others:
+        if list(names) != list(known):
+            odd = sorted(set(names) ^ set(known))
+            shown = ", ".join(odd[:5]) + ", …" * (len(odd) > 5)
+            alone = f"{shown} in one of them alone" if odd else "the same in another order"
+            raise UserError(
+                f"datasets '{first}' and '{dataset}' have different classes: {alone}; a model has "
+                "one list of classes for all datasets",
+                code="other-classes",
+            )
 
 
 def check_num_classes(cfg: CfgNode, key: str, dataset: str, found: int) -> None:

@@ -16,7 +16,12 @@ from mls_d2.data.classification_loader import build_test_loader, build_train_loa
 from mls_d2.evaluation.classification_evaluator import ClassificationEvaluator
 from mls_d2.evaluation.pictures import write_classifications
 from mls_d2.modeling.classifier import FITTED_HEADS, TRAINED_HEADS, ImageClassifier
-from mls_d2.transfer.base import TransferTask, check_num_classes, refuse_single_images
+from mls_d2.transfer.base import (
+    TransferTask,
+    check_num_classes,
+    check_same_classes,
+    refuse_single_images,
+)
 from mls_d2.transfer.fitting import fit_head
 
 _STRIDE = 32  # of the last stage: smaller crops are a single position there.
@@ -49,7 +54,9 @@ class Classification(TransferTask):
         Raises:
             UserError: names key, value and what is expected.
         """
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        check_same_classes({name: find(name)[2].class_names for name in datasets})
+        for name in datasets:
             _check_dataset(cfg, name)
         resize = at_least(cfg.CLASSIFICATION.CROP_SIZE, " (CLASSIFICATION.CROP_SIZE)")
         check_rules(cfg, {**_RULES, "CLASSIFICATION.RESIZE": resize})

@@ -1,7 +1,7 @@
 """Detection and instance segmentation: Detectron2's GeneralizedRCNN."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -21,7 +21,7 @@ from mls_d2.data.detection import DetectionMapper, training_records
 from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
 from mls_d2.evaluation.voc_evaluator import VocEvaluator
-from mls_d2.transfer.base import TransferTask, check_num_classes
+from mls_d2.transfer.base import TransferTask, check_num_classes, check_same_classes
 
 
 class Detection(TransferTask):
@@ -35,17 +35,20 @@ class Detection(TransferTask):
         return f"{dataset}_{network}_{neck}"
 
     def check(self, cfg: CfgNode) -> None:
-        """Compare the number of categories with that of the datasets, and check the test masks.
+        """Compare the categories of the datasets with the model's, and check the test masks.
 
         Raises:
             UserError: they differ, or test objects have no masks.
         """
+        classes: dict[str, Sequence[str]] = {}
         for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             metadata = MetadataCatalog.get(dataset)
             if not metadata.get("thing_classes"):
                 DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
-            found = len(metadata.get("thing_classes", ()))
-            check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, found)
+            classes[dataset] = metadata.get("thing_classes", ())
+        check_same_classes(classes)
+        dataset, names = next(iter(classes.items()))
+        check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, len(names))
         if cfg.MODEL.MASK_ON and comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
                 if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":

@@ -49,6 +49,15 @@ def test_whole_files_are_read_as_detectron2_does(voc):
     assert [item.difficult for item in read_voc("odd")["a"]] == [True, False]
 
 
+def test_own_classes_are_read(voc):
+    DatasetCatalog.remove("odd")
+    MetadataCatalog.remove("odd")
+    register_pascal_voc("odd", str(voc), "train", 2012, class_names=("cat", "fox", "dog"))
+    check_dataset("odd", test=True)
+    found = [item["category_id"] for item in voc_records("odd")[0]["annotations"]]
+    assert found == [2, 0]
+
+
 READ = {
     "float": ("<xmin>3</xmin>", "<xmin>3.70000076293945</xmin>", (3.70000076293945, 4, 20, 15)),
     "no difficult": ("<difficult>1</difficult>", "", (3, 4, 20, 15)),
@@ -56,7 +65,10 @@ READ = {
     "spaces": ("<name>dog</name>", "<name> dog\n</name>", (3, 4, 20, 15)),
     "no size": ("<size><width>30</width>", "<size>", (3, 4, 20, 15)),
     "size of zero": ("<width>30</width>", "<width>0</width>", (3, 4, 20, 15)),
-}
+    "entities": (
+        "<annotation>", "<!DOCTYPE a [<!ENTITY e 'x'>]><annotation>&e;", (3, 4, 20, 15)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "box"), READ.values(), ids=READ)
@@ -85,6 +97,20 @@ REFUSED = {
     "no XML": (XML, "a,dog,3,4"),
     "empty": (XML, ""),
     "another size": ("<width>30</width>", "<width>20</width>"),
+    "two names": ("<name>dog</name>", "<name>dog</name><name>cat</name>"),
+    "two corners": ("<xmin>3</xmin>", "<xmin>3</xmin><xmin>5</xmin>"),
+    "two boxes": ("<bndbox>", "<bndbox/><bndbox>"),
+    "another root": (XML, XML.replace("annotation", "html")),
+    "a namespace": ("<annotation>", "<annotation xmlns='x'>"),
+    "objects in capitals": (XML, XML.replace("object>", "Object>")),
+    "objects further in": (XML, XML.replace("<part>", "<object>").replace("</part>", "</object>")),
+    "multi-byte encoding": ("<annotation>", "<?xml version='1.0' encoding='gb2312'?><annotation>"),
+    "a billion laughs": (
+        "<annotation>",
+        "<!DOCTYPE a [<!ENTITY e0 'xxxxxxxxxx'>"
+        + "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 9))
+        + "]><annotation>&e8;",
+    ),
 }
 
 
@@ -106,8 +132,8 @@ def test_lists_have_blank_lines_and_second_columns(voc, text):
     assert image_files("odd") == [str(voc / "JPEGImages/b.jpg")]
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "a\nb\na\n"])
-def test_empty_and_doubled_lists_are_refused(voc, refuses, text):
+@pytest.mark.parametrize("text", ["", "\n \n", "a\nb\na\n", "a b\n", "b 3,4,20,15\n"])
+def test_lists_of_other_kinds_are_refused(voc, refuses, text):
     (voc / "ImageSets/Main/train.txt").write_text(text)
     with refuses("damaged-annotation"):
         check_dataset("odd")

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 
-from mls_d2.data.cityscapes import COLORS, prepare_cityscapes, train_id_table
+from mls_d2.data.cityscapes import COLORS, cityscapes_records, prepare_cityscapes, train_id_table
+from mls_d2.run.registration import register_all
 from mls_d2.scenes.layouts import KINDS
 
 NAME = "some_cityscapes_sem_seg_train"
@@ -43,6 +45,21 @@ def test_a_whole_split_stays_as_it_is(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     prepare_cityscapes(NAME)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_records_are_detectron2s_in_one_order_and_need_no_other_files(folder):
+    paths = [str(folder / part / "train") for part in ("leftImg8bit", "gtFine")]
+    expected = sorted(
+        (record["file_name"], record["sem_seg_file_name"])
+        for record in load_cityscapes_semantic(*paths)
+    )
+    shutil.rmtree(folder / "gtFine")
+    records = cityscapes_records(NAME)
+    assert [(item["file_name"], item["sem_seg_file_name"]) for item in records] == expected
+    register_all()
+    for split in ("train", "val"):
+        reader = DatasetCatalog[f"cityscapes_fine_sem_seg_{split}"]
+        assert reader.func is cityscapes_records
 
 
 def test_missing_train_ids_are_made_and_others_are_kept(folder):
@@ -106,10 +123,46 @@ def test_polygons_instances_and_label_ids_beside_train_ids_are_not_needed(folder
     assert str(caught.value).count("_gtFine_labelIds.png") == 2
 
 
+DAMAGES = {  # of the train ids of one image
+    "colours": lambda ids: np.dstack([ids] * 3),
+    "16 bits": lambda ids: ids.astype(np.uint16),
+    "another size": lambda ids: ids[:-1],
+    "label ids": lambda ids: np.maximum(ids, 19),
+    "truncated": lambda ids: cv2.imencode(".png", ids)[1].ravel()[:99],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_train_ids_of_every_image_are_checked(folder, refuses, damage):
+    for kind in ("leftImg8bit.png", "gtFine_labelTrainIds.png"):
+        first = sorted(folder.glob(f"*/train/*/*{kind}"))[0]
+        for number in range(10, 40):
+            shutil.copy(first, first.with_name(f"{first.parent.name}_{number:06d}_000019_{kind}"))
+    prepare_cityscapes(NAME)
+    for path in files(folder, "labelTrainIds.png")[5:7]:
+        content = DAMAGES[damage](read(path))
+        if damage == "truncated":
+            path.write_bytes(content.tobytes())
+        else:
+            cv2.imwrite(str(path), content)
+    with refuses("damaged-file") as caught:
+        prepare_cityscapes(NAME)
+    assert files(folder, "labelTrainIds.png")[5].name in str(caught.value)
+    assert str(caught.value).endswith("; 1 more like it")
+
+
+def test_labels_without_an_image_are_counted_in_a_warning(folder, caplog):
+    sorted((folder / "leftImg8bit").glob("*/*/*.png"))[0].unlink()
+    prepare_cityscapes(NAME)
+    assert "2 label files" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["town/notes.txt", "list.txt"])
 def test_other_files_are_named(folder, refuses, name):
     images = folder / "leftImg8bit" / "train"
     (images / "town").mkdir()
+    (images / ".DS_Store").write_text("x")
+    prepare_cityscapes(NAME)
     (images / name).write_text("x")
     with refuses("damaged-data") as caught:
         prepare_cityscapes(NAME)

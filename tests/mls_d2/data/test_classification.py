@@ -180,6 +180,37 @@ def test_folders_by_class_share_the_classes_of_their_splits(birds):
     assert found.num_images == 3
 
 
+def test_classes_and_files_that_are_left_out_are_named(birds, caplog):
+    for name in ("train/6.png", "train/owl/7.heic", "train/.hidden.png", "train/owl/._2.png"):
+        (birds / name).write_bytes(b"x")
+    check_dataset(f"folder:{birds}/train")
+    assert "2 files are no images in the folder of a class" in caplog.text
+    assert f"{birds}/train/6.png" in caplog.text
+    assert "no images of 1 of 3 classes" in caplog.text
+    assert caplog.text.rstrip().endswith("wren")
+
+
+@pytest.mark.parametrize("name", ["Ünïcödé 猫", "a,b'(c)[d]%s$x", "train", b"caf\xe9"])
+def test_classes_have_any_name(birds, name):
+    for split in ("train", "val"):
+        (birds / split / "owl").rename(birds / split / os.fsdecode(name))
+        check_dataset(f"folder:{birds}/{split}", test=True)
+    names = load_classification(f"folder:{birds}/val").names
+    assert names == tuple(sorted(["finch", "wren", os.fsdecode(name)]))
+
+
+def test_links_into_another_class_and_to_nowhere_are_refused(birds, refuses):
+    (birds / "train" / "owl" / "lost.png").symlink_to(birds / "nowhere.png")
+    with refuses("missing-data") as caught:
+        check_dataset(f"folder:{birds}/train")
+    assert "lost.png" in str(caught.value)
+    (birds / "train" / "owl" / "lost.png").unlink()
+    (birds / "train" / "owl" / "up").symlink_to("../finch")
+    with refuses("bad-value") as caught:
+        check_dataset(f"folder:{birds}/train")
+    assert "owl/up' is a link to images of class 'finch'" in str(caught.value)
+
+
 def test_other_folders_are_refused(birds, refuses):
     for path, code in (
         ("none", "missing-data"),
@@ -217,11 +248,19 @@ def test_voc_separates_clear_from_difficult_objects(voc, refuses):
     assert records[2]["file_name"].endswith("VOC2007/JPEGImages/000009.jpg")
     with refuses("missing-data"):
         check_classification("voc2007_test")
+    whole = (voc / "cow_test.txt").read_text()
     for line in ("000001 2", "000077 1"):
         (voc / "cow_test.txt").write_text(line + "\n")
         with refuses("damaged-annotation") as caught:
             load_classification("voc2007_test")
         assert "cow_test.txt', line 1" in str(caught.value)
+    (voc / "cow_test.txt").write_text("\ufeff" + whole)
+    assert load_classification("voc2007_test").records == records
+    for text in (whole.partition("\n")[2], whole + "\n" + whole):
+        (voc / "cow_test.txt").write_text(text)
+        with refuses("damaged-annotation") as caught:
+            load_classification("voc2007_test")
+        assert "cow_test.txt'" in str(caught.value)
 
 
 def test_the_scenes_lists_agree_with_their_annotations(scenes_root):

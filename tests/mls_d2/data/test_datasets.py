@@ -32,7 +32,11 @@ def root(tmp_path, monkeypatch):
         {"id": index, "file_name": name, "width": 8, "height": 8}
         for index, name in enumerate(NAMES)
     ]
-    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    content = {
+        "images": images,
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "x"}],
+    }
     (folder / "instances.json").write_text(json.dumps(content))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
     paths = str(folder / "instances.json"), str(folder / "images")
@@ -74,6 +78,16 @@ def test_missing_parts_are_named(root, refuses, lost):
         check_dataset("test_set")
     assert str(path) in str(caught.value)
     assert f"DETECTRON2_DATASETS={root}" in str(caught.value)
+
+
+def test_a_test_set_without_objects_is_refused(root, refuses):
+    path = root / "instances.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    check_dataset("test_set")
+    with refuses("missing-data") as caught:
+        check_dataset("test_set", test=True)
+    assert "no objects in 3 images" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])

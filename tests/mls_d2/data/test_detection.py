@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -62,9 +62,14 @@ def test_corners_are_read_as_corners():
     assert usable_records([corners, empty], masks=False) == [corners]
 
 
-def test_crowds_are_no_objects_to_learn_from(refuses):
+@pytest.mark.parametrize("record", [with_boxes(GOOD, crowd=1), with_boxes()], ids=["crowd", "none"])
+def test_images_without_objects_are_no_training_set(refuses, record):
+    DatasetCatalog.register("test_nothing", lambda: [record])
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("test_nothing",)
     with refuses("missing-data"):
-        usable_records([with_boxes(GOOD, crowd=1)], masks=False)
+        training_records(cfg)
+    DatasetCatalog.remove("test_nothing")
 
 
 def test_objects_without_masks_are_left_out_of_mask_training_alone(monkeypatch, caplog, refuses):

@@ -56,7 +56,9 @@ def test_folders_of_classes_are_learnt_by_every_protocol(tmp_path, monkeypatch, 
     assert top1 == 100 if config.startswith("voc2007") else 0 <= top1 <= 100
 
 
-def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypatch):
+@pytest.fixture
+def own_cfg(tmp_path, make_cfg, monkeypatch):
+    """The config of two datasets with three categories; their files are below ``tmp_path``."""
     monkeypatch.setattr(detection, "write_detections", lambda *_: None)
     names = ("own_train", "own_val")
     for name in names:
@@ -66,11 +68,31 @@ def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypat
         content["categories"].append({"id": 9, "name": "never there"})
         path.write_text(json.dumps(content))
         register_coco(name, path, tmp_path / name / "images")
-    cfg = make_cfg("DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)",
+    yield make_cfg("DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)",
                    "MODEL.ROI_HEADS.NUM_CLASSES", 3)  # fmt: skip
-    try:
-        run_transfer(cfg)
-    finally:
-        forget(names)
-    metrics = read_result(Path(cfg.OUTPUT_DIR) / "results.json").metrics
+    forget(names)
+
+
+def test_own_categories_in_cocos_layout_are_learnt(own_cfg):
+    run_transfer(own_cfg)
+    metrics = read_result(Path(own_cfg.OUTPUT_DIR) / "results.json").metrics
     assert {f"AP-{name}" for name in ("blue", "green", "never there")} <= metrics["segm"].keys()
+
+
+OTHERS = {
+    "another name": lambda categories: categories[1].update(name="Green"),
+    "another order": lambda categories: categories[2].update(id=0),
+    "one less": lambda categories: categories.pop(),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_other_classes_in_the_test_set_are_refused(own_cfg, tmp_path, refuses, change):
+    path = tmp_path / "own_val" / "instances.json"
+    content = json.loads(path.read_text())
+    change(content["categories"])
+    path.write_text(json.dumps(content))
+    with refuses("other-classes") as caught:
+        run_transfer(own_cfg)
+    assert "'own_train' and 'own_val' have different classes" in str(caught.value)
+    assert not Path(own_cfg.OUTPUT_DIR).exists()

@@ -1,5 +1,6 @@
 """Every segmentation config: its values, its gradients, a step and an evaluation on tiny scenes."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
@@ -18,7 +18,7 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import differing_keys, transfer_recipe
 from mls_d2.config.rules import value_at
 from mls_d2.core.errors import UserError
-from mls_d2.data.cityscapes import COLORS
+from mls_d2.data.cityscapes import COLORS, cityscapes_records
 from mls_d2.data.detection import UnreadableImageError
 from mls_d2.data.segmentation_mapper import read_labels
 from mls_d2.results.schema import read_result
@@ -43,7 +43,7 @@ def tiny_cityscapes(scenes_root):
     for split in ("train", "val"):
         name = f"cityscapes_tiny_{split}"
         folders = [str(scenes_root / "cityscapes" / p / split) for p in ("leftImg8bit", "gtFine")]
-        DatasetCatalog.register(name, lambda f=folders: load_cityscapes_semantic(*f))
+        DatasetCatalog.register(name, functools.partial(cityscapes_records, name))
         builtin = MetadataCatalog.get("cityscapes_fine_sem_seg_val")
         MetadataCatalog.get(name).set(
             image_dir=folders[0],

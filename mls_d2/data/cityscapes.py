@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mls_d2.core.errors import UserError
 from mls_d2.core.files import write_bytes
 from mls_d2.data.dataset_files import evenly_spaced, listed
-from mls_d2.data.segmentation_mapper import read_labels
+from mls_d2.data.segmentation_mapper import read_labels, stored_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _check_train_ids(truth: _Truth) -> None:
 
 
 def _read_label_ids(path: str) -> np.ndarray:
-    label_ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    label_ids = stored_pixels(path)
     if label_ids is None or label_ids.dtype != np.uint8 or label_ids.ndim != 2:
         raise UserError(
             f"{path} is no 8-bit image of one channel, or truncated; unpack it again",

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 import simplejpeg
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mls_d2.core.errors import UserError
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _TOP_16 = 65535.0
 # Of floats in [0, 1]: resampling overshoots a little, and up to 255 this would be all black.
 _TOP_FLOAT = 2.0
-_COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_COMMON, ".ppm", ".jp2", ".avif")
 _EXIF_ORIENTATION = 0x0112
 _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # a tag of TIFF
@@ -35,6 +35,10 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 # Control characters, and bytes of file names that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+# Pillow refuses whole PNG files with a megabyte of text or colour profile.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class BrokenImageError(Exception):

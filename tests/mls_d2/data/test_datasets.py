@@ -76,8 +76,10 @@ def test_missing_parts_are_named(root, refuses, lost):
     assert f"DETECTRON2_DATASETS={root}" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_a_bad_test_image_is_named_before_training(root, refuses, content):
+@pytest.mark.parametrize("kind", ["empty", "no image", "cut"])
+def test_a_bad_test_image_is_named_before_training(root, refuses, kind):
+    whole = (root / "images" / "c.jpg").read_bytes()
+    content = {"empty": b"", "no image": b"<html>", "cut": whole[: len(whole) - 20]}[kind]
     (root / "images" / "c.jpg").write_bytes(content)
     check_dataset("test_set")  # left out of training
     with refuses("damaged-image") as caught:

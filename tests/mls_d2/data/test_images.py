@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mls_d2.data.images import (
     BrokenImageError,
@@ -91,6 +91,13 @@ def test_a_tiff_whose_white_is_zero_is_turned_round():
     tags = [struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0)]
     assert file.getvalue().count(tags[0]) == 1
     assert close(open_image(file.getvalue().replace(*tags)).decode(), rgb(LEVELS), 0.6)
+
+
+def test_a_png_with_long_text_is_read():
+    text, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("prompt", "x" * (2 << 20), zip=True)
+    Image.fromarray(PHOTO).save(file, "PNG", pnginfo=text)
+    assert np.array_equal(open_image(file.getvalue()).decode(), PHOTO)
 
 
 def test_numbers_beyond_16_bits_are_refused():

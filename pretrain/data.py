@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
+from mls_d2.data.dataset_files import explain_missing
 from mls_d2.data.datasets import image_files
 from mls_d2.data.images import BrokenImageError, EncodedImage, list_images, open_image, printable
 from pretrain.methods import method_class
@@ -342,7 +343,8 @@ class ImageReport:
             raise UserError(
                 f"{len(self.broken)} of {self.total} images are broken, more than "
                 f"PRETRAIN.MAX_BROKEN_SHARE {self.max_share:g} allows; for example "
-                f"{printable(max(self.broken))}",
+                f"{printable(max(self.broken))}. The log names all: get them again or remove them, "
+                "or allow more",
                 code="too-many-broken",
             )
 
@@ -358,20 +360,13 @@ class ImageReport:
 
 
 def _registered_paths(name: str) -> list[str]:
-    root = os.getenv("DETECTRON2_DATASETS", "datasets")
     try:
         paths = image_files(name)
+    except FileNotFoundError as error:
+        raise explain_missing(name, [str(error.filename)], 1, "files") from None
     except (OSError, AssertionError) as error:
-        raise UserError(
-            f"dataset '{name}' cannot be read: {error} (DETECTRON2_DATASETS is '{root}')",
-            code="missing-data",
-        ) from None
+        raise UserError(f"dataset '{name}' cannot be read: {error}", code="missing-data") from None
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        shown = ", ".join(missing[:3])
-        raise UserError(
-            f"dataset '{name}' lacks {len(missing)} of its {len(paths)} images, e.g. {shown} "
-            f"(DETECTRON2_DATASETS is '{root}')",
-            code="missing-data",
-        )
+        raise explain_missing(name, missing, len(paths), "images")
     return paths

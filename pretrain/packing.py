@@ -107,8 +107,14 @@ def index_shards(folder: str) -> int:
 
 
 def write_shards_file(folder: str, shards: Sequence[Path], *, synthetic: bool) -> int:
-    """Write ``shards.json`` for indexed shards and return the number of images."""
+    """Write ``shards.json`` for indexed shards and return the number of images.
+
+    Raises:
+        UserError: there is none.
+    """
     counts = [len(np.load(index_path(shard), mmap_mode="r")) for shard in shards]
+    if not sum(counts):
+        raise UserError(f"the shards in '{folder}' hold no image", code="missing-data")
     rows = [
         (shard.name, count, shard.stat().st_size)
         for shard, count in zip(shards, counts, strict=True)
@@ -186,7 +192,11 @@ def _encode(source: ImageSource, position: int, packing: Packing) -> tuple[str, 
         size = round(image.width * shrink), round(image.height * shrink)
         resized = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
         pixels = np.ascontiguousarray(resized)
-    return ".jpg", simplejpeg.encode_jpeg(pixels, quality=packing.quality, colorsubsampling="420")
+    try:
+        data = simplejpeg.encode_jpeg(pixels, quality=packing.quality, colorsubsampling="420")
+    except ValueError as error:  # longer than JPEG allows
+        raise BrokenImageError(f"{image.name}: {error}") from None
+    return ".jpg", data
 
 
 def _index(shard: Path) -> None:

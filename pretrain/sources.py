@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.images import BrokenImageError, read_file
+from mls_d2.data.images import BrokenImageError, printable, read_file
 from mls_d2.scenes import read_marker
 
 SHARDS_FILE = "shards.json"
@@ -114,9 +114,9 @@ class ShardSource:
             offset, size = map(int, members[row])
             data = os.pread(file, size, offset)
         except (OSError, ValueError) as error:
-            raise BrokenImageError(f"{self.name(position)}: {error}") from None
+            raise BrokenImageError(f"{printable(self.name(position))}: {error}") from None
         if len(data) < size:
-            raise BrokenImageError(f"{self.name(position)}: the shard is cut")
+            raise BrokenImageError(f"{printable(self.name(position))}: the shard is cut")
         return data
 
     def _place(self, position: int) -> tuple[int, int]:

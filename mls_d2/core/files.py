@@ -34,7 +34,8 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     folder, name = os.path.split(os.path.abspath(path))
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{name}-", dir=folder)
+        # Names of files have 255 bytes at most, and that of the temporary one is longer.
+        handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{name[:32]}-", dir=folder)
     except OSError as error:
         raise unwritable(path, error) from None
     try:

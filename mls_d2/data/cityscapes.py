@@ -17,7 +17,7 @@ from mls_d2.core.errors import UserError
 from mls_d2.core.files import write_bytes
 from mls_d2.data.dataset_files import evenly_spaced, listed
 from mls_d2.data.images import BrokenImageError, image_size
-from mls_d2.data.segmentation_mapper import check_same_size, read_labels
+from mls_d2.data.segmentation_mapper import check_same_size, read_labels, stored_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def _check_twins(item: _Files) -> None:
 
 
 def _read_label_ids(path: str) -> np.ndarray:
-    label_ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    label_ids = stored_pixels(path)
     if label_ids is None or label_ids.dtype != np.uint8 or label_ids.ndim != 2:
         raise UserError(
             f"{path} is no 8-bit image of one channel, or truncated; unpack it again",

@@ -137,9 +137,10 @@ def load_classification(name: str) -> readers.Labelled:
     except UserError:
         raise
     except Exception as error:
-        # torchvision has "not found or corrupted" for a whole dataset, and "run with
-        # download=True" for another checksum; scipy fails in many ways.
-        problem = str(error).partition(" or it's corrupted")[0]
+        # scipy fails in many ways. torchvision does if a file has another checksum, too, and then
+        # says to download by its own means.
+        foreign = "corrupted" in str(error) or "download" in str(error)
+        problem = "missing, or not the official one" if foreign else str(error)
         raise UserError(
             f"dataset '{name}': one of these files is damaged ({problem}); get them again from "
             f"{data.page}, {data.archives}:{listed(paths)}",

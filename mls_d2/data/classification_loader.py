@@ -11,12 +11,14 @@ from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as transforms
+from torchvision.transforms.v2.functional import resize
 
 from mls_d2.data.classification import load_classification
 from mls_d2.data.detection import TolerantMapper
 from mls_d2.data.images import read_image
 
 _TEST_BATCH = 64
+_LONGEST = 64  # times the shorter side
 
 Batch = list[dict[str, Any]]
 
@@ -41,8 +43,21 @@ def test_transform(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
     return transforms.Compose([_shorter_side(node.RESIZE), crop])
 
 
+class _ShorterSide(transforms.Resize):
+    """torchvision's ``Resize`` to a shorter side.
+
+    Images more than 64 times as long as wide are squeezed before: they would fill the memory.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        most = _LONGEST * min(image.shape[-2:])
+        if max(image.shape[-2:]) > most:
+            image = resize(image, [min(side, most) for side in image.shape[-2:]], antialias=True)
+        return super().forward(image)
+
+
 def _shorter_side(size: int) -> transforms.Transform:
-    return transforms.Resize(size, antialias=True)
+    return _ShorterSide(size, antialias=True)
 
 
 class ClassificationMapper:

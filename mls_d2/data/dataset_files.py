@@ -28,17 +28,40 @@ def explain_missing(name: str, absent: Sequence[str], total: int, what: str) -> 
     """Return the error that ``absent`` of ``total`` files of a dataset are missing."""
     root = datasets_root()
     value = os.getenv("DETECTRON2_DATASETS")
-    origin = f" (DETECTRON2_DATASETS={value})" if value else " (DETECTRON2_DATASETS is not set)"
-    if not os.path.abspath(absent[0]).startswith(os.path.join(os.path.abspath(root), "")):
-        origin = ""  # a dataset of its own place
-    if origin and not os.path.isdir(root):
-        message = f"dataset '{name}': no folder '{root}'{origin}; set it to the datasets' folder"
+    origin = f"DETECTRON2_DATASETS={value}" if value else "DETECTRON2_DATASETS is not set"
+    # Datasets that users register may lie elsewhere.
+    below = os.path.abspath(absent[0]).startswith(os.path.join(os.path.abspath(root), ""))
+    if below and not os.path.isdir(root):
+        message = f"dataset '{name}': no folder '{root}' ({origin}); set it to the datasets' folder"
     else:
         message = (
             f"dataset '{name}' is incomplete: {len(absent)} of {total} {what} are missing"
-            f"{origin}:{listed(absent)}"
+            f"{f' ({origin})' * below}:{listed(absent)}"
+            f"{_on_another_level(root, absent[0]) * below}"
         )
     return UserError(message, code="missing-data")
+
+
+def _on_another_level(root: str, path: str) -> str:
+    """Return a hint if a file or folder that is missing below ``root`` lies a level off."""
+    parts = os.path.relpath(os.path.abspath(path), os.path.abspath(root)).split(os.sep)
+    for place in range(len(parts)):
+        top, rest = os.path.join(root, *parts[:place]), parts[place:]
+        found = [(os.path.join(folder, *rest), "low") for folder in folders_in(top)]
+        if len(rest) > 1:
+            found.append((os.path.join(top, *rest[1:]), "high"))
+        for other, off in found:
+            if os.path.exists(other):
+                return f"\nThere is '{other}' instead: one level too {off}"
+    return ""
+
+
+def folders_in(path: str) -> list[str]:
+    """Return the sorted paths of the folders in a folder; none if it cannot be listed."""
+    try:
+        return sorted(item.path for item in os.scandir(path) if item.is_dir())
+    except OSError:
+        return []
 
 
 def listed(lines: Sequence[str]) -> str:

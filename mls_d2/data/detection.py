@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.images import BrokenImageError, read_image
+from mls_d2.data.images import BrokenImageError, printable, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class TolerantMapper:
             return self._mapper(record)
         except BrokenImageError as error:
             name = record["file_name"]
-            message = f"image '{name}' cannot be used: {' '.join(str(error).split())}"
+            message = f"image '{printable(name)}' cannot be used: {' '.join(str(error).split())}"
             if not self._is_train:
                 raise UnreadableImageError(message) from None
             if name not in self._broken:
@@ -76,7 +76,25 @@ class DetectionMapper(TolerantMapper):
         super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)
 
 
+class _Resize(T.ResizeShortestEdge):
+    """Detectron2's, with a pixel at least on either side: it scales very thin images to none."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+        return transform
+
+
 class _ReadingMapper(DatasetMapper):
+    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
+        super().__init__(cfg, is_train=is_train)
+        for place, item in enumerate(self.augmentations.augs):
+            if type(item) is T.ResizeShortestEdge:
+                style = "range" if item.is_range else "choice"
+                resize = _Resize(item.short_edge_length, item.max_size, style, item.interp)
+                self.augmentations.augs[place] = resize
+
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"])

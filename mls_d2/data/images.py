@@ -1,19 +1,28 @@
 """Reading images of any common kind as 8-bit RGB, and listing folders of them."""
 
 import io
+import logging
 import os
+import re
+import stat
 from dataclasses import dataclass
-from typing import Any
+from typing import IO
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mls_d2.core.errors import UserError
 
-_COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+logger = logging.getLogger(__name__)
+
+_TOP_16 = 65535.0
+# Of floats in [0, 1]: resampling overshoots a little, and up to 255 this would be all black.
+_TOP_FLOAT = 2.0
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_COMMON, ".ppm", ".jp2", ".avif")
 _EXIF_ORIENTATION = 0x0112
+_PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # a tag of TIFF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,6 +33,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
+# Control characters, and bytes of file names that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+# Pillow refuses whole PNG files with a megabyte of text or colour profile.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class BrokenImageError(Exception):
@@ -82,6 +97,7 @@ def read_image(path: str) -> np.ndarray:
 
     Greyscale, palette, CMYK, 16-bit, floating-point (in [0, 1], or up to 255 or 65535) and
     transparent images are converted (transparent ones over white), and EXIF rotation is applied.
+    Of a file of several images it is the first.
 
     Returns:
         ``(H, W, 3)`` uint8, RGB.
@@ -98,7 +114,8 @@ def image_size(path: str) -> tuple[int, int]:
     Raises:
         BrokenImageError: the file is missing, empty or no image.
     """
-    return _header(path, printable(path))[:2]
+    with _open(path) as file:
+        return _header(file, printable(path))[:2]
 
 
 def read_file(path: str) -> bytes:
@@ -107,11 +124,11 @@ def read_file(path: str) -> bytes:
     Raises:
         BrokenImageError: it cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
+    with _open(path) as file:
+        try:
             return file.read()
-    except OSError as error:
-        raise BrokenImageError(f"{printable(path)}: {error.strerror}") from None
+        except OSError as error:
+            raise BrokenImageError(f"{printable(path)}: {error.strerror}") from None
 
 
 def open_image(data: bytes, *, name: str = "image") -> EncodedImage:
@@ -120,15 +137,27 @@ def open_image(data: bytes, *, name: str = "image") -> EncodedImage:
     Raises:
         BrokenImageError: no image, or one with more pixels than Pillow accepts.
     """
+    name = printable(name)
     return EncodedImage(data, name, *_header(io.BytesIO(data), name))
 
 
 def printable(path: str) -> str:
-    """Return a path in which bytes that are no UTF-8 are escaped, so that it can be written."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    """Return a path on one line: control characters and bytes that are no UTF-8 are escaped."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), path)
 
 
-def _header(file: Any, name: str) -> tuple[int, int, str, bool]:
+def _open(path: str) -> IO[bytes]:
+    try:
+        # Opening a pipe waits for its writer, and some devices never end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise BrokenImageError(f"{printable(path)}: a folder, pipe or device, and no file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BrokenImageError(f"{printable(path)}: {reason}") from None
+
+
+def _header(file: IO[bytes], name: str) -> tuple[int, int, str, bool]:
     """Return height, width, format and whether it is a plain JPEG."""
     try:
         with Image.open(file) as image:
@@ -138,8 +167,8 @@ def _header(file: Any, name: str) -> tuple[int, int, str, bool]:
             width, height = image.size
             orientation = _orientation(image)
             plain = kind == "JPEG" and image.mode == "RGB" and orientation not in _TURNS
-    except UnidentifiedImageError:  # Pillow names an object of Python.
-        raise BrokenImageError(f"{name}: no image of a known kind") from None
+    except UnidentifiedImageError:
+        raise BrokenImageError(f"{name}: no image, or of an unknown kind") from None
     except OSError as error:
         raise BrokenImageError(f"{name}: {error.strerror or error}") from None
     except MemoryError:
@@ -162,13 +191,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # Pillow clips these to 255 instead of scaling them.
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        largest = values.max()
-        top = 65535.0 if largest > 255 else 255.0
-        if image.mode == "F" and largest <= 1:
-            top = 1.0
-        scaled = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
+        return Image.fromarray(_to_8_bit(image)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -176,11 +199,36 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _to_8_bit(image: Image.Image) -> np.ndarray:
+    """Scale whole numbers or floats to ``(H, W)`` uint8.
+
+    Raises:
+        ValueError: numbers above 65535.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    largest = values.max(initial=0, where=np.isfinite(values))
+    if largest > _TOP_16:
+        raise ValueError(f"its values reach {largest:g}; expected 65535 at most")
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else None
+    if image.mode == "F" and largest < _TOP_FLOAT:
+        top = 1.0
+    else:
+        # Only TIFF keeps 8-bit numbers in 32 bits; in 16 bits small numbers are a dark image.
+        any_range = image.mode == "F" or (image.mode == "I" and tags is not None)
+        top = 255.0 if any_range and largest <= 255 else _TOP_16
+    values = np.nan_to_num(values, posinf=top, neginf=0).clip(0, top)
+    if tags and image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = top - values  # Pillow does so for 8 bits alone.
+    if image.mode.startswith("I"):
+        values[values == image.info.get("transparency")] = top
+    return (values * (255.0 / top)).round().astype(np.uint8)
+
+
 def list_images(folder: str) -> list[str]:
     """Return the paths of all images below ``folder``, sorted, without hidden files and folders.
 
     Links to folders are followed. Each folder is listed once, under its own path if that is below
-    ``folder`` as well; so a loop of links ends.
+    ``folder`` as well; so a loop of links ends. The log names folders that cannot be listed.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -190,7 +238,7 @@ def list_images(folder: str) -> list[str]:
     found: list[str] = []
     pending, seen = [folder], set()
     for top in pending:
-        for parent, folders, files in os.walk(top):
+        for parent, folders, files in os.walk(top, onerror=_warn_of):
             real = os.path.realpath(parent)
             if real in seen:
                 folders.clear()
@@ -211,3 +259,8 @@ def list_images(folder: str) -> list[str]:
             code="missing-data",
         )
     return sorted(found)
+
+
+def _warn_of(error: OSError) -> None:
+    folder = printable(error.filename)
+    logger.warning("left out the folder '%s', which cannot be listed: %s", folder, error.strerror)

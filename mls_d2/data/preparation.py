@@ -9,7 +9,13 @@ from tqdm import tqdm
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import prepare_cityscapes
 from mls_d2.data.classification import DATASETS
-from mls_d2.data.dataset_files import dataset_table, datasets_root, evenly_spaced, listed
+from mls_d2.data.dataset_files import (
+    dataset_table,
+    datasets_root,
+    evenly_spaced,
+    folders_in,
+    listed,
+)
 from mls_d2.data.datasets import check_dataset, image_files
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.scenes import read_marker
@@ -123,15 +129,30 @@ def check_root() -> None:
             "docs/datasets.md, and set DETECTRON2_DATASETS to it",
             code="missing-data",
         )
-    folders = {"coco", "VOC2007", "VOC2012", "cityscapes"}
-    if folders & set(os.listdir(root)):
+    known = _dataset_folders()
+    if known & {os.path.basename(path) for path in folders_in(root)}:
         return
-    below = [item.path for item in os.scandir(root) if item.is_dir()]
-    nested = [path for path in below if folders & set(os.listdir(path))]
-    better = os.path.dirname(root) if os.path.basename(root) in folders else "".join(nested[:1])
-    if better:
-        raise UserError(
-            f"'{root}' ({origin}) is one level too {'high' if nested else 'low'}; set "
-            f"DETECTRON2_DATASETS={better}",
-            code="bad-value",
-        )
+    above = root
+    while os.path.basename(above) in known:  # more than once in dtd/dtd
+        above = os.path.dirname(above)
+    if above != root:
+        raise _wrong_root(root, origin, "low", above)
+    for folder in folders_in(root):
+        if known & {os.path.basename(path) for path in folders_in(folder)}:
+            raise _wrong_root(root, origin, "high", folder)
+
+
+def _dataset_folders() -> set[str]:
+    """Return the names of the folders of datasets."""
+    tables = dataset_table("classification").values()
+    names = {path.partition("/")[0] for table in tables for path in table["files"]}
+    return names | {"coco", "VOC2007", "VOC2012", "cityscapes"}
+
+
+def _wrong_root(root: str, origin: str, off: str, better: str) -> UserError:
+    levels = abs(root.count(os.sep) - better.count(os.sep))
+    number = "one level" if levels == 1 else f"{levels} levels"
+    return UserError(
+        f"'{root}' ({origin}) is {number} too {off}; set DETECTRON2_DATASETS={better}",
+        code="bad-value",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.images import read_image
+from mls_d2.data.images import BrokenImageError, read_file, read_image
 
 _TRIES = 10
 _PROB = 0.5
@@ -139,8 +138,7 @@ def read_labels(path: str, num_classes: int, ignore_value: int) -> np.ndarray:
         UserError: unreadable, no 8-bit image of one channel, or with other labels than those of the
             classes and ``ignore_value``.
     """
-    # OpenCV warns on the terminal about a missing file.
-    labels = cv2.imread(path, cv2.IMREAD_UNCHANGED) if os.path.isfile(path) else None
+    labels = stored_pixels(path)
     if labels is None:
         raise UserError(
             f"{path}: missing, truncated or no image; get the file again", code="damaged-file"
@@ -162,6 +160,16 @@ def read_labels(path: str, num_classes: int, ignore_value: int) -> np.ndarray:
             code="damaged-file",
         )
     return labels
+
+
+def stored_pixels(path: str) -> np.ndarray | None:
+    """Return an image as it is stored, of any depth and channels; None if it cannot be read."""
+    try:
+        data = read_file(path)
+    except BrokenImageError:
+        return None
+    # Not by imread, which ends the process at a path that is no UTF-8.
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
 
 
 def check_same_size(path: str, size: tuple[int, ...], expected: tuple[int, ...]) -> None:

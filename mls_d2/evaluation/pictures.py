@@ -28,7 +28,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 _OPACITY = 0.6
 _MIN_SCORE = 0.4
-_MIN_HEIGHT = 480
+_MIN_HEIGHT, _MAX_WIDTH = 480, 4096
 _TITLE_PX = 24  # above each row of a grid
 _COLUMNS = 6
 _LINE = 26  # letters of a line below an image
@@ -54,16 +54,15 @@ def draw_output(
         min_score: instances below it are not drawn, in [0, 1].
 
     Returns:
-        ``(H', W', 3)`` uint8, RGB: at least 480 pixels high for instances, so that their names are
-        readable; of the image's size for ``sem_seg``.
+        ``(H', W', 3)`` uint8, RGB: for instances enlarged to a height of 480 pixels, so that their
+        names are readable, but not beyond 4096 pixels wide; of the image's size for ``sem_seg``.
 
     Raises:
         UserError: the model returned neither.
     """
     if "instances" in output:
-        return _draw_instances(
-            image, output, metadata, max(1.0, _MIN_HEIGHT / image.shape[0]), min_score
-        )
+        scale = max(1.0, min(_MIN_HEIGHT / image.shape[0], _MAX_WIDTH / image.shape[1]))
+        return _draw_instances(image, output, metadata, scale, min_score)
     if "sem_seg" in output:
         labels = output["sem_seg"].argmax(0).cpu().numpy()
         return overlay(image, labels, _palette(metadata, len(output["sem_seg"])))

@@ -92,6 +92,17 @@ def test_broken_images_are_left_out_and_named(files, tmp_path, caplog):
     assert sum(files.name(5) in record.getMessage() for record in caplog.records) == 1
 
 
+def test_images_that_no_jpeg_holds_are_left_out_and_shards_without_any_refused(
+    tmp_path, caplog, refuses
+):
+    path = str(tmp_path / "long.png")
+    Image.new("L", (1, 70000)).save(path)
+    assert pack(FileSource([path]), str(tmp_path / "whole"), Packing()) == 1
+    with refuses("missing-data"):
+        pack(FileSource([path]), str(tmp_path / "reduced"), Packing(short_side=8))
+    assert f"left out a broken image: {path}: " in caplog.text
+
+
 def test_shards_from_elsewhere_are_indexed(files, tmp_path):
     members = [("a.txt", b"a caption"), ("a.jpg", files.read(0)), ("b.png", files.read(1))]
     with tarfile.open(tmp_path / "part.tar", "w") as tar:

@@ -31,6 +31,11 @@ def test_a_finished_write_is_complete_with_the_permissions_of_open(tmp_path):
     assert (tmp_path / "plain").stat().st_mode == (tmp_path / "a.json").stat().st_mode
 
 
+def test_the_longest_names_are_written(tmp_path):
+    write_json(str(tmp_path / ("x" * 255)), 1)
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

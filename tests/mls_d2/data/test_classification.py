@@ -148,6 +148,16 @@ def test_a_damaged_file_is_a_user_error(tmp_path, monkeypatch, name, path, text)
     assert "download=True" not in str(caught.value)
 
 
+def test_another_checksum_is_told_without_the_advice_of_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    WRITERS["flowers102"](tmp_path)
+    files = {name: (file, "0" * 32) for name, (file, _) in Flowers102._file_dict.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", files)
+    with pytest.raises(UserError, match=r"not the official one.*setid\.mat") as caught:
+        check_dataset("flowers102_test")
+    assert "download" not in str(caught.value).replace("downloads", "")
+
+
 def test_other_names_are_unknown(refuses):
     with refuses("unknown-name"):
         find("coco_2017_train")

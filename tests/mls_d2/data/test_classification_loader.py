@@ -53,6 +53,16 @@ def test_the_test_crop_is_the_centre_of_the_resized_image(cfg):
     assert found.float().std() > 5
 
 
+def test_very_thin_images_do_not_fill_the_memory(cfg):
+    image = torch.full((1, 1, 1), 7, dtype=torch.uint8).expand(3, 4_000_000, 1)
+    cfg.CLASSIFICATION.TRAIN_CROP = "random"
+    for transform in (train_transform(cfg), classification_loader.test_transform(cfg)):
+        # Forty pixels wide, it would have 19 GB.
+        found = transform(image)
+        assert found.shape == (3, 32, 32)
+        assert found.unique().tolist() == [7]
+
+
 def test_squashing_keeps_the_whole_image(cfg):
     image = torch.zeros(3, 40, 80, dtype=torch.uint8)
     image[:, :, :8] = 255  # at the border, which a central crop cuts off

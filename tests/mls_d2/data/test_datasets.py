@@ -90,8 +90,10 @@ def test_a_test_set_without_objects_is_refused(root, refuses):
     assert "no objects in 3 images" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_a_bad_test_image_is_named_before_training(root, refuses, content):
+@pytest.mark.parametrize("kind", ["empty", "no image", "cut"])
+def test_a_bad_test_image_is_named_before_training(root, refuses, kind):
+    whole = (root / "images" / "c.jpg").read_bytes()
+    content = {"empty": b"", "no image": b"<html>", "cut": whole[: len(whole) - 20]}[kind]
     (root / "images" / "c.jpg").write_bytes(content)
     check_dataset("test_set")  # left out of training
     with refuses("damaged-image") as caught:

@@ -131,6 +131,15 @@ def test_16_bit_grey_is_scaled(record):
     assert mapped["image"].unique().tolist() == [round(32768 / 257)]
 
 
+@pytest.mark.parametrize(("size", "expected"), [((1, 3000), (1, 1333)), ((3000, 1), (1333, 1))])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_very_thin_images_keep_a_pixel(record, size, expected, is_train):
+    item = record(height=size[0], width=size[1])
+    Image.fromarray(np.full((*size, 3), 9, np.uint8)).save(item["file_name"])
+    mapped = DetectionMapper(get_cfg(), is_train=is_train)(item)
+    assert mapped["image"].shape == (3, *expected)
+
+
 DAMAGES = {
     "empty": lambda data: b"",
     "no image": lambda data: b"<html>",

@@ -1,11 +1,13 @@
 """Images of every common kind as 8-bit RGB, and folders of them."""
 
+import errno
+import io
 import os
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mls_d2.data.images import (
     BrokenImageError,
@@ -23,6 +25,10 @@ GREY = np.asarray(Image.fromarray(PHOTO).convert("L"))
 RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
 LEVELS = (RAMP * 255).round()
 TRANSPARENT = np.concatenate([PHOTO, np.zeros((48, 64, 1), np.uint8)], axis=2)
+PALETTE = Image.fromarray(PHOTO).quantize(32)
+OPAQUE = np.asarray(PALETTE) != 3
+SHARE = (X * 4).astype(np.uint8)  # of the colour in what is half transparent, of 255
+SPOILT = np.where(X + Y == 0, np.inf, np.where(X + Y == 1, np.nan, RAMP)).astype(np.float32)
 
 
 def rgb(grey):
@@ -44,16 +50,61 @@ KINDS = {
     "grey png": (Image.fromarray(GREY), "a.png", rgb(GREY), 0.01),
     "palette": (Image.fromarray(PHOTO).quantize(64), "a.png", PHOTO, 12),
     "16 bit": (Image.fromarray((RAMP * 65535).astype(np.uint16)), "a.png", rgb(LEVELS), 0.6),
+    "16 bit, dark": (
+        Image.fromarray((RAMP * 200).astype(np.uint16)), "a.png", np.zeros_like(PHOTO), 0.6
+    ),
+    "16 bit, a transparent grey": (
+        Image.fromarray(np.where(X < 9, 7, 65535 - 257 * X).astype(np.uint16)), "a.png",
+        rgb(np.where(X < 9, 255, 255 - X)), 0.01,
+    ),
+    "32 bit": (Image.fromarray((RAMP * 65535).astype(np.int32)), "a.tif", rgb(LEVELS), 0.6),
     "float 0 to 1": (Image.fromarray(RAMP.astype(np.float32)), "a.tif", rgb(LEVELS), 0.6),
+    "float, some not finite": (Image.fromarray(SPOILT), "a.tif", rgb(LEVELS), 0.6),
+    "float, overshot": (
+        Image.fromarray((RAMP * 1.2 - 0.1).astype(np.float32)), "a.tif",
+        rgb((RAMP * 306 - 25.5).clip(0, 255)), 0.6,
+    ),
     "float 0 to 255": (Image.fromarray(LEVELS.astype(np.float32)), "a.tif", rgb(LEVELS), 0.01),
     "transparent": (Image.fromarray(TRANSPARENT), "a.png", np.full_like(PHOTO, 255), 0.01),
-}
+    "half transparent grey": (
+        Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(SHARE)]), "a.png",
+        255 - (255 - rgb(GREY)) * (rgb(SHARE) / 255), 1,
+    ),
+    "a transparent colour of a palette": (
+        PALETTE, "a.png", np.where(OPAQUE[..., None], PALETTE.convert("RGB"), 255), 0.01
+    ),
+}  # fmt: skip
+TRANSPARENCY = {"16 bit, a transparent grey": 7, "a transparent colour of a palette": 3}
 
 
-@pytest.mark.parametrize(("image", "name", "expected", "tolerance"), KINDS.values(), ids=KINDS)
-def test_every_kind_becomes_rgb(tmp_path, image, name, expected, tolerance):
-    image.save(tmp_path / name, quality=95)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_becomes_rgb(tmp_path, kind):
+    image, name, expected, tolerance = KINDS[kind]
+    more = {"transparency": TRANSPARENCY[kind]} if kind in TRANSPARENCY else {}
+    image.save(tmp_path / name, quality=95, **more)
     assert close(read_image(str(tmp_path / name)), expected, tolerance)
+
+
+def test_a_tiff_whose_white_is_zero_is_turned_round():
+    file = io.BytesIO()
+    Image.fromarray((65535 - RAMP * 65535).astype(np.uint16)).save(file, "TIFF")
+    tags = [struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0)]
+    assert file.getvalue().count(tags[0]) == 1
+    assert close(open_image(file.getvalue().replace(*tags)).decode(), rgb(LEVELS), 0.6)
+
+
+def test_a_png_with_long_text_is_read():
+    text, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("prompt", "x" * (2 << 20), zip=True)
+    Image.fromarray(PHOTO).save(file, "PNG", pnginfo=text)
+    assert np.array_equal(open_image(file.getvalue()).decode(), PHOTO)
+
+
+def test_numbers_beyond_16_bits_are_refused():
+    file = io.BytesIO()
+    Image.fromarray((RAMP * 2**30).astype(np.int32)).save(file, "TIFF")
+    with pytest.raises(BrokenImageError, match=r"a.tif: its values reach 1.07374e\+09"):
+        open_image(file.getvalue(), name="a.tif").decode()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
@@ -132,10 +183,28 @@ def test_truncated_files_are_broken_and_named(tmp_path, suffix, share):
 def test_text_and_missing_files_are_broken(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>not found</html>")
     for read in (read_image, image_size):
-        with pytest.raises(BrokenImageError, match=r"a\.jpg"):
+        with pytest.raises(BrokenImageError, match=r"a\.jpg: no image, or of an unknown kind$"):
             read(str(tmp_path / "a.jpg"))
         with pytest.raises(BrokenImageError, match="No such file"):
             read(str(tmp_path / "b.jpg"))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder", "loop", "null\0", "line\n"])
+def test_what_is_no_file_is_broken_at_once(tmp_path, kind):
+    path = str(tmp_path / f"{kind}.jpg")
+    make = {
+        "pipe": os.mkfifo, "folder": os.mkdir,
+        "endless": lambda path: os.symlink("/dev/zero", path),
+        "loop": lambda path: os.symlink(path, path),
+    }.get(kind)  # fmt: skip
+    if make:
+        make(path)
+    for read in (read_image, image_size):
+        with pytest.raises(BrokenImageError) as caught:
+            read(path)
+        assert printable(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_listed_sorted_with_its_subfolders_and_links(tmp_path):
@@ -150,6 +219,22 @@ def test_a_folder_is_listed_sorted_with_its_subfolders_and_links(tmp_path):
     (tmp_path / "elsewhere/deep/loop").symlink_to(root)
     found = ["a-link/deep/e.jpg", "b/a.jpeg", "z.PNG"]
     assert list_images(str(root)) == [str(root / name) for name in found]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, caplog):
+    for folder in ("a", "locked"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jpg").write_bytes(b"")
+    scan = os.scandir
+
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert list_images(str(tmp_path)) == [str(tmp_path / "a" / "x.jpg")]
+    assert f"'{tmp_path}/locked', which cannot be listed: Permission denied" in caplog.text
 
 
 def test_names_that_are_no_utf8_are_read(tmp_path):

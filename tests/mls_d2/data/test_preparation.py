@@ -1,6 +1,7 @@
 """Datasets are counted, sampled and prepared, and the table of sources is complete."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +86,37 @@ def test_files_are_checked_and_made_for_each_split(root):
 
 
 def test_a_root_that_is_missing_or_on_another_level_is_named(tmp_path, monkeypatch, refuses):
-    (tmp_path / "data" / "coco" / "val2017").mkdir(parents=True)
-    for root, code in (("none", "missing-data"), (".", "bad-value"), ("data/coco", "bad-value")):
+    for name in ("data/coco/val2017", "other/dtd/dtd/images"):
+        (tmp_path / name).mkdir(parents=True)
+    for root, text in (
+        ("none", f"no folder '{tmp_path}/none'"),
+        (".", f"one level too high; set DETECTRON2_DATASETS={tmp_path}/data"),
+        ("data/coco", f"one level too low; set DETECTRON2_DATASETS={tmp_path}/data"),
+        ("other/dtd/dtd", f"2 levels too low; set DETECTRON2_DATASETS={tmp_path}/other"),
+    ):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / root))
-        with refuses(code) as caught:
+        with refuses("missing-data" if root == "none" else "bad-value") as caught:
             check_root()
-        assert code != "bad-value" or f"DETECTRON2_DATASETS={tmp_path}/data" in str(caught.value)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
-    check_root()
+        assert text in str(caught.value)
+    for root in ("data", "other", "data/coco/val2017"):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / root))
+        check_root()
+
+
+@pytest.mark.parametrize(
+    ("place", "off"), [("images/deep", "low"), (".", "high"), ("more/images", "low")]
+)
+def test_a_folder_of_a_dataset_on_another_level_is_named(root, place, off):
+    os.rename(root / "images", root / "moved")
+    (root / "images").mkdir()
+    (root / "images" / "README").touch()
+    (root / place).mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        os.rename(root / "moved" / name, root / place / name)
+    (problem,) = inspect(source(), sample=0).problems
+    assert "10 of 10 images are missing" in problem
+    there = os.path.normpath(root / place / NAMES[0])
+    assert problem.endswith(f"There is '{there}' instead: one level too {off}")
 
 
 def test_every_split_of_the_table_is_registered_and_documented():

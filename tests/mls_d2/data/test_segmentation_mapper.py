@@ -1,6 +1,7 @@
 """Scaling, cropping, mirroring and colour distortion of images and labels."""
 
 import colorsys
+import os
 
 import cv2
 import numpy as np
@@ -142,6 +143,16 @@ def test_labels_that_do_not_fit_are_refused(record, refuses, labels):
     cv2.imwrite(record["sem_seg_file_name"], labels)
     with refuses("damaged-file"):
         mapper()(record)
+
+
+@pytest.mark.timeout(30)
+def test_labels_are_read_by_any_name_and_a_pipe_is_refused(record, tmp_path, refuses):
+    name = str(tmp_path / "caf\udce9.png")  # no UTF-8
+    os.rename(record["sem_seg_file_name"], name)
+    assert read_labels(name, 19, 255).shape == (HEIGHT, WIDTH)
+    os.mkfifo(tmp_path / "pipe.png")
+    with refuses("damaged-file"):
+        read_labels(str(tmp_path / "pipe.png"), 19, 255)
 
 
 def test_files_that_cannot_be_read_are_named(record, tmp_path, refuses):

@@ -60,6 +60,12 @@ def test_only_detections_that_are_sure_enough_are_drawn(score, seen):
     assert (np.abs(drawn.astype(int) - 100).max() > 5) == seen
 
 
+def test_thin_images_are_not_enlarged_beyond_a_width():
+    thin = np.full((2, 1024, 3), 100, np.uint8)
+    drawn = draw_output(thin, instances(0.1), Metadata(), min_score=0.5)
+    assert drawn.shape == (8, 4096, 3)
+
+
 def test_another_output_is_refused(refuses):
     with refuses("bad-value"):
         draw_output(IMAGE, {"scores": torch.zeros(3)}, Metadata(), min_score=0.5)

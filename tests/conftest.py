@@ -57,11 +57,21 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def refuses() -> Callable[[str], Any]:
-    """Return a context that expects a UserError of a code: ``with refuses("unknown-key"): …``."""
+def refuses() -> Callable[..., Any]:
+    """Return a context that expects a UserError: ``with refuses("unknown-key", *words): …``.
+
+    It has that code, and its message contains the words.
+    """
     from mls_d2.core.errors import UserError
 
-    return lambda code: pytest.raises(UserError, check=lambda error: error.code == code)
+    def expected(error: UserError, code: str, words: tuple[object, ...]) -> bool:
+        missing = [word for word in words if str(word) not in str(error)]
+        assert (error.code, missing) == (code, []), str(error)
+        return True
+
+    return lambda code, *words: pytest.raises(
+        UserError, check=lambda error: expected(error, code, words)
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

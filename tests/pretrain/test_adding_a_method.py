@@ -94,6 +94,5 @@ def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
     assert len(SEEN) == 4
 
     cfg.TOY.WEIGHT = 0.0
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "TOY.WEIGHT must be > 0, got 0.0"):
         pretrain(cfg)
-    assert caught.match("TOY.WEIGHT must be > 0, got 0.0")

@@ -103,9 +103,8 @@ REFUSED = {
 @pytest.mark.parametrize(("data", "code"), REFUSED.values(), ids=REFUSED)
 def test_lists_of_images_that_cannot_be_read_are_refused(registered, config, refuses, data, code):
     registered("coco", data)
-    with refuses(code) as caught:
+    with refuses(code, "odd"):
         pretrain(config("odd"))
-    assert "odd" in str(caught.value)
     assert not os.path.exists(config("odd").OUTPUT_DIR)
 
 
@@ -132,9 +131,8 @@ def test_a_batch_of_one_is_trained_if_batchnorm_sees_two_values(config, tmp_path
     if crop == "64":  # The last features have 2 x 2 positions, and 1 x 1 of crops of 32 pixels.
         assert read_backbone(pretrain(cfg)).info["iterations"] == 4
         return
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "SOLVER.IMS_PER_BATCH"):
         pretrain(cfg)
-    assert "SOLVER.IMS_PER_BATCH" in str(caught.value)
 
 
 @pytest.mark.parametrize("warmup", ["0.5", "1.0"])

@@ -129,9 +129,8 @@ def test_a_finished_file_is_not_made_again_and_one_of_other_images_is_refused(
     with refuses("changed-data"):
         provide_proposals(source, path, Search(short_side=4, min_side=10, seed=4))
     shutil.copy(source.name(0), source.name(8))
-    with refuses("changed-data") as caught:
+    with refuses("changed-data", "8.png"):
         provide_proposals(source, path, SEARCH)
-    assert caught.match("8.png")
 
 
 @pytest.mark.usefixtures("searched")
@@ -212,9 +211,8 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
     os.unlink(pretrain(config("second", **changes, **moved), resume=True))
     monkeypatch.setattr(proposing, "selective_search", lambda p, **_: np.array([[0, 0, 40, 40]]))
     os.unlink(path)
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "PRETRAIN.PROPOSALS: the content has changed"):
         pretrain(cfg, resume=True)
-    assert caught.match("PRETRAIN.PROPOSALS: the content has changed")
 
 
 @needs_contrib

@@ -151,9 +151,8 @@ def test_a_damaged_file_is_a_user_error(tmp_path, monkeypatch, name, path, text)
 def test_other_names_are_unknown(refuses):
     with refuses("unknown-name"):
         find("coco_2017_train")
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "did you mean 'cub200_train'"):
         check_dataset("cub200_trian")
-    assert "did you mean 'cub200_train'" in str(caught.value)
 
 
 @pytest.fixture
@@ -219,9 +218,8 @@ def test_voc_separates_clear_from_difficult_objects(voc, refuses):
         check_classification("voc2007_test")
     for line in ("000001 2", "000077 1"):
         (voc / "cow_test.txt").write_text(line + "\n")
-        with refuses("damaged-annotation") as caught:
+        with refuses("damaged-annotation", "cow_test.txt', line 1"):
             load_classification("voc2007_test")
-        assert "cow_test.txt', line 1" in str(caught.value)
 
 
 def test_the_scenes_lists_agree_with_their_annotations(scenes_root):

@@ -117,9 +117,8 @@ def test_a_method_that_needs_a_file_waits_for_it(bench, tmp_path, refuses):
         ("other", file, ()),
     ]
     assert suite.left_out == ()
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "did you mean 'r50.pth'"):
         bench.suite(checkpoints={"a": tmp_path / "r5.pth"})
-    assert "did you mean 'r50.pth'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +159,8 @@ def test_a_method_that_needs_a_file_waits_for_it(bench, tmp_path, refuses):
     ],
 )
 def test_mistakes_are_named(bench, content, code, named, refuses):
-    with refuses(code) as caught:
+    with refuses(code, named):
         bench.suite(**content)
-    assert named in str(caught.value)
 
 
 def test_seeds_are_read_from_lists_and_text(refuses):
@@ -176,9 +174,8 @@ def test_seeds_are_read_from_lists_and_text(refuses):
 def test_a_suite_file_is_read_or_refused(tmp_path, refuses):
     (tmp_path / "quick.yaml").write_text("methods: [mls]\n")
     assert read_suite(tmp_path / "quick.yaml") == {"name": "quick", "methods": ["mls"]}
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "did you mean 'quick.yaml'"):
         read_suite(tmp_path / "quik.yaml")
-    assert "did you mean 'quick.yaml'" in str(caught.value)
     for name, text in (("list", "- a\n"), ("broken", "a: [\n")):
         (tmp_path / f"{name}.yaml").write_text(text)
         with refuses("bad-suite"):

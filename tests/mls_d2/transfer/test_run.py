@@ -119,9 +119,8 @@ def test_a_finished_run_is_not_repeated_and_not_overwritten(make_cfg, refuses):
     # The device and the period of saving do not make it another run.
     more = ("SOLVER.MAX_ITER", 1, "DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 5)
     run_transfer(make_cfg(*more))
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "SOLVER.BASE_LR: was 0.03, is 0.01"):
         run_transfer(make_cfg(*more, "SOLVER.BASE_LR", 0.01), resume=True)
-    assert "SOLVER.BASE_LR: was 0.03, is 0.01" in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in Path(cfg.OUTPUT_DIR).iterdir()} == before
 
 
@@ -180,9 +179,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", poison)
     cfg = make_cfg("SOLVER.MAX_ITER", 3)
-    with refuses("not-finite") as caught:
+    with refuses("not-finite", "iteration 1: loss_mask = nan"):
         run_transfer(cfg)
-    assert "iteration 1: loss_mask = nan" in str(caught.value)
     assert "Traceback" not in "".join(capfd.readouterr())
     assert Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text() == "model_0000000.pth"
     assert all(torch.isfinite(value).all() for value in weights(cfg, "model_0000000.pth").values())

@@ -237,9 +237,8 @@ def test_a_backbone_of_detectron2s_plain_network_is_taken_whole(make_cfg, tmp_pa
 )
 def test_values_that_do_not_fit_are_refused(make_cfg, key, value, refuses):
     cfg = make_cfg("pspnet_R_50_quick", key, value)
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", key):
         task_of(cfg).check(cfg)
-    assert key in str(caught.value)
 
 
 def test_what_detectron2_builds_is_checked_too(make_cfg, refuses):

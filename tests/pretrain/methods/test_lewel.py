@@ -152,6 +152,5 @@ def test_the_heads_have_no_biases():
 
 def test_groups_divide_the_channels_of_the_backbone(refuses):
     words = ["MODEL.DEVICE", "cpu", "BYOL.OUT_DIM", "6", "LEWEL.GROUPS", "3"]
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "LEWEL.GROUPS must divide the backbone's 512 channels, got 3"):
         build_method(load_cfg("pretrain/configs/lewel_quick.yaml", words))
-    assert caught.match("LEWEL.GROUPS must divide the backbone's 512 channels, got 3")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import pretrain.methods  # noqa: F401 - the config then has the options of all methods
 from tests.devices import DEVICES, on
@@ -54,6 +55,16 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    """Remove the datasets that a test registers."""
+    before = [(catalog, set(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, names in before:
+        for name in set(catalog) - names:
+            catalog.remove(name)
 
 
 @pytest.fixture

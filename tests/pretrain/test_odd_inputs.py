@@ -5,7 +5,6 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import register_pascal_voc
 from PIL import Image
 
@@ -60,9 +59,7 @@ def registered(tmp_path, monkeypatch):
         (tmp_path / "ImageSets/Main/train.txt").write_text("a 1\nb -1\n\nc\nd")
         register_pascal_voc("odd", str(tmp_path), "train", 2007)
 
-    yield lambda layout, data: {"coco": coco, "voc": voc}[layout](data)
-    DatasetCatalog.remove("odd")
-    MetadataCatalog.remove("odd")
+    return lambda layout, data: {"coco": coco, "voc": voc}[layout](data)
 
 
 def annotations(**changes):

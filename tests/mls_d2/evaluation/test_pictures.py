@@ -81,9 +81,6 @@ def grey_images(tmp_path):
         records.append({"file_name": path, "image_id": index, "annotations": annotations} | size)
     DatasetCatalog.register("grey", lambda: records)
     MetadataCatalog.get("grey").set(thing_classes=["x"], thing_colors=[(255, 0, 0)])
-    yield
-    DatasetCatalog.remove("grey")
-    MetadataCatalog.remove("grey")
 
 
 class Fake(torch.nn.Module):

@@ -11,7 +11,7 @@ from mls_d2.data.datasets import register_coco
 from mls_d2.results.schema import read_result
 from mls_d2.transfer import classification, detection
 from mls_d2.transfer.run import run_transfer
-from tests.mls_d2.conftest import NARROW, REPOSITORY, draw_split, forget, load_with
+from tests.mls_d2.conftest import NARROW, REPOSITORY, draw_split, load_with
 
 CONFIGS = REPOSITORY / "transfer_configs" / "classification"
 THREE_CLASSES = NARROW | {
@@ -58,8 +58,7 @@ def test_folders_of_classes_are_learnt_by_every_protocol(tmp_path, monkeypatch, 
 
 def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypatch):
     monkeypatch.setattr(detection, "write_detections", lambda *_: None)
-    names = ("own_train", "own_val")
-    for name in names:
+    for name in ("own_train", "own_val"):
         draw_split(tmp_path / name, 3, seed=1)
         path = tmp_path / name / "instances.json"
         content = json.loads(path.read_text())
@@ -68,9 +67,6 @@ def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypat
         register_coco(name, path, tmp_path / name / "images")
     cfg = make_cfg("DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_val',)",
                    "MODEL.ROI_HEADS.NUM_CLASSES", 3)  # fmt: skip
-    try:
-        run_transfer(cfg)
-    finally:
-        forget(names)
+    run_transfer(cfg)
     metrics = read_result(Path(cfg.OUTPUT_DIR) / "results.json").metrics
     assert {f"AP-{name}" for name in ("blue", "green", "never there")} <= metrics["segm"].keys()

@@ -169,8 +169,7 @@ def one_damaged(tiny_cityscapes, tmp_path):
     records[0]["file_name"] = str(broken)
     name = "cityscapes_tiny_damaged"
     DatasetCatalog.register(name, lambda: records)
-    yield name, {record["file_name"] for record in records[1:]}
-    DatasetCatalog.remove(name)
+    return name, {record["file_name"] for record in records[1:]}
 
 
 def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pretrain.losses import (
+from pretrain.losses import info_nce
+from pretrain.losses_dense import (
     grouping_loss,
-    info_nce,
     object_loss,
     pixel_contrast_loss,
     pixel_propagation_loss,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pretrain.losses import dino_loss
+from pretrain.losses_clustering import dino_loss
 from pretrain.methods.dino import Head, clip_each
 from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method

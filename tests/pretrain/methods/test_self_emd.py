@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from pretrain.losses import transport_loss, transport_plan
+from pretrain.losses_clustering import transport_plan
+from pretrain.losses_dense import transport_loss
 from tests.pretrain.loops import cosine, normal, positions
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 

@@ -13,16 +13,12 @@ from mls_d2.core.errors import UserError
 from mls_d2.run.registration import register_all
 from pretrain.data import EpochBatches, ImageReport, build_loader, image_source
 from pretrain.packing import Packing, pack
+from tests.pretrain.conftest import write_images
 
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for index in range(10):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
-            tmp_path / f"{index}.png"
-        )
-    return tmp_path
+    return write_images(tmp_path, [f"{index}.png" for index in range(10)])
 
 
 def config(workers: int = 0, batch: int = 4):

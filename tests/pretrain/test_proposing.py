@@ -23,6 +23,7 @@ from pretrain.packing import Packing, pack
 from pretrain.proposing import Search, default_path, make_proposals, provide_proposals
 from pretrain.run import pretrain
 from pretrain.sources import FileSource, ShardSource
+from tests.pretrain.conftest import write_images
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 needs_contrib = pytest.mark.skipif(
@@ -219,11 +220,8 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
 @pytest.mark.full
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_tool_killed_at_any_time_ends_with_the_same_file(tmp_path, workers):
-    folder, rng = tmp_path / "images", np.random.default_rng(0)
-    folder.mkdir()
-    for index in range(12):
-        small = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((160, 120)).save(folder / f"{index:02d}.png")
+    names = [f"{index:02d}.png" for index in range(12)]
+    folder = write_images(tmp_path / "images", names, (120, 160), drawn=(8, 10))
     tool = [sys.executable, str(REPOSITORY / "tools/propose.py"), str(folder), "--workers", workers]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 

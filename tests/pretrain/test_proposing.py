@@ -23,9 +23,9 @@ from pretrain.packing import Packing, pack
 from pretrain.proposing import Search, default_path, make_proposals, provide_proposals
 from pretrain.run import pretrain
 from pretrain.sources import FileSource, ShardSource
+from tests.conftest import REPOSITORY
 from tests.pretrain.conftest import write_images
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 needs_contrib = pytest.mark.skipif(
     not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python-headless"
 )

@@ -10,8 +10,7 @@ import pytest
 from mls_d2 import commands
 from mls_d2.core import resources
 from mls_d2.core.resources import find_config, find_suite
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(

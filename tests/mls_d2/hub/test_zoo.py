@@ -25,13 +25,13 @@ from mls_d2.hub.card import pretraining_cost
 from mls_d2.results.schema import InitialWeights, read_result, write_result
 from mls_d2.run.registration import register_all
 from mls_d2.runner.suite import build_suite
+from tests.conftest import REPOSITORY
 from tests.mls_d2.checkpoint.test_initial_weights import encoder, small_cfg
 from tests.mls_d2.hub.server import COMMIT, Hub
 from tests.mls_d2.test_mutations import result
 from tools.benchmark import split_checkpoint
 from tools.hub import main
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 NAME = "org/mls-r50"
 INFO = {
     "method": "mls", "dataset": ["coco_2017_unlabeled"], "epochs": 24.0, "iterations": 3600,

@@ -1,7 +1,5 @@
 """The content of suites, and the mistakes in them."""
 
-from pathlib import Path
-
 import pytest
 
 from mls_d2.config.loading import load_cfg
@@ -10,8 +8,8 @@ from mls_d2.results.schema import InitialWeights
 from mls_d2.runner.cells import plan_cells
 from mls_d2.runner.suite import Seeds, build_suite, method_configs, read_suite, task_configs
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SUITES = sorted(REPOSITORY.glob("suites/*.yaml"))
 PAPER = sorted(REPOSITORY.glob("suites/paper_*.yaml"))
 

@@ -10,6 +10,7 @@ from mls_d2.transfer.segmentation import check_values
 from pretrain.checks import check_config
 from pretrain.methods import method_class
 from tests.conftest import REPOSITORY
+from tests.mls_d2.conftest import load_with
 
 S, A = "SOLVER", "PRETRAIN.AUGMENT"
 
@@ -19,8 +20,7 @@ def suite_of(**content):
 
 
 def cfg_of(entry, *late):
-    words = [str(word) for pair in entry.opts.items() for word in pair]
-    return load_cfg(str(entry.config), [*words, *late])
+    return load_with(entry.config, entry.opts, late)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import CONFIG_FILE, resolve_device, seed_everything
 from mls_d2.run.registration import register_all
 from pretrain.data import ViewDataset, collate, image_source
-from pretrain.encoder import DenseEncoder, Encoder
+from pretrain.encoder import Encoder
 from pretrain.methods import build_method, method_class
 from pretrain.methods.base import MomentumMethod
 from pretrain.run import BACKBONE_FILE, run_length
@@ -127,15 +127,14 @@ def initial_method(cfg: CfgNode) -> MomentumMethod:
     """
     seed_everything(cfg)
     method = build_method(cfg)
-    encoder = method.encoder
-    pair = isinstance(encoder, Encoder) and not isinstance(encoder, DenseEncoder)
-    if not (isinstance(method, MomentumMethod) and pair):
+    # Encoders of other kinds return maps, or more than g and z.
+    if not method.has_keys or type(method.encoder) is not Encoder:
         raise UserError(
             f"Figures 3 and 4 compare g and z with those of a momentum encoder, which "
             f"'{cfg.PRETRAIN.METHOD}' does not have; they are made of mls and mocov2, for example",
             code="bad-value",
         )
-    return method.to(cfg.MODEL.DEVICE)
+    return cast(MomentumMethod, method.to(cfg.MODEL.DEVICE))
 
 
 def trained_method(cfg: CfgNode, run: Path) -> MomentumMethod:

@@ -176,10 +176,9 @@ def test_the_files_hold_what_the_pictures_show(config, images):
 def test_runs_without_what_the_figures_need_are_refused(config, refuses, tmp_path):
     with refuses("missing-file"):
         finished_runs([tmp_path / "nowhere"], "mls")
-    with refuses("bad-value"):
-        initial_method(config(PRETRAIN__METHOD="simclr"))
-    with refuses("bad-value"):
-        initial_method(config(PRETRAIN__METHOD="densecl"))
+    for name in ("simclr", "densecl", "pixpro"):
+        with refuses("bad-value"):
+            initial_method(config(PRETRAIN__METHOD=name))
     with refuses("missing-file"):
         trained_method(config(), tmp_path)
     (tmp_path / "model_final.pth").write_bytes(b"")

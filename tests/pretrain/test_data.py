@@ -9,7 +9,6 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mls_d2.config.defaults import get_cfg
-from mls_d2.core.errors import UserError
 from mls_d2.run.registration import register_all
 from pretrain.data import EpochBatches, ImageReport, build_loader, image_source
 from pretrain.packing import Packing, pack
@@ -178,11 +177,11 @@ def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers):
+def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers, refuses):
     for index in range(120):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
     source = image_source([str(tmp_path)])
-    with pytest.raises(UserError, match="^none of 100 images in a row can be read") as caught:
+    with refuses("damaged-file", "none of 100 images in a row can be read") as caught:
         load(config(workers), source, 1)
     assert "Traceback" not in str(caught.value)
 
@@ -192,9 +191,8 @@ def test_an_image_that_is_broken_counts_once_for_any_number_of_faults(caplog, re
     for turn in range(5):
         report.update([("a.jpg", f"a.jpg: fault {turn}"), ("b.jpg", "b.jpg: truncated")])
     assert len(caplog.records) == 2
-    with refuses("too-many-broken") as caught:
+    with refuses("too-many-broken", "3 of 100 ", "c.jpg"):
         report.update([("c.jpg", "c.jpg: truncated")])
-    assert caught.match(r"3 of 100 .*c.jpg")
 
 
 def test_small_images_are_reported_once(caplog):
@@ -219,5 +217,5 @@ def test_unknown_names_and_missing_files_are_refused(tmp_path, monkeypatch, refu
     with refuses("missing-data", "lacks 2 of its 3 images, e.g. ", "1.png, ", "2.png"):
         image_source([name])
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="nowhere"):
+    with refuses("missing-data", "nowhere"):
         image_source(["coco_2017_unlabeled"])

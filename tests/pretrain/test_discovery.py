@@ -162,9 +162,8 @@ def test_files_are_found_again_and_others_are_named(found, encoder, tmp_path, mo
     monkeypatch.setattr(discovery, "make_correspondences", lambda *_, **__: pytest.fail("again"))
     provide_correspondences(path, found, encoder)
     other = Encoder(FlatBackbone(), torch.nn.Linear(6, 4)).eval()
-    with refuses("changed-data") as caught:
+    with refuses("changed-data", "encoder: ", " there, ", " now"):
         provide_correspondences(path, found, other)
-    assert caught.match("encoder: .* there, .* now")
     content = Path(path).read_bytes()
     for broken in (content[:-1], content + b"0", content[:-1] + bytes([content[-1] ^ 1])):
         Path(path).write_bytes(broken)

@@ -133,9 +133,8 @@ def test_missing_and_cut_shards_are_named(files, tmp_path, refuses):
     shard = folder / "000001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:5000])
-    with refuses("missing-data") as caught:
+    with refuses("missing-data", "1 of 3 shards", f"000001.tar has 5000 of {len(data)} bytes"):
         ShardSource(str(folder))
-    assert caught.match(rf"1 of 3 shards.*000001.tar has 5000 of {len(data)} bytes")
     with pytest.raises(BrokenImageError, match=r"000001.tar\[3\]: the shard is cut"):
         source.read(7)
     with refuses("damaged-file", "000001.tar"):

@@ -167,9 +167,8 @@ def test_a_killed_worker_ends_the_making(source, tmp_path, monkeypatch, refuses)
 
 @pytest.mark.parametrize("name", ["short_side", "min_side", "seed"])
 def test_bad_options_are_named(name, refuses):
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", name):
         Search(**{name: -1})
-    assert caught.match(name)
 
 
 @pytest.mark.usefixtures("searched")

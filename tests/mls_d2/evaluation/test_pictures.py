@@ -11,9 +11,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from mls_d2.evaluation.pictures import (
     BoundedVisualizer,
     captions,
-    compare,
     draw_output,
     overlay,
+    truth_and_found,
     write_classifications,
     write_detections,
     write_segmentations,
@@ -220,7 +220,7 @@ def test_images_are_spread_and_the_mode_is_kept(tmp_path):
 )
 def test_as_many_classes_are_found_as_there_are(classes, difficult, expected):
     scores = torch.from_numpy(np.array([0.5, 0.1, 0.9, 0.2]))
-    assert compare(scores, classes, difficult) == expected
+    assert truth_and_found(scores, classes, difficult) == expected
 
 
 NAMES = ("person", "bus", "boat", "traffic light", "potted plant", "dining table")

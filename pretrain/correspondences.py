@@ -20,7 +20,7 @@ from mls_d2.data.recipe_file import Count, RecipeFile, header_bytes
 MOST_BOXES = 255
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+class CorrespondenceRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """What decides the correspondences of a dataset.
 
     Attributes:
@@ -45,7 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Header(msgspec.Struct, kw_only=True):
-    recipe: Recipe
+    recipe: CorrespondenceRecipe
     images: Count
     boxes: Count
     pairs: Count
@@ -56,7 +56,7 @@ class Correspondences(RecipeFile):
     """Boxes, neighbours and pairs of every image, in a file of :func:`write_correspondences`."""
 
     kind, magic, header = "correspondences", b"mls_d2 correspondences 1\n", _Header
-    recipe: Recipe
+    recipe: CorrespondenceRecipe
 
     def open_content(self, file: IO[bytes], header: _Header) -> None:
         """Map all of it into memory, after comparing it with its digest."""
@@ -110,7 +110,7 @@ def pair_counts(boxes: np.ndarray, share: float) -> np.ndarray:
 
 def write_correspondences(
     path: str,
-    recipe: Recipe,
+    recipe: CorrespondenceRecipe,
     *,
     counts: np.ndarray,
     boxes: Iterable[np.ndarray],

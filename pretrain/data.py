@@ -32,6 +32,13 @@ _ORDER_STREAM, _CROP_STREAM = 1, 2
 _TRIES = 100
 
 
+class NoReadableImageError(UserError):
+    """Too many images in a row are broken."""
+
+    # A loader's worker hands on the class and the message alone.
+    code = "damaged-file"
+
+
 @dataclass
 class ViewBatch:
     """V views of each of N images, as the loader brings them."""
@@ -79,7 +86,7 @@ class ViewDataset(Dataset):
         """Return the views of ``(epoch, position)``; the next good image replaces a broken one.
 
         Raises:
-            UserError: none of the next hundred images, or of the dataset, can be read.
+            NoReadableImageError: none of the next hundred images, or of the dataset, can be read.
         """
         epoch, position = item
         broken: list[tuple[str, str]] = []
@@ -103,10 +110,9 @@ class ViewDataset(Dataset):
                 "broken": broken,
                 "enlarged": [name] if min(size) < self.crops.groups[0].size else [],
             }
-        raise UserError(
+        raise NoReadableImageError(
             f"none of {len(broken)} images in a row can be read (the dataset has {len(self)}), "
-            f"e.g. {broken[0][1]}",
-            code="damaged-file",
+            f"e.g. {broken[0][1]}"
         )
 
     def _open(self, place: int) -> EncodedImage:

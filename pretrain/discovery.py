@@ -29,7 +29,12 @@ from mls_d2.core.files import atomic_write, check_writable, write_bytes
 from mls_d2.data.images import BrokenImageError, open_image
 from mls_d2.data.proposals import LARGEST_SIDE, Proposals
 from mls_d2.data.recipe_file import check_begun
-from pretrain.correspondences import Correspondences, Recipe, pair_counts, write_correspondences
+from pretrain.correspondences import (
+    CorrespondenceRecipe,
+    Correspondences,
+    pair_counts,
+    write_correspondences,
+)
 from pretrain.encoder import Encoder
 from pretrain.methods.base import METHODS
 from pretrain.proposing import make_once
@@ -73,9 +78,9 @@ class Discovery:
     max_boxes: int
     pair_share: float
 
-    def recipe(self, encoder: nn.Module) -> Recipe:
+    def recipe(self, encoder: nn.Module) -> CorrespondenceRecipe:
         """Return what decides the correspondences that an encoder finds."""
-        return Recipe(
+        return CorrespondenceRecipe(
             source=self.source.digest(),
             proposals=self.proposals.digest,
             encoder=digest_of(encoder),
@@ -320,7 +325,7 @@ def _pairs(
     return torch.cat(found).cpu().numpy()
 
 
-def _begin(partial: Path, recipe: Recipe) -> None:
+def _begin(partial: Path, recipe: CorrespondenceRecipe) -> None:
     """Make the partial folder, or make sure that it was begun with the same recipe."""
     check_writable(str(partial))
     path = partial / "recipe.json"

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from mls_d2.run.checkpointer import AtomicCheckpointer
 from mls_d2.run.environment import CONFIG_FILE, resolve_device, seed_everything
 from mls_d2.run.registration import register_all
 from pretrain.data import ViewDataset, collate, image_source
-from pretrain.encoder import DenseEncoder, Encoder
+from pretrain.encoder import Encoder
 from pretrain.methods import build_method, method_class
 from pretrain.methods.base import MomentumMethod
 from pretrain.run import BACKBONE_FILE, run_length
@@ -55,7 +55,7 @@ SAMPLE, SHOWN, NEIGHBOURS = 60, 6, 4
 
 
 @dataclass(frozen=True)
-class Crops:
+class CutViews:
     """M views and where they were cut."""
 
     # Of each network in turn, unit rows g ``(M, d_g)`` and z ``(M, d_z)``.
@@ -127,15 +127,14 @@ def initial_method(cfg: CfgNode) -> MomentumMethod:
     """
     seed_everything(cfg)
     method = build_method(cfg)
-    encoder = method.encoder
-    pair = isinstance(encoder, Encoder) and not isinstance(encoder, DenseEncoder)
-    if not (isinstance(method, MomentumMethod) and pair):
+    # Encoders of other kinds return maps, or more than g and z.
+    if not method.has_keys or type(method.encoder) is not Encoder:
         raise UserError(
             f"Figures 3 and 4 compare g and z with those of a momentum encoder, which "
             f"'{cfg.PRETRAIN.METHOD}' does not have; they are made of mls and mocov2, for example",
             code="bad-value",
         )
-    return method.to(cfg.MODEL.DEVICE)
+    return cast(MomentumMethod, method.to(cfg.MODEL.DEVICE))
 
 
 def trained_method(cfg: CfgNode, run: Path) -> MomentumMethod:
@@ -164,7 +163,7 @@ def trained_method(cfg: CfgNode, run: Path) -> MomentumMethod:
 
 def embed_crops(
     cfg: CfgNode, source: ImageSource, methods: Sequence[MomentumMethod], *, seed: int
-) -> tuple[Crops, Crops]:
+) -> tuple[CutViews, CutViews]:
     """Return queries and the rows of a dictionary, the same crops for every method.
 
     D is that of the run, or as many whole batches as the dataset fills.
@@ -190,7 +189,7 @@ def embed_crops(
     keys = _embed(cfg, source, order[:rows], 1, [m.momentum_encoder for m in methods])
     sample = slice(SAMPLE)
     few = [(g[sample], z[sample]) for g, z in queries.embedded]
-    return Crops(few, queries.rectangles[sample], queries.index[sample]), keys
+    return CutViews(few, queries.rectangles[sample], queries.index[sample]), keys
 
 
 @torch.no_grad()
@@ -200,7 +199,7 @@ def _embed(
     positions: np.ndarray,
     view: int,
     encoders: Sequence[Encoder],
-) -> Crops:
+) -> CutViews:
     """Embed view ``view`` of the images at ``positions``, whole batches of them."""
     dataset = ViewDataset(source, method_class(cfg).crops(cfg), seed=cfg.SEED)
     batches = [
@@ -225,10 +224,10 @@ def _embed(
         rectangles.append(loaded.geometry[view, :, :4])
         index.append(loaded.index)
     embedded = [(torch.cat(g), torch.cat(z)) for g, z in (zip(*r, strict=True) for r in found)]
-    return Crops(embedded, torch.cat(rectangles), torch.cat(index))
+    return CutViews(embedded, torch.cat(rectangles), torch.cat(index))
 
 
-def nearest_rows(query: Tensor, rows: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_of_others(query: Tensor, rows: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k rows nearest to each query, except those of its own image.
 
     Args:
@@ -244,7 +243,7 @@ def nearest_rows(query: Tensor, rows: Tensor, own: Tensor, k: int) -> tuple[Tens
     return found.values, found.indices
 
 
-def choose_queries(queries: Crops, rows: Crops, *, seed: int) -> list[int]:
+def choose_queries(queries: CutViews, rows: CutViews, *, seed: int) -> list[int]:
     """Return five queries at random and, last, the one whose neighbours are the least similar."""
     cosines, _ = _nearest(queries, rows)
     worst = int(cosines.mean(dim=1).argmin())
@@ -252,18 +251,18 @@ def choose_queries(queries: Crops, rows: Crops, *, seed: int) -> list[int]:
     return [*[int(one) for one in others if one != worst][: SHOWN - 1], worst]
 
 
-def _own(queries: Crops, rows: Crops) -> Tensor:
+def _own(queries: CutViews, rows: CutViews) -> Tensor:
     return queries.index[:, None] == rows.index
 
 
-def _nearest(queries: Crops, rows: Crops) -> tuple[Tensor, Tensor]:
+def _nearest(queries: CutViews, rows: CutViews) -> tuple[Tensor, Tensor]:
     """Return the nearest rows of Q_g after training."""
     own = _own(queries, rows)
     k = min(NEIGHBOURS, int((~own).sum(dim=1).min()))
-    return nearest_rows(queries.embedded[-1][0], rows.embedded[-1][0], own, k)
+    return nearest_of_others(queries.embedded[-1][0], rows.embedded[-1][0], own, k)
 
 
-def scores_of(queries: Crops, rows: Crops, number: int) -> dict[str, dict[str, np.ndarray]]:
+def scores_of(queries: CutViews, rows: CutViews, number: int) -> dict[str, dict[str, np.ndarray]]:
     """Return the cosines of one query with all rows of other images, of g and of z."""
     others = ~_own(queries, rows)[number]
     return {
@@ -293,7 +292,9 @@ def _score_facts(scores: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     return {"panels": panels}
 
 
-def _neighbours(source: ImageSource, queries: Crops, rows: Crops, number: int) -> dict[str, Any]:
+def _neighbours(
+    source: ImageSource, queries: CutViews, rows: CutViews, number: int
+) -> dict[str, Any]:
     """Return image, crop and neighbours of one query as plain values."""
     cosines, places = (found[number].tolist() for found in _nearest(queries, rows))
     return _crop(source, queries, number) | {
@@ -304,7 +305,7 @@ def _neighbours(source: ImageSource, queries: Crops, rows: Crops, number: int) -
     }
 
 
-def _crop(source: ImageSource, crops: Crops, number: int) -> dict[str, Any]:
+def _crop(source: ImageSource, crops: CutViews, number: int) -> dict[str, Any]:
     index = int(crops.index[number])
     rectangle = crops.rectangles[number].tolist()
     return {"index": index, "image": source.name(index), "rectangle": rectangle}

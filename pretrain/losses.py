@@ -1,4 +1,4 @@
-"""The losses of all methods as pure functions.
+"""The losses of whole images as pure functions.
 
 Shape legend: N images of the batch, D rows of the dictionary, d channels of an embedding.
 
@@ -10,22 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.losses_clustering import (  # noqa: F401 - part of this module's interface
-    dino_loss,
-    sinkhorn,
-    swapped_prediction_loss,
-    transport_plan,
-)
-from pretrain.losses_dense import (  # noqa: F401
-    grouping_loss,
-    object_loss,
-    pixel_contrast_loss,
-    pixel_propagation_loss,
-    region_similarity_loss,
-    set_similarity_loss,
-    slot_loss,
-    transport_loss,
-)
 from pretrain.numerics import check_temperature, wide
 
 
@@ -312,21 +296,6 @@ def vicreg_terms(view1: Tensor, view2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(view1.device.type, enabled=False):
         (v1, c1), (v2, c2) = _spread_terms(view1), _spread_terms(view2)
     return F.mse_loss(view1, view2), (v1 + v2) / 2, c1 + c2
-
-
-def vicreg_loss(
-    view1: Tensor,
-    view2: Tensor,
-    *,
-    invariance_weight: float = 25.0,
-    variance_weight: float = 25.0,
-    covariance_weight: float = 1.0,
-) -> Tensor:
-    """Return the weighted sum of :func:`vicreg_terms`, which has arguments, errors and source."""
-    invariance, variance, covariance = vicreg_terms(view1, view2)
-    return (
-        invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
-    )
 
 
 def _spread_terms(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import pretrain.methods  # noqa: F401 - the config then has the options of all methods
 from tests.devices import DEVICES, on
@@ -56,12 +57,32 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    """Remove the datasets that a test registers."""
+    before = [(catalog, set(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, names in before:
+        for name in set(catalog) - names:
+            catalog.remove(name)
+
+
 @pytest.fixture
-def refuses() -> Callable[[str], Any]:
-    """Return a context that expects a UserError of a code: ``with refuses("unknown-key"): …``."""
+def refuses() -> Callable[..., Any]:
+    """Return a context that expects a UserError: ``with refuses("unknown-key", *words): …``.
+
+    It has that code, and its message contains the words.
+    """
     from mls_d2.core.errors import UserError
 
-    return lambda code: pytest.raises(UserError, check=lambda error: error.code == code)
+    def expected(error: UserError, code: str, words: tuple[object, ...]) -> bool:
+        missing = [word for word in words if str(word) not in str(error)]
+        assert (error.code, missing) == (code, []), str(error)
+        return True
+
+    return lambda code, *words: pytest.raises(
+        UserError, check=lambda error: expected(error, code, words)
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

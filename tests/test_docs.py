@@ -22,8 +22,8 @@ from mls_d2.config.changes import flatten
 from mls_d2.config.defaults import get_cfg
 from mls_d2.config.options import OPTIONS, options_table
 from mls_d2.convert.sources import published_table, sources_table
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 FILES = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.conftest import REPOSITORY
+
 # From the top down; rooms of one floor do not import each other.
 FLOORS = (
     ("tools", "benchmarks"),

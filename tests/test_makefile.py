@@ -4,13 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.test_docs import options_of
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MAKE = shutil.which("make")
 TEXT = (REPOSITORY / "Makefile").read_text()
 COMMON = '--follow --out "output" --data "datasets/scenes"'

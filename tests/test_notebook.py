@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mls_d2.results.schema import read_result
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CELLS = [
     cell
     for cell in json.loads((REPOSITORY / "docs" / "first-steps.ipynb").read_text())["cells"]

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 import mls_d2
 from mls_d2.commands import COMMANDS
+from tests.conftest import REPOSITORY
 from tests.mls_d2.conftest import NETWORK
 from tests.tools.test_benchmark import PRETRAIN
 
@@ -24,7 +25,6 @@ if sys.version_info >= (3, 11):
 else:
     tomllib = None
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("mls_d2", "pretrain", "tools", "suites", "transfer_configs")
 # What stands for a folder of the clone in the wheel.
 INSTALLED = ("tools", "suites", "transfer_configs", "pretrain/configs")

@@ -32,14 +32,18 @@ def one_and_two(
     return {name: (whole[name], one[name], other[name]) for name in names}
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def run_in_two(function: Callable[[int], Any], backend: str) -> list[Any]:
     """Return ``function(rank)`` of both ranks; it is pickled to processes that form a group.
 
     Its tensors are on the device of the backend, those returned on the CPU.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
         mp.spawn(_work, (port, backend, function, results), nprocs=2)

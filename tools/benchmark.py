@@ -51,27 +51,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("words", nargs="*", metavar="[SUITE] [KEY VALUE …]", help="suite file or name, config keys")
     add("--methods", metavar="NAMES", help="instead of the suite's")
-    add(
-        "--tasks", metavar="NAMES", help="instead of the suite's: coco, voc, cityscapes, cls, all …"
-    )
+    text = "instead of the suite's: coco, voc, cityscapes, cls, all …"
+    add("--tasks", metavar="NAMES", help=text)
     add("--seeds", metavar="LIST", help="of fine-tuning, instead of the suite's")
     add("--seed", type=int, metavar="N", help="of pretraining, and of fine-tuning without --seeds")
     add("--preset", help="quick (default), onegpu or paper, if there is no suite")
     add("--epochs", type=int, choices=(400, 800), default=400, help="of --methods unless quick")
     add("--name", help="folder below --out (default: the name of the suite, or the preset)")
-    add(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="a method from any file that tools/convert.py reads; may be repeated",
-    )
+    text = "a method from any file that tools/convert.py reads; may be repeated"
+    add("--checkpoint", action="append", default=[], metavar="NAME=FILE", help=text)
     add("--backbone", metavar="FILE", help="a method from a backbone file or URL, or 'random'")
-    add(
-        "--only",
-        choices=("pretrain", "eval"),
-        help="pretrain alone, or evaluate what is pretrained",
-    )
+    text = "pretrain alone, or evaluate what is pretrained"
+    add("--only", choices=("pretrain", "eval"), help=text)
     add("--data", metavar="DIR", help="instead of DETECTRON2_DATASETS; for quick: datasets/scenes")
     add("--out", type=Path, default=Path("output"), metavar="DIR", help="default: output")
     add("--num-gpus", type=int, metavar="N", help="per cell")

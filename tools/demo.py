@@ -25,15 +25,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="RUN/config.yaml")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="RUN/config.yaml")
+    add(
         "--input", required=True, nargs="+", metavar="IMAGE", help="image files, or folders of them"
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write PNGs to")
-    parser.add_argument(
-        "--min-score", type=float, default=0.5, help="draw no detection below it (default 0.5)"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    add("--output", required=True, metavar="FOLDER", help="folder to write PNGs to")
+    add("--min-score", type=float, default=0.5, help="draw no detection below it (default 0.5)")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
     return parser.parse_intermixed_args()
 
 

@@ -27,8 +27,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", required=True, help="folder to write, new or made by this tool")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    add = parser.add_argument
+    add("--root", required=True, help="folder to write, new or made by this tool")
+    add("--seed", type=int, default=defaults.seed)
     for name, text in (
         ("train", "images in COCO train2017"),
         ("val", "images in COCO val2017"),
@@ -36,21 +37,13 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("voc", "images in each of VOC2007 trainval, VOC2007 test and VOC2012 trainval"),
         ("cityscapes", "images in Cityscapes train; val has a fifth as many"),
     ):
-        default = getattr(defaults, name)
-        parser.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})"
-        )
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=defaults.size, metavar=("W", "H"),
-        help="pixels of an image (default 128 128)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, default=None, help="processes (default: one per core)"
-    )
-    parser.add_argument(
-        "--contact-sheet", type=Path, metavar="FILE.png",
-        help="also draw the first scenes, with and without annotations, into this file",
-    )  # fmt: skip
+        count = getattr(defaults, name)
+        add(f"--{name}", type=int, default=count, metavar="N", help=f"{text} (default {count})")
+    text = "pixels of an image (default 128 128)"
+    add("--size", type=int, nargs=2, default=defaults.size, metavar=("W", "H"), help=text)
+    add("--workers", type=int, default=None, help="processes (default: one per core)")
+    text = "also draw the first scenes, with and without annotations, into this file"
+    add("--contact-sheet", type=Path, metavar="FILE.png", help=text)
     return parser.parse_args(arguments)
 
 

@@ -21,16 +21,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(SOURCES)} (default: all)"
-    )
-    parser.add_argument(
-        "--sample", type=int, default=64, metavar="N",
-        help="images to decode in each split (default 64)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--subset", action="store_true", help="accept fewer images than the official dataset has"
-    )
+    add, text = parser.add_argument, "images to decode in each split (default 64)"
+    add("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(SOURCES)} (default: all)")
+    add("--sample", type=int, default=64, metavar="N", help=text)
+    add("--subset", action="store_true", help="accept fewer images than the official dataset has")
     return parser.parse_args(arguments)
 
 

@@ -31,69 +31,28 @@ def _parser() -> argparse.ArgumentParser:
         description="Write report.html, report.md, results.csv, results.tex and plots from the "
         "results.json files below RESULTS_DIR, and print a summary.",
     )
-    parser.add_argument(
-        "results",
-        nargs="+",
-        type=Path,
-        metavar="RESULTS_DIR",
-        help="folder to search for results.json, for example output/quick",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder to write the report to (default: report/ in the first RESULTS_DIR)",
-    )
-    parser.add_argument(
-        "--summary",
-        action="store_true",
-        help="write nothing; print each method and task beside the published numbers, with the "
-        "difference",
-    )
-    parser.add_argument(
-        "--baseline",
-        default=DEFAULT_BASELINE,
-        metavar="METHOD",
-        help="method, or row, that differences and tests are taken to (default: %(default)s)",
-    )
+    add = parser.add_argument
+    text = "folder to search for results.json, for example output/quick"
+    add("results", nargs="+", type=Path, metavar="RESULTS_DIR", help=text)
+    text = "folder to write the report to (default: report/ in the first RESULTS_DIR)"
+    add("--out", type=Path, metavar="DIR", help=text)
+    text = "write nothing; print each method and task beside the published numbers"
+    add("--summary", action="store_true", help=f"{text}, with the difference")
+    text = "method, or row, that differences and tests are taken to (default: %(default)s)"
+    add("--baseline", default=DEFAULT_BASELINE, metavar="METHOD", help=text)
     files: dict[str, Any] = {"action": "append", "default": [], "type": Path, "metavar": "FILE"}
-    parser.add_argument(
-        "--published",
-        **files,
-        help="published numbers of your own, as docs/report.md describes them (repeatable)",
-    )
-    parser.add_argument(
-        "--mix",
-        action="store_true",
-        help="one table per task even if recipe, data or schedule differ; it is marked",
-    )
-    parser.add_argument(
-        "--update",
-        **files,
-        help="Markdown file whose tables between <!-- report:begin NAME --> and "
-        "<!-- report:end NAME --> are replaced; NAME: docs/report.md (repeatable)",
-    )
-    _add_page_arguments(parser)
+    text = "published numbers of your own, as docs/report.md describes them (repeatable)"
+    add("--published", **files, help=text)
+    text = "one table per task even if recipe, data or schedule differ; it is marked"
+    add("--mix", action="store_true", help=text)
+    text = "Markdown file whose tables between <!-- report:begin NAME --> and <!-- report:end NAME"
+    add("--update", **files, help=f"{text} --> are replaced; NAME: docs/report.md (repeatable)")
+    text = "write nothing; show the runs below RESULTS_DIR in a browser while they run (PORT: 8000)"
+    add("--serve", nargs="?", type=_port, const=8000, metavar="PORT", help=text)
+    text = "with --serve: where to listen; 0.0.0.0 shows the page to the whole network, without a "
+    text += "password (default: %(default)s, this machine alone)"
+    add("--host", default=LOOPBACK, metavar="ADDRESS", help=text)
     return parser
-
-
-def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--serve",
-        nargs="?",
-        type=_port,
-        const=8000,
-        metavar="PORT",
-        help="write nothing; show the runs below RESULTS_DIR in a browser while they run "
-        "(PORT: 8000)",
-    )
-    parser.add_argument(
-        "--host",
-        default=LOOPBACK,
-        metavar="ADDRESS",
-        help="with --serve: where to listen; 0.0.0.0 shows the page to the whole network, without "
-        "a password (default: %(default)s, this machine alone)",
-    )
 
 
 def _port(text: str) -> int:

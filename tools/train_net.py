@@ -35,11 +35,8 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Parse the command line and run."""
     parser = tool_parser(__doc__ or "", EXAMPLES)
-    parser.add_argument(
-        "--eval-only",
-        action="store_true",
-        help="only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR that holds no run",
-    )
+    text = "only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR that holds no run"
+    parser.add_argument("--eval-only", action="store_true", help=text)
     args = parser.parse_args()
     return launch(run, args, device=load_cfg(args.config_file, args.opts).MODEL.DEVICE)
 

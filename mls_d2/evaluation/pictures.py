@@ -153,7 +153,7 @@ def write_classifications(
     inputs = [item for item in mapped if item is not None]
     texts = []
     for item, output in zip(inputs, _run(model, inputs), strict=True):
-        truth, found = compare(output["scores"].cpu(), item["classes"], item["difficult"])
+        truth, found = truth_and_found(output["scores"].cpu(), item["classes"], item["difficult"])
         texts.append(captions(truth, found, {*item["classes"], *item["difficult"]}, names))
     rows, cell = -(-len(inputs) // _COLUMNS), 2.0  # inches
     high = cell + 0.16 * max(map(len, texts), default=0)
@@ -194,7 +194,7 @@ def captions(
     return lines
 
 
-def compare(
+def truth_and_found(
     scores: torch.Tensor, classes: Sequence[int], difficult: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return the classes that an image shows, and as many with the highest scores ``(C,)``.

@@ -14,12 +14,12 @@ from mls_d2.report.groups import Group, group_results
 from mls_d2.report.plots import LOSS, plot_group, plot_pretraining
 from mls_d2.report.published import published_beside, why_not_compared
 from mls_d2.report.render import (
-    aligned,
     render_csv,
     render_html,
     render_latex,
     render_markdown,
     render_markdown_tables,
+    terminal_table,
 )
 from mls_d2.report.tables import DEFAULT_BASELINE, ReportOptions, comparison_table
 from mls_d2.results.schema import RESULTS_FILE, LocatedResult, collect_results
@@ -106,7 +106,7 @@ def compare(folders: Sequence[Path], options: ReportOptions | None = None) -> st
                 label = f"{reference.label} ({reference.pretraining})"
                 source = f"published: {label}, Table {reference.table} of {reference.source}"
                 source += f"\n{reference.note}" if reference.note else ""
-            table = aligned(comparison_table(group, row, reference))
+            table = terminal_table(comparison_table(group, row, reference))
             head = f"{group.title}, {row.label}, seed{plural} {seeds}{note}"
             blocks.append("\n".join([head, *table, source]))
     return "\n\n".join(blocks)

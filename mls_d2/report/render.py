@@ -190,7 +190,7 @@ def render_terminal(report: Report, written: str) -> str:
         apart = f"MIXED: {group.mixed}" if group.mixed else group.note
         body += ["", f"{group.title} ({apart})" if apart else group.title]
         if tables["results"] and tables["cost"]:
-            body += aligned(summary_table(tables["results"], tables["cost"], group))
+            body += terminal_table(summary_table(tables["results"], tables["cost"], group))
     foot = ["", f"report: {written}"]
     space = MAX_LINES - len(head) - len(foot)
     if len(body) > space:
@@ -198,7 +198,7 @@ def render_terminal(report: Report, written: str) -> str:
     return "\n".join(_ascii(line) for line in head + body + foot)
 
 
-def aligned(table: Table) -> list[str]:
+def terminal_table(table: Table) -> list[str]:
     """Return lines of ASCII: the first column, shortened, to the left, the others to the right."""
     lines = [[column.name for column in table.columns]]
     lines += [[str(cell) for cell in row] for row in table.rows]

@@ -37,7 +37,7 @@ class CheckFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check."""
 
     name: str
@@ -51,7 +51,7 @@ class Finding:
         return f"{self.name:<28} {self.state:<8} {self.seconds:6.1f} s  {self.text}"
 
 
-def run_checks(checks: Mapping[str, Check]) -> Iterator[Finding]:
+def run_checks(checks: Mapping[str, Check]) -> Iterator[CheckResult]:
     """Run the checks one after the other; a failing one does not stop the others."""
     for name, check in checks.items():
         start, details = time.perf_counter(), ""
@@ -63,7 +63,7 @@ def run_checks(checks: Mapping[str, Check]) -> Iterator[Finding]:
             first = next(iter(str(error).splitlines()), "")
             state, text = FAILED, f"{type(error).__name__}: {first}"
             details = traceback.format_exc()
-        yield Finding(name, state, text, round(time.perf_counter() - start, 2), details)
+        yield CheckResult(name, state, text, round(time.perf_counter() - start, 2), details)
 
 
 def machine_checks(device: torch.device, backbone: Callable[[], nn.Module]) -> dict[str, Check]:

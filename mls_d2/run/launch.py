@@ -24,10 +24,8 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE",
-        help="YAML config, or the name of one of the project's, such as mls_quick",
-    )  # fmt: skip
+    text = "YAML config, or the name of one of the project's, such as mls_quick"
+    parser.add_argument("--config-file", required=True, metavar="FILE", help=text)
     text = "continue from the last checkpoint in OUTPUT_DIR, if there is one"
     parser.add_argument("--resume", action="store_true", help=text)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
@@ -37,9 +35,8 @@ def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser.add_argument("--dist-url", default="auto", help=text)
     text = "end the run if an iteration takes longer (default 30)"
     parser.add_argument("--timeout", type=float, default=30.0, metavar="MINUTES", help=text)
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change"
-    )
+    text = "config keys to change"
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
     return parser
 
 

@@ -11,7 +11,7 @@ from mls_d2.scenes import recipes as draw
 from mls_d2.scenes.render import Camera, Item, Light, Scene, Strip
 from mls_d2.scenes.sketch import Colour, Sketch
 
-Recipe = Callable[[Sketch], None]
+DrawObject = Callable[[Sketch], None]
 Place = tuple[float, float, float]
 
 SCENE_ODDS = {"street": 0.4, "park": 0.2, "room": 0.27, "beach": 0.13}
@@ -43,7 +43,7 @@ class Mate(NamedTuple):
     """Company of a role: an object beside it, on it, or below it."""
 
     kind: str
-    recipe: Recipe
+    recipe: DrawObject
     odds: float = 1.0
     at: Place = (0.0, 0.0, 0.0)  # in the role's frame, metres
     turn: float | None = 0.0  # heading relative to the role's, radians; None: to the camera
@@ -54,7 +54,7 @@ class Role(NamedTuple):
     """An object, where it is placed, and how often."""
 
     kind: str
-    recipe: Recipe
+    recipe: DrawObject
     grounds: str  # names of strips
     odds: tuple[float, ...]  # relative frequency in streets, parks, rooms and on beaches
     height: float  # metres

@@ -17,7 +17,7 @@ from mls_d2.config.options import option
 from mls_d2.config.rules import above, at_least, below_one, one_of
 from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, pooled_views
-from pretrain.losses import dino_loss
+from pretrain.losses_clustering import dino_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
 from pretrain.methods.swav import prototype_spread
 

@@ -18,7 +18,8 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.encoder import Encoder, feature_map, zero_last_norms
 from pretrain.geometry import cell_distances
 from pretrain.heads import mlp
-from pretrain.losses import negative_cosine, pixel_contrast_loss, pixel_propagation_loss
+from pretrain.losses import negative_cosine
+from pretrain.losses_dense import pixel_contrast_loss, pixel_propagation_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
 from pretrain.numerics import wide
 

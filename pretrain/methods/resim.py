@@ -25,7 +25,8 @@ from pretrain.encoder import Encoder
 from pretrain.fpn import FPN
 from pretrain.geometry import carried_boxes, inside, pooled_regions, window_grid
 from pretrain.heads import contrast_projector
-from pretrain.losses import info_nce_from_similarities, region_similarity_loss, similarities
+from pretrain.losses import info_nce_from_similarities, similarities
+from pretrain.losses_dense import region_similarity_loss
 from pretrain.methods.base import METHODS, DictionaryMethod, contrast_metrics
 from pretrain.numerics import wide
 from pretrain.views import Crop, Crops, crops_from_config

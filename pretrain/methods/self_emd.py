@@ -14,7 +14,7 @@ from mls_d2.config.options import option
 from mls_d2.config.rules import above, at_least
 from pretrain.batch import Batch, StepOutput
 from pretrain.heads import mlp
-from pretrain.losses import transport_loss
+from pretrain.losses_dense import transport_loss
 from pretrain.methods.base import METHODS, spread
 from pretrain.methods.byol import BYOL
 from pretrain.methods.pixpro import PixelEncoder, rows

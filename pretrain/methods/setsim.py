@@ -15,7 +15,7 @@ from mls_d2.config.options import option
 from mls_d2.config.rules import Rule, above, within
 from pretrain.batch import Batch
 from pretrain.geometry import cell_distances
-from pretrain.losses import set_similarity_loss
+from pretrain.losses_dense import set_similarity_loss
 from pretrain.methods.base import METHODS
 from pretrain.methods.densecl import DenseCL, position_cosines
 from pretrain.numerics import wide

@@ -22,7 +22,7 @@ from pretrain.batch import Batch, StepOutput
 from pretrain.batchnorm import gather
 from pretrain.encoder import Encoder, feature_map, zero_last_norms
 from pretrain.geometry import aligned_maps, overlap_boxes
-from pretrain.losses import grouping_loss, slot_loss
+from pretrain.losses_dense import grouping_loss, slot_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
 from pretrain.numerics import wide
 from pretrain.views import Crop, Crops, crops_from_config

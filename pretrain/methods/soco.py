@@ -26,7 +26,7 @@ from pretrain.encoder import Encoder, zero_last_norms
 from pretrain.fpn import FPN
 from pretrain.geometry import aligned_regions
 from pretrain.heads import mlp
-from pretrain.losses import object_loss
+from pretrain.losses_dense import object_loss
 from pretrain.methods.base import METHODS, MomentumMethod, spread
 from pretrain.proposing import proposals_from_config
 from pretrain.sources import ImageSource

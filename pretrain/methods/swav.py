@@ -21,7 +21,7 @@ from pretrain.dictionary import Dictionary
 from pretrain.encoder import Encoder, pooled_views
 from pretrain.gather import gather_with_gradient
 from pretrain.heads import mlp
-from pretrain.losses import sinkhorn, swapped_prediction_loss
+from pretrain.losses_clustering import sinkhorn, swapped_prediction_loss
 from pretrain.methods.base import METHODS, Method, spread
 
 # Views that get codes: the first two, which are the large ones.

@@ -21,37 +21,18 @@ from mls_d2.core.errors import UserError
 from mls_d2.core.files import trim_metrics
 from mls_d2.data.images import BrokenImageError
 from mls_d2.report.curves import read_curves
-from mls_d2.results.schema import Dataset, Device, InitialWeights, Result, read_result, write_result
+from mls_d2.results.schema import read_result, write_result
 from mls_d2.run.folder import RunState, run_state
 from pretrain.packing import Packing, pack
 from pretrain.sources import FileSource, ShardSource
 from tests.mls_d2.data.mutations import damaged, mutated
+from tests.mls_d2.report.conftest import build_result
 
 VALUES = [
     b"2020-13-45", b"!!int x", b"&a [*a]", b"<<: 3", b"1:2:3", b"0x", b".nan", b"1e999", b"{1: 2}",
     b"!!python/name:os.system", b"_BASE_: a.yaml", b"_BASE_: [1]", b"'\\x'", b"", b"[", b"7", b"-1",
     b"null", b"True", b"(1, 2)", b"'7'", b"{}", b"[]", b"1" * 400,
 ]  # fmt: skip
-
-
-def result():
-    return Result(
-        method="mls",
-        backbone=InitialWeights(file="a.pth", sha256="0", info={"dataset": ["x"]}),
-        task="coco_mask_rcnn_fpn",
-        preset="quick",
-        metrics={"bbox": {"AP": 40.5, "AP50": math.nan}},
-        seed=0,
-        dataset=Dataset(name="x", root="/x", num_images=3, synthetic=False, fingerprint="f"),
-        device=Device(kind="cpu", name="", count=1),
-        config="SOLVER: {BASE_LR: 0.1}\n",
-        versions={"torch": "2"},
-        wall_time_s=1.5,
-        peak_memory_mb=10.0,
-        images_per_s=math.nan,
-        finished="2020-01-01T00:00:00+00:00",
-        command="x",
-    )
 
 
 def number(value):
@@ -65,7 +46,8 @@ def check_results(folder, seed):
     """Read a damaged result; its numbers are those that the file has."""
     path = folder / "results.json"
     if not path.exists():
-        write_result(path, result())
+        metrics = {"bbox": {"AP": 40.5, "AP50": math.nan}}
+        write_result(path, build_result(metrics=metrics, images_per_s=math.nan))
     content = json.loads(path.read_text())
     (folder / "damaged.json").write_bytes(mutated(copy.deepcopy(content), seed))
     found = read_result(folder / "damaged.json")

@@ -10,6 +10,16 @@ from pretrain.data import image_source
 from pretrain.proposing import Search
 
 
+def write_images(folder, names, size=(40, 50), drawn=None):
+    """Write noise of ``size``, height and width; ``drawn``, a smaller size, is enlarged to it."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        pixels = rng.integers(0, 256, (*(drawn or size), 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size[::-1]).save(folder / name)
+    return folder
+
+
 @pytest.fixture
 def tiny() -> dict[str, str]:
     """Keys and values that make a run of seconds out of a config."""
@@ -39,13 +49,7 @@ def tiny() -> dict[str, str]:
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(9):
-        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return write_images(tmp_path / "images", [f"{index}.png" for index in range(9)])
 
 
 @pytest.fixture
@@ -61,12 +65,14 @@ def proposals(images, tmp_path) -> str:
 
 
 @pytest.fixture
-def config(images, tiny, tmp_path, request):
+def config(tiny, tmp_path, request):
+    """Return a function that returns the config of a tiny run, on ``images`` if nothing is said."""
     root = request.config.rootpath
 
     def make(output: str = "run", **changes: str):
         values = tiny | {"OUTPUT_DIR": str(tmp_path / output)}
-        values |= {"DATASETS.TRAIN": f"('{images}',)"}
+        if "DATASETS__TRAIN" not in changes:
+            values |= {"DATASETS.TRAIN": f"('{request.getfixturevalue('images')}',)"}
         values |= {key.replace("__", "."): value for key, value in changes.items()}
         words = [word for pair in values.items() for word in pair]
         return load_cfg(str(root / "pretrain/configs/mocov2_coco_400ep.yaml"), words)

@@ -1,8 +1,13 @@
-"""Lists of numbers for tests that write equations as loops."""
+"""Numbers for tests that write equations as loops."""
 
 import math
 
 import torch
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def cosine(one: list[float], other: list[float]) -> float:

@@ -7,7 +7,6 @@ import types
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mls_d2.checkpoint.backbone_file import read_backbone
 from mls_d2.config.defaults import get_cfg
@@ -16,6 +15,7 @@ from mls_d2.config.options import OPTIONS
 from pretrain.methods import METHODS
 from pretrain.methods.base import Method
 from pretrain.run import pretrain
+from tests.pretrain.conftest import write_images
 
 SEEN = []
 
@@ -63,11 +63,7 @@ def test_vicreg_is_the_real_file_in_order(blocks, request):
 
 
 def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(8):
-        pixels = np.random.default_rng(index).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
+    folder = write_images(tmp_path / "images", [f"{index}.png" for index in range(8)], (60, 80))
     base = request.config.rootpath / "pretrain/configs/mocov2_quick.yaml"
     config = tmp_path / "toy_quick.yaml"
     config.write_text(f"_BASE_: {base}\nTOY:\n  WEIGHT: 0.5\nPRETRAIN:\n  METHOD: toy\n")
@@ -94,6 +90,5 @@ def test_the_toy_trains_and_is_exported(toy, tiny, tmp_path, request, refuses):
     assert len(SEEN) == 4
 
     cfg.TOY.WEIGHT = 0.0
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "TOY.WEIGHT must be > 0, got 0.0"):
         pretrain(cfg)
-    assert caught.match("TOY.WEIGHT must be > 0, got 0.0")

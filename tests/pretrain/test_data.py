@@ -9,20 +9,15 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mls_d2.config.defaults import get_cfg
-from mls_d2.core.errors import UserError
 from mls_d2.run.registration import register_all
 from pretrain.data import EpochBatches, ImageReport, build_loader, image_source
 from pretrain.packing import Packing, pack
+from tests.pretrain.conftest import write_images
 
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for index in range(10):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
-            tmp_path / f"{index}.png"
-        )
-    return tmp_path
+    return write_images(tmp_path, [f"{index}.png" for index in range(10)])
 
 
 def config(workers: int = 0, batch: int = 4):
@@ -182,11 +177,11 @@ def test_images_smaller_than_the_crop_are_enlarged_and_reported(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers):
+def test_when_nothing_can_be_read_the_run_stops(tmp_path, workers, refuses):
     for index in range(120):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
     source = image_source([str(tmp_path)])
-    with pytest.raises(UserError, match="^none of 100 images in a row can be read") as caught:
+    with refuses("damaged-file", "none of 100 images in a row can be read") as caught:
         load(config(workers), source, 1)
     assert "Traceback" not in str(caught.value)
 
@@ -196,9 +191,8 @@ def test_an_image_that_is_broken_counts_once_for_any_number_of_faults(caplog, re
     for turn in range(5):
         report.update([("a.jpg", f"a.jpg: fault {turn}"), ("b.jpg", "b.jpg: truncated")])
     assert len(caplog.records) == 2
-    with refuses("too-many-broken") as caught:
+    with refuses("too-many-broken", "3 of 100 ", "c.jpg"):
         report.update([("c.jpg", "c.jpg: truncated")])
-    assert caught.match(r"3 of 100 .*c.jpg")
 
 
 def test_small_images_are_reported_once(caplog):
@@ -212,23 +206,17 @@ def test_small_images_are_reported_once(caplog):
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path, monkeypatch, refuses):
     register_all()
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "'coco_2017_train'"):
         image_source(["coco_2017_trian"])
-    assert caught.match("'coco_2017_train'")
     with refuses("missing-data"):
         image_source([])
     name = "three files of which one is there"
     (tmp_path / "0.png").write_bytes(b"")
     records = [{"file_name": str(tmp_path / f"{index}.png")} for index in range(3)]
     DatasetCatalog.register(name, lambda: records)
-    try:
-        with refuses("missing-data") as caught:
-            image_source([name])
-        assert str(caught.value).endswith(
-            f"2 of 3 images are missing:\n  {tmp_path}/1.png\n  {tmp_path}/2.png"
-        )
-    finally:
-        DatasetCatalog.remove(name)
+    absent = f"2 of 3 images are missing:\n  {tmp_path}/1.png\n  {tmp_path}/2.png"
+    with refuses("missing-data", absent):
+        image_source([name])
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="nowhere"):
+    with refuses("missing-data", "nowhere"):
         image_source(["coco_2017_unlabeled"])

@@ -25,14 +25,6 @@ def test_it_holds_what_a_list_as_queue_would_hold(count):
         torch.testing.assert_close(dictionary[name], torch.stack(queue[name]))
 
 
-def test_all_tables_keep_the_same_order():
-    dictionary = Dictionary(8, {"g": 5, "z": 5})
-    for _ in range(5):
-        rows = torch.randn(4, 5)
-        dictionary.enqueue({"g": rows, "z": rows})
-    torch.testing.assert_close(dictionary["g"], dictionary["z"])
-
-
 def test_rows_are_normalised_from_the_start_and_after_an_enqueue():
     dictionary = Dictionary(4, {"z": 3})
     dictionary.enqueue({"z": torch.full((2, 3), 7.0)})

@@ -162,9 +162,8 @@ def test_files_are_found_again_and_others_are_named(found, encoder, tmp_path, mo
     monkeypatch.setattr(discovery, "make_correspondences", lambda *_, **__: pytest.fail("again"))
     provide_correspondences(path, found, encoder)
     other = Encoder(FlatBackbone(), torch.nn.Linear(6, 4)).eval()
-    with refuses("changed-data") as caught:
+    with refuses("changed-data", "encoder: ", " there, ", " now"):
         provide_correspondences(path, found, other)
-    assert caught.match("encoder: .* there, .* now")
     content = Path(path).read_bytes()
     for broken in (content[:-1], content + b"0", content[:-1] + bytes([content[-1] ^ 1])):
         Path(path).write_bytes(broken)
@@ -188,13 +187,11 @@ def test_a_partial_folder_of_other_weights_or_damaged_is_refused(
         make_correspondences(path, found, Encoder(FlatBackbone(), torch.nn.Linear(6, 4)).eval())
     shutil.copy(partial / "recipe.json", partial / "images-000000004.npy")
     (partial / "neighbours-000000000.npy").unlink()
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", "images-000000004.npy"):
         make_correspondences(path, found, encoder)
-    assert caught.match("images-000000004.npy")
 
 
 def test_fewer_images_than_neighbours_are_refused(found, encoder, tmp_path, refuses):
     found = dataclasses.replace(found, neighbours=9)
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "ORL.NEIGHBOURS 9"):
         make_correspondences(str(tmp_path / "a"), found, encoder)
-    assert caught.match("ORL.NEIGHBOURS 9")

@@ -10,13 +10,13 @@ from PIL import Image
 
 from pretrain.data import image_source
 from pretrain.figures import (
-    Crops,
+    CutViews,
     choose_queries,
     draw_figures,
     embed_crops,
     finished_runs,
     initial_method,
-    nearest_rows,
+    nearest_of_others,
     scores_of,
     trained_method,
 )
@@ -30,7 +30,7 @@ def test_nearest_rows_equal_a_loop_and_leave_out_the_own_image():
     own = torch.zeros(3, 9, dtype=torch.bool)
     own[0, (query @ rows.T)[0].argmax()] = True
     own[2, 4] = True
-    cosines, indices = nearest_rows(query, rows, own, 4)
+    cosines, indices = nearest_of_others(query, rows, own, 4)
     for q in range(3):
         scored = [
             (sum(float(a) * float(b) for a, b in zip(query[q], rows[d], strict=True)), d)
@@ -44,7 +44,7 @@ def test_nearest_rows_equal_a_loop_and_leave_out_the_own_image():
 
 def crops_of(g, index):
     unit = torch.nn.functional.normalize(g, dim=1)
-    return Crops([(unit, unit), (unit, unit)], torch.zeros(len(g), 4), torch.tensor(index))
+    return CutViews([(unit, unit), (unit, unit)], torch.zeros(len(g), 4), torch.tensor(index))
 
 
 def test_the_last_query_has_the_least_similar_neighbours_and_the_others_follow_the_seed():
@@ -176,10 +176,9 @@ def test_the_files_hold_what_the_pictures_show(config, images):
 def test_runs_without_what_the_figures_need_are_refused(config, refuses, tmp_path):
     with refuses("missing-file"):
         finished_runs([tmp_path / "nowhere"], "mls")
-    with refuses("bad-value"):
-        initial_method(config(PRETRAIN__METHOD="simclr"))
-    with refuses("bad-value"):
-        initial_method(config(PRETRAIN__METHOD="densecl"))
+    for name in ("simclr", "densecl", "pixpro"):
+        with refuses("bad-value"):
+            initial_method(config(PRETRAIN__METHOD=name))
     with refuses("missing-file"):
         trained_method(config(), tmp_path)
     (tmp_path / "model_final.pth").write_bytes(b"")

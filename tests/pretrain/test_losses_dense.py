@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pretrain.losses import (
+from pretrain.losses import info_nce
+from pretrain.losses_dense import (
     grouping_loss,
-    info_nce,
     object_loss,
     pixel_contrast_loss,
     pixel_propagation_loss,
@@ -16,14 +16,9 @@ from pretrain.losses import (
     slot_loss,
 )
 from tests.pretrain import loops
-from tests.pretrain.loops import cosine
+from tests.pretrain.loops import cosine, normal
 
 TAU = 0.2
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def pairs(*shape: int, share: float = 0.4, seed: int = 0) -> torch.Tensor:

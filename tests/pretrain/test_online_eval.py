@@ -88,9 +88,7 @@ def labelled(images):
     ]
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).set(thing_classes=["cup", "cat"])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def test_measuring_with_labels_changes_nothing_but_the_log(config, labelled):

@@ -145,18 +145,15 @@ def test_missing_and_cut_shards_are_named(files, tmp_path, refuses):
     shard = folder / "000001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:5000])
-    with refuses("missing-data") as caught:
+    with refuses("missing-data", "1 of 3 shards", f"000001.tar has 5000 of {len(data)} bytes"):
         ShardSource(str(folder))
-    assert caught.match(rf"1 of 3 shards.*000001.tar has 5000 of {len(data)} bytes")
     with pytest.raises(BrokenImageError, match=r"000001.tar\[3\]: the shard is cut"):
         source.read(7)
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", "000001.tar"):
         index_shards(str(folder))
-    assert caught.match("000001.tar")
     shard.unlink()
-    with refuses("missing-data") as caught:
+    with refuses("missing-data", "000001.tar is missing"):
         ShardSource(str(folder))
-    assert caught.match("000001.tar is missing")
 
 
 def test_a_full_disk_names_the_shard_and_what_began_is_finished(
@@ -184,9 +181,8 @@ def test_folders_of_others_and_other_packings_are_refused(files, tmp_path, refus
         pack(files, str(mine), Packing())
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
     pack(files, str(tmp_path / "shards"), Packing(per_shard=4))
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "quality: 90 there, 80 now"):
         pack(files, str(tmp_path / "shards"), Packing(per_shard=4, quality=80))
-    assert caught.match("quality: 90 there, 80 now")
     with refuses("bad-value"):
         Packing(quality=0)
     with refuses("missing-data"):
@@ -207,9 +203,8 @@ def test_folders_of_others_and_other_packings_are_refused(files, tmp_path, refus
 )
 def test_a_damaged_index_is_refused(tmp_path, refuses, content, code):
     (tmp_path / "shards.json").write_text(content)
-    with refuses(code) as caught:
+    with refuses(code, "shards.json"):
         ShardSource(str(tmp_path))
-    assert caught.match("shards.json")
 
 
 def end_this_process(_: int) -> bytes:

@@ -4,16 +4,16 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+
+from tests.pretrain.conftest import write_images
+from tests.two_processes import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +34,9 @@ CHANGES = {
 @pytest.fixture
 def start(tiny, tmp_path, request):
     """Starts a run into ``tmp_path/name`` and returns the process."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(35):
-        # Patches of colour: BatchNorm would blow up the tiny differences between pictures of noise.
-        pixels = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((100, 80)).save(folder / f"{index}.png")
+    # Patches of colour: BatchNorm would blow up the tiny differences between pictures of noise.
+    names = [f"{index}.png" for index in range(35)]
+    folder = write_images(tmp_path / "images", names, (80, 100), drawn=(4, 5))
     running = []
 
     def begin(
@@ -81,14 +77,8 @@ def final_state(folder: Path) -> dict:
     return torch.load(folder / "model_final.pth", weights_only=True)
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def start_two(start, name: str, own=({}, {}), **options) -> list[subprocess.Popen]:
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     told |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
         start(name, told | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **options, **own[rank])

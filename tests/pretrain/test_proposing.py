@@ -23,8 +23,9 @@ from pretrain.packing import Packing, pack
 from pretrain.proposing import Search, default_path, make_proposals, provide_proposals
 from pretrain.run import pretrain
 from pretrain.sources import FileSource, ShardSource
+from tests.conftest import REPOSITORY
+from tests.pretrain.conftest import write_images
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 needs_contrib = pytest.mark.skipif(
     not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python-headless"
 )
@@ -129,9 +130,8 @@ def test_a_finished_file_is_not_made_again_and_one_of_other_images_is_refused(
     with refuses("changed-data"):
         provide_proposals(source, path, Search(short_side=4, min_side=10, seed=4))
     shutil.copy(source.name(0), source.name(8))
-    with refuses("changed-data") as caught:
+    with refuses("changed-data", "8.png"):
         provide_proposals(source, path, SEARCH)
-    assert caught.match("8.png")
 
 
 @pytest.mark.usefixtures("searched")
@@ -167,9 +167,8 @@ def test_a_killed_worker_ends_the_making(source, tmp_path, monkeypatch, refuses)
 
 @pytest.mark.parametrize("name", ["short_side", "min_side", "seed"])
 def test_bad_options_are_named(name, refuses):
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", name):
         Search(**{name: -1})
-    assert caught.match(name)
 
 
 @pytest.mark.usefixtures("searched")
@@ -212,20 +211,16 @@ def test_a_run_makes_the_proposals_that_its_method_needs(config, images, monkeyp
     os.unlink(pretrain(config("second", **changes, **moved), resume=True))
     monkeypatch.setattr(proposing, "selective_search", lambda p, **_: np.array([[0, 0, 40, 40]]))
     os.unlink(path)
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "PRETRAIN.PROPOSALS: the content has changed"):
         pretrain(cfg, resume=True)
-    assert caught.match("PRETRAIN.PROPOSALS: the content has changed")
 
 
 @needs_contrib
 @pytest.mark.full
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_tool_killed_at_any_time_ends_with_the_same_file(tmp_path, workers):
-    folder, rng = tmp_path / "images", np.random.default_rng(0)
-    folder.mkdir()
-    for index in range(12):
-        small = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((160, 120)).save(folder / f"{index:02d}.png")
+    names = [f"{index:02d}.png" for index in range(12)]
+    folder = write_images(tmp_path / "images", names, (120, 160), drawn=(8, 10))
     tool = [sys.executable, str(REPOSITORY / "tools/propose.py"), str(folder), "--workers", workers]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 

@@ -236,9 +236,8 @@ def test_a_run_of_two_stages_is_resumed_in_each_of_them(config, monkeypatch, pro
     os.unlink(whole)
     source = Path(config("whole").OUTPUT_DIR, "first_stage", "environment.json")
     source.write_text(source.read_text().replace('DATASETS.TRAIN": "', 'DATASETS.TRAIN": "0'))
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "first_stage"):
         pretrain(config("whole", **changes), resume=True)
-    assert caught.match("first_stage")
 
 
 def test_after_a_kill_before_the_last_file_only_that_is_written(config, monkeypatch):
@@ -264,13 +263,11 @@ def test_after_a_kill_before_the_last_file_only_that_is_written(config, monkeypa
 
 def test_a_run_is_not_resumed_with_other_images_or_another_config(config, images, refuses):
     os.unlink(pretrain(config()))
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "MLS.K: was 3, is 4"):
         pretrain(config(MLS__K="4"), resume=True)
-    assert caught.match("MLS.K: was 3, is 4")
     shutil.copy(images / "0.png", images / "9.png")
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "DATASETS.TRAIN"):
         pretrain(config(), resume=True)
-    assert caught.match("DATASETS.TRAIN")
 
 
 def test_a_run_with_proposals_logs_its_objects_and_writes_fpn_and_box_head(config, proposals):
@@ -292,17 +289,15 @@ def test_a_run_of_an_earlier_version_is_not_resumed(config, refuses):
     del content["metadata"]["layout"]
     torch.save(content, path)
     os.unlink(f"{path}.sha256")
-    with refuses("old-checkpoint") as caught:
+    with refuses("old-checkpoint", "tools/convert.py"):
         pretrain(config(), resume=True)
-    assert caught.match("tools/convert.py")
 
 
 def test_a_backbone_that_cannot_be_exported_is_refused_before_the_first_step(config, refuses):
     changes = {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"}
     changes |= {"MODEL__FPN__IN_FEATURES": "['res5']", "MODEL__RESNETS__OUT_FEATURES": "['res5']"}
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "build_resnet_backbone"):
         pretrain(config(**changes))
-    assert caught.match("build_resnet_backbone")
 
 
 def test_config_and_environment_are_on_disk_before_the_first_step(config, monkeypatch):

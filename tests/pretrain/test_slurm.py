@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+
+from tests.pretrain.conftest import write_images
 
 # tools/pretrain.py with another cluster.
 PROGRAM = """
@@ -41,12 +41,8 @@ def wait_until(condition, what):
 def test_a_preempted_job_of_two_processes_is_requeued_and_ends_as_a_whole_run(
     tiny, tmp_path, request
 ):
-    rng = np.random.default_rng(0)
-    images = tmp_path / "images"
-    images.mkdir()
-    for index in range(9):
-        pixels = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((100, 80)).save(images / f"{index}.png")
+    names = [f"{index}.png" for index in range(9)]
+    images = write_images(tmp_path / "images", names, (80, 100), drawn=(4, 5))
     (tmp_path / "program.py").write_text(PROGRAM)
 
     def begin(name):

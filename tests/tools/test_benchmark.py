@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from mls_d2.run.cost import RunCost
+from tests.conftest import REPOSITORY
 from tests.mls_d2.conftest import DETECTOR, NETWORK
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "benchmark.py"
 # Seconds instead of minutes.
 PRETRAIN = NETWORK | {

@@ -2,9 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.conftest import REPOSITORY
+
 TEXT = (REPOSITORY / "tools/Dockerfile").read_text()
 
 

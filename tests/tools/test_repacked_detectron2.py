@@ -133,15 +133,11 @@ def test_semantic_segmentation_scores(tmp_path: Path):
         name, lambda: [{"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "truth.png")}]
     )
     MetadataCatalog.get(name).set(stuff_classes=["road", "sky"], ignore_label=255)
-    try:
-        evaluator = SemSegEvaluator(name, distributed=False)
-        evaluator.reset()
-        logits = torch.tensor([[[5.0, 0, 0, 5]], [[0.0, 5, 5, 0]]])  # predicts 0, 1, 1, 0
-        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": logits}])
-        scores = evaluator.evaluate()["sem_seg"]
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    evaluator = SemSegEvaluator(name, distributed=False)
+    evaluator.reset()
+    logits = torch.tensor([[[5.0, 0, 0, 5]], [[0.0, 5, 5, 0]]])  # predicts 0, 1, 1, 0
+    evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": logits}])
+    scores = evaluator.evaluate()["sem_seg"]
     assert scores["IoU-road"] == pytest.approx(50.0)  # 1 of 2 pixels in the union
     assert scores["IoU-sky"] == pytest.approx(50.0)
     assert scores["pACC"] == pytest.approx(200 / 3)  # 2 of 3, the ignored one left out
@@ -299,14 +295,10 @@ def test_coco_evaluation_falls_back_to_the_official_one(tmp_path: Path):
     shown = Instances((64, 64), pred_classes=torch.tensor([0]), scores=torch.tensor([0.9]))
     # IoU 30 · 24 / (30 · 30) = 0.8 passes the thresholds 0.50, 0.55 … 0.80: 7 of 10
     shown.pred_boxes = Boxes(torch.tensor([[10.0, 10, 40, 34]]))
-    try:
-        evaluator = COCOEvaluator(name, ("bbox",), distributed=False, output_dir=str(tmp_path))
-        evaluator.reset()
-        evaluator.process([record], [{"instances": shown}])
-        scores = evaluator.evaluate()["bbox"]
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    evaluator = COCOEvaluator(name, ("bbox",), distributed=False, output_dir=str(tmp_path))
+    evaluator.reset()
+    evaluator.process([record], [{"instances": shown}])
+    scores = evaluator.evaluate()["bbox"]
     assert scores["AP50"] == pytest.approx(100.0)
     assert scores["AP"] == pytest.approx(70.0)
 

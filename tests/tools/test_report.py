@@ -99,9 +99,8 @@ def test_a_summary_is_printed_and_nothing_written(results, tmp_path, capsys):
     ],
 )
 def test_wrong_options_are_refused(results, refuses, options, code, name):
-    with refuses(code) as caught:
+    with refuses(code, name):
         run([str(results), *options])
-    assert name in str(caught.value)
 
 
 def test_runs_are_served_without_torch_and_detectron2_until_ctrl_c(results):

@@ -97,9 +97,8 @@ def test_a_missing_file_names_what_is_near(tmp_path, refuses):
         (tmp_path / "none" / "backbone.pth", "no folder"),
         (tmp_path, "is a folder"),
     ):
-        with refuses("missing-file") as caught:
+        with refuses("missing-file", named):
             read_backbone(str(path))
-        assert named in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +114,8 @@ def test_a_missing_file_names_what_is_near(tmp_path, refuses):
 def test_other_contents_name_what_was_found(tmp_path, content, problem, refuses):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(content, protocol=4))
-    with refuses("not-a-checkpoint") as caught:
+    with refuses("not-a-checkpoint", problem):
         read_backbone(str(path))
-    assert problem in str(caught.value)
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path, refuses):

@@ -69,13 +69,11 @@ def test_a_download_that_is_cut_off_starts_again_and_is_never_kept(server, tmp_p
 
 
 def test_another_file_than_expected_is_refused_and_not_kept(server, tmp_path, refuses):
-    with refuses("wrong-digest") as caught:
+    with refuses("wrong-digest", DIGEST):
         fetch(server.url, sha256="0" * 64, cache_dir=str(tmp_path))
-    assert DIGEST in str(caught.value)
     server.data = b"<!DOCTYPE html><title>Google Drive - Virus scan warning</title>"
-    with refuses("not-a-checkpoint") as caught:
+    with refuses("not-a-checkpoint", "web page"):
         fetch(server.url, cache_dir=str(tmp_path))
-    assert "web page" in str(caught.value)
     server.data = DATA
     assert Path(fetch(server.url, sha256=DIGEST, cache_dir=str(tmp_path))).read_bytes() == DATA
 

@@ -107,9 +107,8 @@ def test_message_hub_of_mmengine_needs_the_flag_and_runs_nothing(folder, refuses
     # HistoryBuffer's pickle calls builtins.getattr, which is why it is on no list.
     content = files()["openmmlab-1"] | {"message_hub": {"loss": HOSTILE["getattr"]}}
     path = write(folder / "epoch_200.pth", content)
-    with refuses("unsafe-file") as caught:
+    with refuses("unsafe-file", "--stub-unknown-objects"):
         load_backbone(path)
-    assert "--stub-unknown-objects" in str(caught.value)
     assert load_backbone(path, stubs=True, check=False).info["source"] == "openmmlab-1"
 
 
@@ -192,9 +191,8 @@ INDEX = b'{"metadata": {"total_size": 9}, "weight_map": {"conv1.weight": "a.safe
 def test_files_that_are_no_checkpoints_are_named(name, data, named, folder, refuses):
     (folder / name).write_bytes(data)
     for stubs in (False, True):
-        with refuses("not-a-checkpoint") as caught:
+        with refuses("not-a-checkpoint", named):
             read_object(name, stubs=stubs)
-        assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"404: Not Found", bytes(900), b"content-type: x\nrun\n"])
@@ -225,16 +223,14 @@ def test_archives_of_other_files_are_named_with_what_is_in_them(folder, refuses)
     with tarfile.open("x.tar", "w") as archive:
         archive.add("inside.pth")
     for name in ("x.zip", "x.tar"):
-        with refuses("not-a-checkpoint") as caught:
+        with refuses("not-a-checkpoint", "inside.pth"):
             read_object(name)
-        assert "inside.pth" in str(caught.value)
 
 
 def test_shards_are_named_and_a_single_one_is_read(folder, refuses):
     save_file({"a": torch.ones(3)}, "model-00001-of-00002.safetensors")
-    with refuses("not-a-checkpoint") as caught:
+    with refuses("not-a-checkpoint", "shard 1 of 2"):
         load_backbone("model-00001-of-00002.safetensors")
-    assert "shard 1 of 2" in str(caught.value)
     save_file({"a": torch.ones(3)}, "model-00001-of-00001.safetensors")
     assert read_object("model-00001-of-00001.safetensors")["a"].tolist() == [1, 1, 1]
 
@@ -242,9 +238,8 @@ def test_shards_are_named_and_a_single_one_is_read(folder, refuses):
 def test_torchscript_is_refused_under_any_name(folder, refuses):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save("x.pth")
     for stubs in (False, True):
-        with refuses("not-a-checkpoint") as caught:
+        with refuses("not-a-checkpoint", "TorchScript"):
             read_object("x.pth", stubs=stubs)
-        assert "TorchScript" in str(caught.value)
 
 
 def test_sizes_are_limited_before_anything_is_loaded(folder, monkeypatch, refuses):

@@ -45,9 +45,8 @@ def test_every_key_of_detectron2_is_still_there():
     ],
 )
 def test_wrong_files_are_refused_with_a_reason(tmp_path, text, code, words, refuses):
-    with refuses(code) as caught:
+    with refuses(code, *words):
         load_cfg(write(tmp_path, text))
-    assert all(word in str(caught.value) for word in words)
 
 
 def test_files_are_utf_8_whatever_the_locale(tmp_path, monkeypatch):
@@ -69,16 +68,14 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_options_are_refused_with_a_reason(opts, code, word, refuses):
-    with refuses(code) as caught:
+    with refuses(code, word):
         load_cfg(None, opts)
-    assert word in str(caught.value)
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path, refuses):
     write(tmp_path, "MLS: {K: 7}\n", "mls_quick.yaml")
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "did you mean 'mls_quick.yaml'"):
         load_cfg(str(tmp_path / "mls_quik.yaml"))
-    assert "did you mean 'mls_quick.yaml'" in str(caught.value)
 
 
 def test_whole_numbers_are_valid_for_fractions():

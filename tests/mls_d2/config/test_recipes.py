@@ -1,7 +1,5 @@
 """What differs between configs: what a resume allows, and whether a recipe is the published one."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -16,8 +14,8 @@ from mls_d2.config.recipes import (
     pretraining_recipe,
     transfer_recipe,
 )
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = REPOSITORY / "transfer_configs"
 PAPER = str(CONFIGS / "voc" / "faster_rcnn_R_50_C4_24k.yaml")
 QUICK = str(CONFIGS / "voc" / "faster_rcnn_R_50_C4_quick.yaml")

@@ -135,9 +135,8 @@ def test_different_copies_of_one_tensor_are_refused_and_equal_ones_are_not(refus
     state = encoder(0) | {"module.conv1.weight": encoder(0)["conv1.weight"]}
     assert_is(take(state), encoder(0))
     state["module.conv1.weight"] = encoder(1)["conv1.weight"]
-    with refuses("two-copies") as caught:
+    with refuses("two-copies", "conv1.weight"):
         take(state)
-    assert "conv1.weight" in str(caught.value)
     # Neither float8 nor NaN can be compared by value.
     small = {n: v.to(torch.float8_e5m2) for n, v in encoder(0).items() if v.is_floating_point()}
     copies = under("first.", small) | under("second.", {n: v.clone() for n, v in small.items()})
@@ -155,9 +154,8 @@ def test_another_encoder_can_be_asked_for(refuses):
     assert_is(take(content, encoder="encoder_k"), encoder(1))
     assert_is(take(files()["mls_d2"], encoder="momentum_encoder.backbone"), encoder(1))
     # Prefixes end at a dot: "encoder" also begins encoder_q.
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "'state_dict > encoder_q.'"):
         take(content, encoder="encoder")
-    assert "'state_dict > encoder_q.'" in str(caught.value)
 
 
 @pytest.mark.parametrize("entry", ["model_ema", "state_dict_ema", "ema_state_dict"])
@@ -175,10 +173,8 @@ def test_averages_beside_the_weights_are_left_and_can_be_asked_for(entry):
 
 def test_two_different_encoders_of_an_unknown_kind_are_refused_and_copies_are_not(refuses):
     content = pair("first.", "second.", at="")
-    with refuses("many-encoders") as caught:
+    with refuses("many-encoders", "'first.'", "'second.'"):
         take(content)
-    assert "'first.'" in str(caught.value)
-    assert "'second.'" in str(caught.value)
     assert_is(take(content, encoder="second"), encoder(1))
     same = under("first.", encoder(0)) | under("second.", encoder(0))
     assert take(same).info["source"] == "unknown"
@@ -189,9 +185,8 @@ def test_two_different_encoders_of_an_unknown_kind_are_refused_and_copies_are_no
 def test_a_source_that_is_named_must_fit(refuses):
     with refuses("other-source"):
         take(files()["moco"], source="dino")
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "did you mean 'moco'"):
         take(files()["moco"], source="mocco")
-    assert "did you mean 'moco'" in str(caught.value)
 
 
 # Containers and values.
@@ -231,9 +226,8 @@ def test_safetensors_and_arrays_in_torch_files(tmp_path, refuses):
     path = str(tmp_path / "resim.pth.tar")
     arrays = {n: v.numpy() for n, v in detectron2(encoder(0)).items()}
     torch.save({"model": arrays, "matching_heuristics": True}, path)
-    with refuses("unsafe-file") as caught:
+    with refuses("unsafe-file", "--stub-unknown-objects"):
         load_backbone(path)
-    assert "--stub-unknown-objects" in str(caught.value)
     assert_is(load_backbone(path, stubs=True, check=False), encoder(0))
 
 
@@ -246,9 +240,8 @@ def test_whole_modules_are_explained_and_read_with_stubs(content, tmp_path, refu
     net.bn1.register_buffer("scratch", torch.ones(1), persistent=False)
     path = str(tmp_path / "module.pth")
     torch.save(content(torch.nn.DataParallel(net)), path)
-    with refuses("unsafe-file") as caught:
+    with refuses("unsafe-file", "state_dict()"):
         load_backbone(path)
-    assert "state_dict()" in str(caught.value)
     assert_is(load_backbone(path, stubs=True, check=False), encoder(0))
 
 
@@ -271,10 +264,8 @@ def odd(kind: str) -> torch.Tensor:
 )
 def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuses):
     state = encoder(0) | {"layer1.0.conv1.weight": odd(kind)}
-    with refuses("bad-tensor") as caught:
+    with refuses("bad-tensor", "layer1.0.conv1.weight is ", kind):
         convert(tmp_path, {"state_dict": under("module.", state)}, check=True)
-    assert "layer1.0.conv1.weight is " in str(caught.value)
-    assert kind in str(caught.value)
     # Beside the encoder they harm nothing.
     harmless = {"other.weight": odd(kind), "other.bias": odd(kind)}
     assert_is(convert(tmp_path, encoder(0) | harmless), encoder(0))

@@ -10,8 +10,7 @@ import pytest
 from mls_d2 import commands
 from mls_d2.core import resources
 from mls_d2.core.resources import find_config, find_suite
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -51,9 +50,8 @@ def test_a_file_of_the_user_comes_before_a_name(tmp_path, monkeypatch):
 def test_what_is_no_config_is_refused_with_the_nearest(given, hint, tmp_path, monkeypatch, refuses):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").touch()
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", hint):
         find_config(given)
-    assert hint in str(caught.value)
 
 
 def test_no_two_configs_have_the_same_name():

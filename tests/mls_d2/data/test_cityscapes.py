@@ -105,9 +105,8 @@ def test_label_ids_instead_of_train_ids_are_refused(folder, refuses):
     # Such as could be train ids, too, are recognised by their twins.
     for path in (*files(folder, "labelTrainIds.png"), *files(folder, "labelIds.png")):
         cv2.imwrite(str(path), np.full((96, 192), 7, np.uint8))  # nothing but road
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", "is the same as"):
         prepare_cityscapes(NAME)
-    assert "is the same as" in str(caught.value)
 
 
 def test_polygons_instances_and_label_ids_beside_train_ids_are_not_needed(folder, refuses):
@@ -164,9 +163,8 @@ def test_other_files_are_named(folder, refuses, name):
     (images / ".DS_Store").write_text("x")
     prepare_cityscapes(NAME)
     (images / name).write_text("x")
-    with refuses("damaged-data") as caught:
+    with refuses("damaged-data", str(images / name)):
         prepare_cityscapes(NAME)
-    assert str(images / name) in str(caught.value)
 
 
 def test_damaged_label_ids_are_named(folder, refuses):
@@ -176,9 +174,8 @@ def test_damaged_label_ids_are_named(folder, refuses):
     strange = cv2.imencode(".png", np.full((96, 192), 77, np.uint8))[1].tobytes()
     for content in (b"", strange):
         path.write_bytes(content)
-        with refuses("damaged-file") as caught:
+        with refuses("damaged-file", path.name):
             prepare_cityscapes(NAME)
-        assert path.name in str(caught.value)
     path.write_bytes(good)
     prepare_cityscapes(NAME)
 

@@ -161,9 +161,8 @@ def test_another_checksum_is_told_without_the_advice_of_torchvision(tmp_path, mo
 def test_other_names_are_unknown(refuses):
     with refuses("unknown-name"):
         find("coco_2017_train")
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "did you mean 'cub200_train'"):
         check_dataset("cub200_trian")
-    assert "did you mean 'cub200_train'" in str(caught.value)
 
 
 @pytest.fixture
@@ -261,16 +260,14 @@ def test_voc_separates_clear_from_difficult_objects(voc, refuses):
     whole = (voc / "cow_test.txt").read_text()
     for line in ("000001 2", "000077 1"):
         (voc / "cow_test.txt").write_text(line + "\n")
-        with refuses("damaged-annotation") as caught:
+        with refuses("damaged-annotation", "cow_test.txt', line 1"):
             load_classification("voc2007_test")
-        assert "cow_test.txt', line 1" in str(caught.value)
     (voc / "cow_test.txt").write_text("\ufeff" + whole)
     assert load_classification("voc2007_test").records == records
     for text in (whole.partition("\n")[2], whole + "\n" + whole):
         (voc / "cow_test.txt").write_text(text)
-        with refuses("damaged-annotation") as caught:
+        with refuses("damaged-annotation", "cow_test.txt'"):
             load_classification("voc2007_test")
-        assert "cow_test.txt'" in str(caught.value)
 
 
 def test_the_scenes_lists_agree_with_their_annotations(scenes_root):

@@ -54,9 +54,8 @@ def test_a_complete_dataset_passes_and_its_images_are_listed(root):
 
 
 def test_an_unknown_name_gets_the_nearest(refuses):
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "did you mean 'coco_2017_train'"):
         check_dataset("coco_2017_trian")
-    assert "did you mean 'coco_2017_train'" in str(caught.value)
 
 
 def test_missing_images_are_named_and_counted(root, refuses):
@@ -74,10 +73,8 @@ def test_missing_images_are_named_and_counted(root, refuses):
 def test_missing_parts_are_named(root, refuses, lost):
     path = root / lost
     path.unlink() if path.is_file() else shutil.rmtree(path)
-    with refuses("missing-data") as caught:
+    with refuses("missing-data", str(path), f"DETECTRON2_DATASETS={root}"):
         check_dataset("test_set")
-    assert str(path) in str(caught.value)
-    assert f"DETECTRON2_DATASETS={root}" in str(caught.value)
 
 
 def test_a_test_set_without_objects_is_refused(root, refuses):
@@ -96,9 +93,8 @@ def test_a_bad_test_image_is_named_before_training(root, refuses, kind):
     content = {"empty": b"", "no image": b"<html>", "cut": whole[: len(whole) - 20]}[kind]
     (root / "images" / "c.jpg").write_bytes(content)
     check_dataset("test_set")  # left out of training
-    with refuses("damaged-image") as caught:
+    with refuses("damaged-image", str(root / "images" / "c.jpg")):
         check_dataset("test_set", test=True)
-    assert str(root / "images" / "c.jpg") in str(caught.value)
 
 
 def test_the_fingerprint_depends_on_content_alone(root):

@@ -112,31 +112,27 @@ def test_a_partial_file_of_other_images_or_of_nothing_is_refused(tmp_path, refus
         ProposalsWriter(target, other)
     assert caught.match(r"b.boxes.partial.*\(short_side: 0 there, 256 now\)")
     (tmp_path / "b.boxes.partial").write_text("notes\n")
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", "b.boxes.partial"):
         ProposalsWriter(target, RECIPE)
-    assert caught.match("b.boxes.partial")
     with refuses("unwritable"):
         ProposalsWriter(str(tmp_path / "nowhere" / "b"), RECIPE)
 
 
 def test_missing_and_foreign_files_are_named(tmp_path, refuses):
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "none.boxes"):
         Proposals(str(tmp_path / "none.boxes"))
-    assert caught.match("none.boxes")
     for content in (b"", b"PK\x03\x04" + bytes(100)):
         (tmp_path / "x.npz").write_bytes(content)
-        with refuses("foreign-file") as caught:
+        with refuses("foreign-file", "x.npz"):
             Proposals(str(tmp_path / "x.npz"))
-        assert caught.match("x.npz")
 
 
 def test_a_file_that_is_cut_or_has_a_wrong_byte_anywhere_is_refused(path, refuses):
     whole = Path(path).read_bytes()
     for end in (*range(20, len(whole), 7), len(whole) - 1):
         Path(path).write_bytes(whole[:end])
-        with refuses("damaged-file") as caught:
+        with refuses("damaged-file", "a.boxes"):
             Proposals(path)
-        assert caught.match("a.boxes")
     codes = ("damaged-file", "foreign-file", "changed-data")
     for place in range(len(whole)):
         data = bytearray(whole)

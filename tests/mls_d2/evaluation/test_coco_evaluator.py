@@ -155,9 +155,7 @@ def dataset_name(tmp_path):
         thing_dataset_id_to_contiguous_id={key: i for i, key in enumerate(CLASSES)},
         thing_classes=list(CLASSES.values()),
     )
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def instances_of(detections):

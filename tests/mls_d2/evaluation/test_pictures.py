@@ -11,9 +11,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from mls_d2.evaluation.pictures import (
     BoundedVisualizer,
     captions,
-    compare,
     draw_output,
     overlay,
+    truth_and_found,
     write_classifications,
     write_detections,
     write_segmentations,
@@ -87,9 +87,6 @@ def grey_images(tmp_path):
         records.append({"file_name": path, "image_id": index, "annotations": annotations} | size)
     DatasetCatalog.register("grey", lambda: records)
     MetadataCatalog.get("grey").set(thing_classes=["x"], thing_colors=[(255, 0, 0)])
-    yield
-    DatasetCatalog.remove("grey")
-    MetadataCatalog.remove("grey")
 
 
 class Fake(torch.nn.Module):
@@ -229,7 +226,7 @@ def test_images_are_spread_and_the_mode_is_kept(tmp_path):
 )
 def test_as_many_classes_are_found_as_there_are(classes, difficult, expected):
     scores = torch.from_numpy(np.array([0.5, 0.1, 0.9, 0.2]))
-    assert compare(scores, classes, difficult) == expected
+    assert truth_and_found(scores, classes, difficult) == expected
 
 
 NAMES = ("person", "bus", "boat", "traffic light", "potted plant", "dining table")

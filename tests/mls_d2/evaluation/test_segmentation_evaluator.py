@@ -78,9 +78,7 @@ def evaluated(tmp_path):
         logits = torch.nn.functional.one_hot(torch.from_numpy(predicted).long(), 19)
         output = {"sem_seg": logits.permute(2, 0, 1).float()}
         evaluator.process([{"sem_seg_file_name": paths[0]}], [output])
-    yield evaluator.evaluate()["sem_seg"], files
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return evaluator.evaluate()["sem_seg"], files
 
 
 def test_iou_is_that_of_cityscapesscripts(evaluated, monkeypatch):

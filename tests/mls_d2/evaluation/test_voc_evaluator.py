@@ -7,7 +7,6 @@ import detectron2.utils.comm as comm
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, register_pascal_voc
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
@@ -38,23 +37,19 @@ def write_annotation(path, objects):
 @pytest.fixture
 def make_dataset(tmp_path):
     """Register images' objects in VOC's layout; return the dataset's name."""
-    names = []
 
     def make(images, year=2007):
-        folder = tmp_path / f"VOC{year}-{len(names)}"
+        name = f"test_voc_{len(list(tmp_path.iterdir()))}"
+        folder = tmp_path / name
         for part in ("Annotations", "ImageSets/Main"):
             (folder / part).mkdir(parents=True)
         for image, objects in images.items():
             write_annotation(folder / "Annotations" / f"{image}.xml", objects)
         (folder / "ImageSets/Main/test.txt").write_text("".join(f"{i}\n" for i in images))
-        names.append(f"test_voc_{len(names)}")
-        register_pascal_voc(names[-1], str(folder), "test", year)
-        return names[-1]
+        register_pascal_voc(name, str(folder), "test", year)
+        return name
 
-    yield make
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return make
 
 
 def detections(*found):

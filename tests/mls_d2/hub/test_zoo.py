@@ -25,13 +25,13 @@ from mls_d2.hub.card import pretraining_cost
 from mls_d2.results.schema import InitialWeights, read_result, write_result
 from mls_d2.run.registration import register_all
 from mls_d2.runner.suite import build_suite
+from tests.conftest import REPOSITORY
 from tests.mls_d2.checkpoint.test_initial_weights import encoder, small_cfg
 from tests.mls_d2.hub.server import COMMIT, Hub
-from tests.mls_d2.test_mutations import result
+from tests.mls_d2.report.conftest import build_result
 from tools.benchmark import split_checkpoint
 from tools.hub import main
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 NAME = "org/mls-r50"
 INFO = {
     "method": "mls", "dataset": ["coco_2017_unlabeled"], "epochs": 24.0, "iterations": 3600,
@@ -212,10 +212,8 @@ def test_the_card_has_origin_cost_and_the_results_that_started_from_it(backbone,
         (2, 9.0, "0"),
     ):
         given = InitialWeights(file=backbone, sha256=digest, info=INFO)
-        metrics = {"bbox": {"AP": value}}
-        fields = {name: getattr(result(), name) for name in result().__struct_fields__}
-        fields |= {"seed": seed, "backbone": given, "metrics": metrics}
-        write_result(tmp_path / f"out/{seed}/results.json", type(result())(**fields))
+        found = build_result(seed=seed, backbone=given, metrics={"bbox": {"AP": value}})
+        write_result(tmp_path / f"out/{seed}/results.json", found)
     push(backbone, str(tmp_path / "mls"), licence="cc-by-4.0", results=[tmp_path / "out"])
     card = (tmp_path / "mls/README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])

@@ -101,13 +101,11 @@ def test_names_that_are_no_file_names_do_not_leave_the_folder(tmp_path, make_res
 
 
 def test_a_baseline_must_be_one_row(runs, tmp_path, make_result, save_run, refuses):
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "'msl' is not among the results; did you mean 'mls'"):
         write_report([runs], tmp_path / "out", ReportOptions(baseline="msl"))
-    assert "'msl' is not among the results; did you mean 'mls'" in str(caught.value)
     save_run("coco/other", make_result("mls", pretraining={"MLS": {"K": 20}}))
-    with refuses("ambiguous-name") as caught:
+    with refuses("ambiguous-name", "'mls (MLS.K = 20)', 'mls (MLS.K = 5)'"):
         write_report([runs], tmp_path / "out", ReportOptions(baseline="mls"))
-    assert "'mls (MLS.K = 20)', 'mls (MLS.K = 5)'" in str(caught.value)
     assert not (tmp_path / "out").exists()
     # No differences are taken in a mixed table.
     save_run("coco/longer", make_result("mls", 7, max_iter=600))
@@ -122,9 +120,8 @@ def test_nothing_to_report_is_an_error_that_writes_nothing(tmp_path, refuses, wr
         return write_report([folder], folder / "out") if written else compare([folder])
 
     (folder / "a").mkdir(parents=True)
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "make demo"):
         make()
-    assert "make demo" in str(caught.value)
     (folder / "a" / "results.json").write_text("{")
     with refuses("damaged-file"):
         make()
@@ -239,7 +236,6 @@ def test_bad_markers_are_refused_and_leave_the_file(tmp_path, refuses, report, t
     path = tmp_path / "a.md"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     before = path.read_bytes()
-    with refuses(code) as caught:
+    with refuses(code, place):
         update_document(path, report)
-    assert place in str(caught.value)
     assert path.read_bytes() == before

@@ -43,12 +43,10 @@ def test_the_file_is_strict_json_with_sorted_keys_and_a_newline(path, make_resul
 
 def test_a_refused_result_leaves_the_old_file_and_nothing_else(path, make_result, refuses):
     before = path.read_text()
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "'metrics.bbox.AP' is str, expected a number"):
         write_result(path, make_result(metrics={"bbox": {"AP": "high"}}))
-    assert "'metrics.bbox.AP' is str, expected a number" in str(caught.value)
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "'versions.torch' is a object"):
         write_result(path, make_result(versions={"torch": object()}))
-    assert "'versions.torch' is a object" in str(caught.value)
     assert path.read_text() == before
     assert os.listdir(path.parent) == ["results.json"]
 
@@ -70,19 +68,16 @@ def test_a_refused_result_leaves_the_old_file_and_nothing_else(path, make_result
 )
 def test_a_wrong_field_is_named_with_its_file(path, refuses, field, value, place):
     change(path, **{field: value})
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", place, str(path)):
         read_result(path)
-    assert place in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def test_every_field_is_required(path, refuses):
     complete = json.loads(path.read_text())
     for field in set(complete) - {"schema"}:
         path.write_text(json.dumps({key: complete[key] for key in complete if key != field}))
-        with refuses("damaged-file") as caught:
+        with refuses("damaged-file", f"`{field}`"):
             read_result(path)
-        assert f"`{field}`" in str(caught.value)
 
 
 def test_version_1_gains_an_unknown_device_and_keeps_all_else(path, make_result):
@@ -100,9 +95,8 @@ def test_version_1_gains_an_unknown_device_and_keeps_all_else(path, make_result)
 )
 def test_other_versions_are_refused(path, refuses, schema, remedy):
     change(path, schema=schema)
-    with refuses("unknown-version") as caught:
+    with refuses("unknown-version", f"schema {schema!r}, expected one of [1, 2]; {remedy}"):
         read_result(path)
-    assert f"schema {schema!r}, expected one of [1, 2]; {remedy}" in str(caught.value)
 
 
 def test_collecting_skips_and_names_every_bad_file(tmp_path, make_result):

@@ -74,9 +74,8 @@ def test_a_file_without_a_checksum_loads(saved, tmp_path):
 
 def test_a_model_that_is_not_finite_is_not_saved(saved, tmp_path, refuses):
     saved.model.weight.data[3, 4] = float("inf")
-    with refuses("not-finite") as caught:
+    with refuses("not-finite", "(weight)"):
         saved.save("model_0000007", iteration=7)
-    assert "(weight)" in str(caught.value)
     assert saved.resume()["iteration"] == 5
 
 
@@ -115,9 +114,8 @@ def test_a_damaged_file_and_a_question_mark_are_no_problem_with_detectron2s_main
 def test_no_intact_file_is_an_error(saved, tmp_path, refuses):
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-100])
-    with refuses("damaged-file") as caught:
+    with refuses("damaged-file", "none of the 3 checkpoints"):
         saved.resume()
-    assert "none of the 3 checkpoints" in str(caught.value)
 
 
 def test_a_kill_between_file_and_checksum_leaves_no_wrong_one(saved, tmp_path, monkeypatch):

@@ -49,9 +49,8 @@ def raise_no_shared_memory():
 def test_memory_and_disk_are_user_errors_with_numbers_and_what_to_change(
     refuses, caplog, fail, code, words
 ):
-    with refuses(code) as caught, one_line_failures("CROP_SIZE (224)"):
+    with refuses(code, *words), one_line_failures("CROP_SIZE (224)"):
         fail()
-    assert all(word in str(caught.value) for word in words)
     assert not caplog.records
 
 
@@ -86,8 +85,6 @@ class Items(Dataset):
 
 @pytest.mark.timeout(60)
 def test_a_batch_that_a_worker_cannot_send_ends_the_run_instead_of_a_wait(refuses, capfd):
-    with refuses("lost-worker") as caught, one_line_failures(""):
+    with refuses("lost-worker", "DATALOADER.NUM_WORKERS", "--shm-size"), one_line_failures(""):
         list(DataLoader(Items(), num_workers=1, batch_size=None))
-    assert "DATALOADER.NUM_WORKERS" in str(caught.value)
-    assert "--shm-size" in str(caught.value)
     assert "unable to allocate shared memory" in capfd.readouterr().err

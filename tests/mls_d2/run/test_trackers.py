@@ -102,10 +102,8 @@ def test_a_failure_costs_the_scalars_alone(package, tmp_path, caplog, monkeypatc
 
 def test_missing_packages_and_unknown_names_are_refused(tmp_path, monkeypatch, refuses):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with refuses("missing-package") as caught:
+    with refuses("missing-package", "pip install wandb"):
         build_trackers(["wandb"], str(tmp_path), CONFIG)
-    assert caught.match("pip install wandb")
-    with refuses("unknown-name") as caught:
+    with refuses("unknown-name", "did you mean 'mlflow'"):
         build_trackers(["ml-flow"], str(tmp_path), CONFIG)
-    assert caught.match("did you mean 'mlflow'")
     assert list(tmp_path.iterdir()) == []

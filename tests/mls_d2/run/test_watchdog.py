@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from mls_d2.run.launch import launch
 from mls_d2.run.loop import TrainingLoop
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.run.watchdog import Progress, Starvation, State, Watch, Watchdog
+from tests.two_processes import free_port
 
 LOADER = "torch.utils.data.dataloader"
 
@@ -212,10 +212,7 @@ def one_process(index, trouble, environments, folder, timeout_min):
 
 def run_processes_with(trouble, number, folder, timeout_min=0.05):
     """Run forked processes and return their exit codes and what they printed to stderr."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
     environments = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
     # Forked, because a new process takes seconds to import torch.

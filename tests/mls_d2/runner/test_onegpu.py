@@ -1,7 +1,5 @@
 """Preset onegpu: its rule by hand, and that every config that it makes is valid."""
 
-from pathlib import Path
-
 import pytest
 
 from mls_d2.config.loading import load_cfg
@@ -11,8 +9,9 @@ from mls_d2.runner.suite import build_suite, method_configs, task_configs
 from mls_d2.transfer.segmentation import check_values
 from pretrain.checks import check_config
 from pretrain.methods import method_class
+from tests.conftest import REPOSITORY
+from tests.mls_d2.conftest import load_with
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 S, A = "SOLVER", "PRETRAIN.AUGMENT"
 
 
@@ -21,8 +20,7 @@ def suite_of(**content):
 
 
 def cfg_of(entry, *late):
-    words = [str(word) for pair in entry.opts.items() for word in pair]
-    return load_cfg(str(entry.config), [*words, *late])
+    return load_with(entry.config, entry.opts, late)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The content of suites, and the mistakes in them."""
 
-from pathlib import Path
-
 import pytest
 
 from mls_d2.config.loading import load_cfg
@@ -10,8 +8,8 @@ from mls_d2.results.schema import InitialWeights
 from mls_d2.runner.cells import plan_cells
 from mls_d2.runner.suite import Seeds, build_suite, method_configs, read_suite, task_configs
 from mls_d2.transfer.tasks import task_of
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SUITES = sorted(REPOSITORY.glob("suites/*.yaml"))
 PAPER = sorted(REPOSITORY.glob("suites/paper_*.yaml"))
 
@@ -117,9 +115,8 @@ def test_a_method_that_needs_a_file_waits_for_it(bench, tmp_path, refuses):
         ("other", file, ()),
     ]
     assert suite.left_out == ()
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "did you mean 'r50.pth'"):
         bench.suite(checkpoints={"a": tmp_path / "r5.pth"})
-    assert "did you mean 'r50.pth'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +157,8 @@ def test_a_method_that_needs_a_file_waits_for_it(bench, tmp_path, refuses):
     ],
 )
 def test_mistakes_are_named(bench, content, code, named, refuses):
-    with refuses(code) as caught:
+    with refuses(code, named):
         bench.suite(**content)
-    assert named in str(caught.value)
 
 
 def test_seeds_are_read_from_lists_and_text(refuses):
@@ -176,9 +172,8 @@ def test_seeds_are_read_from_lists_and_text(refuses):
 def test_a_suite_file_is_read_or_refused(tmp_path, refuses):
     (tmp_path / "quick.yaml").write_text("methods: [mls]\n")
     assert read_suite(tmp_path / "quick.yaml") == {"name": "quick", "methods": ["mls"]}
-    with refuses("missing-file") as caught:
+    with refuses("missing-file", "did you mean 'quick.yaml'"):
         read_suite(tmp_path / "quik.yaml")
-    assert "did you mean 'quick.yaml'" in str(caught.value)
     for name, text in (("list", "- a\n"), ("broken", "a: [\n")):
         (tmp_path / f"{name}.yaml").write_text(text)
         with refuses("bad-suite"):

@@ -66,9 +66,8 @@ def test_all_is_run_linked_and_reported(bench, capfd):
 
 def test_an_evaluation_needs_a_finished_backbone_and_is_compared_with_the_paper(bench, refuses):
     only = {"options": {"evaluate_only": True, "report": False}}
-    with refuses("missing-backbone") as caught:
+    with refuses("missing-backbone", "pretrain/mls-seed0"):
         run(bench, **only)
-    assert "pretrain/mls-seed0" in str(caught.value)
     assert bench.calls() == []
     assert run(bench, tasks=[]) == 0
     assert [call.words[0] for call in bench.calls()] == ["pretrain"]
@@ -117,9 +116,8 @@ def test_a_second_run_waits_for_the_links_and_report_of_the_first(tmp_path):
 def test_links_that_are_in_the_way_are_no_traceback(bench, monkeypatch, refuses):
     assert run(bench, methods=["random"]) == 0
     monkeypatch.setattr(Path, "is_symlink", lambda path: False)
-    with refuses("no-space") as caught:
+    with refuses("no-space", "random-seed0"):
         run(bench, methods=["random"])
-    assert "random-seed0" in str(caught.value)
 
 
 def test_a_failure_shows_in_summary_and_exit_code_and_the_rest_is_reported(bench, capfd):
@@ -188,9 +186,8 @@ def test_published_recipes_need_real_data_and_a_gpu(bench, monkeypatch, tmp_path
     with refuses("missing-data"):
         run(bench, **paper)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    with refuses("missing-data") as caught:
+    with refuses("missing-data", "nowhere"):
         run(bench, **paper)
-    assert "nowhere" in str(caught.value)
 
 
 def test_scenes_are_generated_for_the_tasks_that_read_them(tmp_path, monkeypatch):

@@ -113,9 +113,8 @@ def test_a_root_can_be_extended(small_root: Path, tmp_path: Path):
 )
 def test_other_parameters_are_refused(small_root: Path, refuses, change: dict, named: str):
     before = digests(small_root)
-    with refuses("other-parameters") as caught:
+    with refuses("other-parameters", named):
         generate(small_root, num_workers=1, **{**SMALL, **change})
-    assert named in str(caught.value)
     assert digests(small_root) == before
 
 
@@ -139,9 +138,8 @@ def test_a_damaged_or_old_marker_is_refused(tmp_path: Path, refuses, text: str, 
         lambda: generate(tmp_path, num_workers=1, **SMALL),
         lambda: read_marker(tmp_path),
     ):
-        with refuses(code) as caught:
+        with refuses(code, f"delete {tmp_path} and make the scenes again"):
             action()
-        assert f"delete {tmp_path} and make the scenes again" in str(caught.value)
 
 
 def test_a_root_below_a_file_is_refused(tmp_path: Path, refuses):
@@ -154,9 +152,8 @@ def test_a_root_below_a_file_is_refused(tmp_path: Path, refuses):
 @pytest.mark.parametrize("parameters", [{"train": -1}, {"voc": 3}, {"size": (16, 64)}])
 def test_bad_parameters_are_refused(tmp_path: Path, refuses, parameters: dict):
     (name, value), *_ = parameters.items()
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", f"{name} is {value}"):
         generate(tmp_path / "root", num_workers=1, **parameters)
-    assert f"{name} is {value}" in str(caught.value)
     assert not (tmp_path / "root").exists()
 
 

@@ -203,9 +203,8 @@ def test_a_run_whose_frozen_backbone_changed_is_no_result(
 
     monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", spoil)
     cfg = narrow_cfg("voc2007_linear", "MODEL.WEIGHTS", backbone)
-    with refuses("frozen-changed") as caught:
+    with refuses("frozen-changed", f": {tensor} and 0 more"):
         run_transfer(cfg)
-    assert f": {tensor} and 0 more" in str(caught.value)
     assert not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "results.json"))
     # A resume does not make it one.
     monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", step)
@@ -249,9 +248,8 @@ def test_fitted_heads_take_the_features_of_the_backbone_that_is_given(
 )
 def test_values_that_do_not_fit_are_refused(narrow_cfg, name, key, value, refuses):
     cfg = narrow_cfg(name, key, value)
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", key):
         task_of(cfg).check(cfg)
-    assert key in str(caught.value)
 
 
 ONE_EACH = ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.REFERENCE_WORLD_SIZE", 2)
@@ -270,9 +268,8 @@ def test_one_image_is_refused_if_a_trained_norm_sees_one_value_of_it(
 ):
     cfg = narrow_cfg(name, *ONE_EACH, "MODEL.RESNETS.NORM", norm)
     for world_size in (1,) if shared else (1, 2):
-        with refuses("batch-too-small") as caught:
+        with refuses("batch-too-small", key):
             check_batch(cfg, world_size=world_size)
-        assert key in str(caught.value)
     if shared:
         check_batch(cfg, world_size=2)
     for enough in (("CLASSIFICATION.CROP_SIZE", 33), ("MODEL.RESNETS.NORM", "FrozenBN")):

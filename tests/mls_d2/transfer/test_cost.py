@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mls_d2.config.loading import load_cfg
 from mls_d2.run.cost import GB, GPUS
 from mls_d2.run.registration import register_all
 from mls_d2.transfer.cost import transfer_cost
 from tests.conftest import few
+from tests.mls_d2.conftest import load_with
 
 CONFIGS = Path(__file__).resolve().parents[3] / "transfer_configs"
 V100 = GPUS[0]
@@ -35,8 +35,7 @@ def _registered():
 
 
 def cost(config, num_gpus=1, **changes):
-    words = [str(word) for pair in changes.items() for word in pair]
-    return transfer_cost(load_cfg(str(CONFIGS / config), words), num_gpus)
+    return transfer_cost(load_with(CONFIGS / config, changes), num_gpus)
 
 
 @pytest.mark.parametrize(

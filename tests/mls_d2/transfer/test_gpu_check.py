@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mls_d2.config.loading import load_cfg
 from mls_d2.run.gpu_check import CheckFailed
 from mls_d2.transfer import gpu_check
 from mls_d2.transfer.gpu_check import KINDS, check_step
+from tests.mls_d2.conftest import load_with
 
 CPU = torch.device("cpu")
 NARROW = {"STEM_OUT_CHANNELS": 4, "RES2_OUT_CHANNELS": 8, "WIDTH_PER_GROUP": 2}
@@ -14,8 +14,7 @@ NARROW = {"STEM_OUT_CHANNELS": 4, "RES2_OUT_CHANNELS": 8, "WIDTH_PER_GROUP": 2}
 
 def config(request, kind, **changes):
     values = {f"MODEL.RESNETS.{key}": value for key, value in NARROW.items()} | changes
-    words = [str(word) for pair in values.items() for word in pair]
-    return load_cfg(str(request.config.rootpath / f"transfer_configs/{kind}_quick.yaml"), words)
+    return load_with(request.config.rootpath / f"transfer_configs/{kind}_quick.yaml", values)
 
 
 @pytest.mark.parametrize("kind", KINDS)

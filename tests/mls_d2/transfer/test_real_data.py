@@ -8,7 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from mls_d2.results.schema import read_result
 from mls_d2.transfer.run import run_transfer
-from tests.mls_d2.conftest import REPOSITORY, forget, load_with
+from tests.mls_d2.conftest import REPOSITORY, load_with
 
 RECIPE = REPOSITORY / "transfer_configs" / "coco" / "mask_rcnn_R_50_FPN_1x.yaml"
 
@@ -25,8 +25,7 @@ def real_coco(real_coco_root):
         images = real_coco_root / "coco" / f"{split}2017"
         register_coco_instances(name, known, str(annotations), str(images))
         names.append(name)
-    yield names
-    forget(names)
+    return names
 
 
 @pytest.mark.slow

@@ -14,14 +14,12 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
 from mls_d2.checkpoint.backbone_file import read_backbone, sha256, write_backbone
-from mls_d2.core.errors import UserError
 from mls_d2.results.schema import InitialWeights, read_result
 from mls_d2.run.hooks import PeriodicCheckpointer
 from mls_d2.transfer import detection
 from mls_d2.transfer import trainer as transfer_trainer
 from mls_d2.transfer.run import run_evaluation, run_transfer
 from mls_d2.transfer.tasks import task_of
-from tests.mls_d2.conftest import forget
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
 
@@ -119,9 +117,8 @@ def test_a_finished_run_is_not_repeated_and_not_overwritten(make_cfg, refuses):
     # The device and the period of saving do not make it another run.
     more = ("SOLVER.MAX_ITER", 1, "DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 5)
     run_transfer(make_cfg(*more))
-    with refuses("changed-run") as caught:
+    with refuses("changed-run", "SOLVER.BASE_LR: was 0.03, is 0.01"):
         run_transfer(make_cfg(*more, "SOLVER.BASE_LR", 0.01), resume=True)
-    assert "SOLVER.BASE_LR: was 0.03, is 0.01" in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in Path(cfg.OUTPUT_DIR).iterdir()} == before
 
 
@@ -180,9 +177,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     monkeypatch.setattr(transfer_trainer.TrainingLoop, "run_step", poison)
     cfg = make_cfg("SOLVER.MAX_ITER", 3)
-    with refuses("not-finite") as caught:
+    with refuses("not-finite", "iteration 1: loss_mask = nan"):
         run_transfer(cfg)
-    assert "iteration 1: loss_mask = nan" in str(caught.value)
     assert "Traceback" not in "".join(capfd.readouterr())
     assert Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text() == "model_0000000.pth"
     assert all(torch.isfinite(value).all() for value in weights(cfg, "model_0000000.pth").values())
@@ -221,7 +217,7 @@ def test_the_backbone_is_recorded_and_all_else_is_the_same_from_any_backbone(
         run_transfer(pretrained)
     wider = make_cfg("MODEL.WEIGHTS", backbone, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
     wider.OUTPUT_DIR = str(tmp_path / "wider")
-    with pytest.raises(UserError, match="width differ"):
+    with refuses("wrong-weights", "width differ"):
         run_transfer(wider)
     assert not Path(wider.OUTPUT_DIR, "config.yaml").exists()
 
@@ -244,7 +240,7 @@ def test_evaluation_alone_gives_the_metrics_of_the_run_into_another_folder(
     with refuses("unfinished-run"):
         run_evaluation(make_cfg("MODEL.WEIGHTS", final))
     assert result_of(cfg) == before
-    with pytest.raises(UserError, match="does not hold the model of this config"):
+    with refuses("wrong-weights"):
         run_evaluation(make_cfg("MODEL.WEIGHTS", backbone, "OUTPUT_DIR", tmp_path / "x"))
 
 
@@ -299,15 +295,18 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("opts", "problem"),
+    ("opts", "expected"),
     [
-        (("MODEL.WEIGHTS", "none.pth"), r"none\.pth"),
-        (("DATASETS.TRAIN", "('drawn_trian',)"), "did you mean 'drawn_train'"),
-        (("MODEL.ROI_HEADS.NAME", "MyHeads"), r"'MyHeads'.*ROI_HEADS.*register_all\(\)"),
+        (("MODEL.WEIGHTS", "none.pth"), ("missing-file", "none.pth")),
+        (("DATASETS.TRAIN", "('drawn_trian',)"), ("unknown-name", "did you mean 'drawn_train'")),
+        (
+            ("MODEL.ROI_HEADS.NAME", "MyHeads"),
+            ("unknown-name", "'MyHeads'", "ROI_HEADS", "register_all()"),
+        ),
     ],
 )
-def test_what_is_missing_is_named(make_cfg, opts, problem):
-    with pytest.raises(UserError, match=problem):
+def test_what_is_missing_is_named(make_cfg, opts, expected, refuses):
+    with refuses(*expected):
         run_transfer(make_cfg(*opts))
 
 
@@ -358,8 +357,5 @@ def test_odd_annotations_are_trained_and_evaluated_with_what_is_usable(
         register_coco_instances(name, {}, str(path), str(folder / "images"))
     names = ("DATASETS.TRAIN", "('odd_train',)", "DATASETS.TEST", "('odd_val',)")
     cfg = make_cfg(*names, "SOLVER.MAX_ITER", 4)
-    try:
-        run_transfer(cfg)
-        assert math.isfinite(result_of(cfg).metrics["bbox"]["AP"])
-    finally:
-        forget(("odd_train", "odd_val"))
+    run_transfer(cfg)
+    assert math.isfinite(result_of(cfg).metrics["bbox"]["AP"])

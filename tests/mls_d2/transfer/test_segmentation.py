@@ -17,7 +17,6 @@ from mls_d2.checkpoint.backbone_file import read_backbone, write_backbone
 from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import differing_keys, transfer_recipe
 from mls_d2.config.rules import value_at
-from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS, cityscapes_records
 from mls_d2.data.detection import UnreadableImageError
 from mls_d2.data.segmentation_mapper import read_labels
@@ -169,8 +168,7 @@ def one_damaged(tiny_cityscapes, tmp_path):
     records[0]["file_name"] = str(broken)
     name = "cityscapes_tiny_damaged"
     DatasetCatalog.register(name, lambda: records)
-    yield name, {record["file_name"] for record in records[1:]}
-    DatasetCatalog.remove(name)
+    return name, {record["file_name"] for record in records[1:]}
 
 
 def test_a_damaged_image_is_left_out_of_training_and_stops_an_evaluation(
@@ -237,9 +235,8 @@ def test_a_backbone_of_detectron2s_plain_network_is_taken_whole(make_cfg, tmp_pa
 )
 def test_values_that_do_not_fit_are_refused(make_cfg, key, value, refuses):
     cfg = make_cfg("pspnet_R_50_quick", key, value)
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", key):
         task_of(cfg).check(cfg)
-    assert key in str(caught.value)
 
 
 def test_what_detectron2_builds_is_checked_too(make_cfg, refuses):
@@ -248,7 +245,7 @@ def test_what_detectron2_builds_is_checked_too(make_cfg, refuses):
         ("MODEL.RESNETS.OUTPUT_STRIDE", 4),
         ("MODEL.AUXILIARY_HEAD.IN_FEATURES", "['res3']"),
     ):
-        with pytest.raises(UserError, match=opts[0].rpartition(".")[2]):
+        with refuses("bad-value", opts[0].rpartition(".")[2]):
             build_model(make_cfg("pspnet_R_50_quick", *opts))
     cfg = make_cfg("pspnet_R_50_quick", "DATASETS.TEST", "('coco_2017_val',)")
     with refuses("no-evaluator"):

@@ -10,12 +10,11 @@ from torch import nn
 from pretrain.losses import info_nce
 from pretrain.methods.base import contrast_metrics, spread
 from tests.pretrain import loops
-from tests.pretrain.methods.tiny import freeze, make_batch, make_method
+from tests.pretrain.methods.tiny import make_batch, make_frozen, make_method
 
 
 def test_mocos_loss_is_info_nce_of_unit_embeddings(views):
-    method = make_method("mocov2")
-    freeze(method)
+    method = make_frozen("mocov2")
     (_, z1), (_, z2) = method.encoder(views[0]), method.keys(views[1])
     unit = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
     expected = info_nce(*unit, method.dictionary["z"], 0.2)
@@ -43,8 +42,7 @@ def test_the_spread_of_rows():
 
 def test_the_losses_of_revisiting(views):
     size, k, tau = 8, 3, 0.2
-    method = make_method("revisiting", k=k)
-    freeze(method)
+    method = make_frozen("revisiting", k=k)
     (g1, z1), (_, z2) = method.encoder(views[0]), method.keys(views[1])
     table_g, table_z = (method.dictionary[name].tolist() for name in ("g", "z"))
     nce = knn = 0.0

@@ -8,16 +8,14 @@ import torch
 
 from pretrain.methods.densecl import matches
 from tests.pretrain.loops import cosine, info_nce, positions
-from tests.pretrain.methods.tiny import freeze, make_batch, make_method
+from tests.pretrain.methods.tiny import make_batch, make_frozen
 
 TAU, WEIGHT = 0.2, 0.3
 
 
 @pytest.fixture
 def method():
-    made = make_method("densecl", dense_weight=WEIGHT)
-    freeze(made)
-    return made
+    return make_frozen("densecl", dense_weight=WEIGHT)
 
 
 def test_the_losses_are_those_of_the_paper(method, views):

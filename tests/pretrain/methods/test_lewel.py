@@ -8,15 +8,10 @@ import torch
 from mls_d2.config.loading import load_cfg
 from pretrain.methods import build_method
 from pretrain.methods.lewel import aligned_vectors, alignment_maps
-from tests.pretrain.loops import cosine, softmax
-from tests.pretrain.methods.tiny import disturb, freeze, make_batch, make_method
+from tests.pretrain.loops import cosine, normal, softmax
+from tests.pretrain.methods.tiny import disturb, make_batch, make_frozen, make_method
 
 WEIGHT, SCALE = 0.3, 0.5
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def maps_loop(rows: list[list[float]], scale: float) -> list[list[float]]:
@@ -41,8 +36,7 @@ def aligned_loop(rows: list[list[float]], maps: list[list[float]], groups: int) 
 
 @pytest.fixture
 def lewel():
-    method = make_method("lewel", instance_weight=WEIGHT, temperature=SCALE, groups=2)
-    freeze(method)
+    method = make_frozen("lewel", instance_weight=WEIGHT, temperature=SCALE, groups=2)
     disturb(method)
     return method
 
@@ -152,6 +146,5 @@ def test_the_heads_have_no_biases():
 
 def test_groups_divide_the_channels_of_the_backbone(refuses):
     words = ["MODEL.DEVICE", "cpu", "BYOL.OUT_DIM", "6", "LEWEL.GROUPS", "3"]
-    with refuses("bad-value") as caught:
+    with refuses("bad-value", "LEWEL.GROUPS must divide the backbone's 512 channels, got 3"):
         build_method(load_cfg("pretrain/configs/lewel_quick.yaml", words))
-    assert caught.match("LEWEL.GROUPS must divide the backbone's 512 channels, got 3")

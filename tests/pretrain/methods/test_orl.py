@@ -15,7 +15,7 @@ from pretrain.views import ViewGroup
 from pretrain.views.boxes import overlaps
 from pretrain.views.pairs import ObjectPairs, box_crop, jittered_box
 from tests.pretrain.loops import cosine
-from tests.pretrain.methods.tiny import freeze, make_batch, make_method
+from tests.pretrain.methods.tiny import make_batch, make_frozen, make_method
 
 
 def six_views() -> list[torch.Tensor]:
@@ -23,8 +23,7 @@ def six_views() -> list[torch.Tensor]:
 
 
 def test_each_loss_compares_its_own_pair_in_both_orders():
-    method = make_method("orl")
-    freeze(method)
+    method = make_frozen("orl")
     batch = make_batch(six_views())
     with torch.no_grad():
         got = method(batch).losses

@@ -8,24 +8,18 @@ from torch import nn
 
 from pretrain.batch import Batch
 from pretrain.encoder import zero_last_norms
-from pretrain.methods.pixpro import PixPro, propagated
+from pretrain.methods.pixpro import propagated
 from tests.pretrain.loops import cosine, positions
 from tests.pretrain.methods.tiny import (
     FLIPS,
     RECTANGLES,
     SIZES,
     apart,
-    freeze,
+    make_frozen,
     make_method,
     scene_batch,
     swapped,
 )
-
-
-def frozen(**options) -> PixPro:
-    method = make_method("pixpro", **options)
-    freeze(method)
-    return method
 
 
 @pytest.fixture
@@ -83,7 +77,7 @@ def test_the_root_of_orthogonal_pixels_has_a_finite_gradient():
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_the_loss_is_that_of_the_paper_in_both_orders(batch, layers):
-    method = frozen(transform_layers=layers, sharpness=2.0, threshold=0.9)
+    method = make_frozen("pixpro", transform_layers=layers, sharpness=2.0, threshold=0.9)
     online = [method.encoder(view)[1] for view in batch.views]
     target = [method.keys(view)[1] for view in batch.views]
     values = [method.transform(x) for x in online]
@@ -107,7 +101,7 @@ def test_the_loss_is_that_of_the_paper_in_both_orders(batch, layers):
 
 
 def test_the_contrast_is_that_of_pixcontrast(batch):
-    method = frozen(loss="contrast", temperature=0.4, threshold=0.9)
+    method = make_frozen("pixpro", loss="contrast", temperature=0.4, threshold=0.9)
     online = [method.encoder(view)[1] for view in batch.views]
     target = [method.keys(view)[1] for view in batch.views]
     total = 0.0
@@ -126,7 +120,7 @@ def test_the_contrast_is_that_of_pixcontrast(batch):
 
 
 def test_the_instance_branch_averages_after_the_predictor(batch):
-    method = frozen(instance_weight=0.5)
+    method = make_frozen("pixpro", instance_weight=0.5)
     total = 0.0
     for a, b in ((0, 1), (1, 0)):
         online = method.instance_predictor(method.encoder(batch.views[a])[2]).mean(dim=(2, 3))
@@ -141,7 +135,7 @@ def test_the_instance_branch_averages_after_the_predictor(batch):
 
 @pytest.mark.parametrize("loss", ["propagation", "contrast"])
 def test_the_order_of_the_views_does_not_matter(batch, loss):
-    method = frozen(loss=loss, instance_weight=1.0, threshold=0.9)
+    method = make_frozen("pixpro", loss=loss, instance_weight=1.0, threshold=0.9)
     got = method(swapped(batch)).losses
     for name, value in method(batch).losses.items():
         torch.testing.assert_close(got[name], value)

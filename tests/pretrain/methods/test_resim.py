@@ -21,7 +21,7 @@ from tests.pretrain.methods.tiny import (
     WINDOWED,
     Pyramid,
     apart,
-    freeze,
+    make_frozen,
     make_method,
     window_batch,
 )
@@ -32,9 +32,7 @@ TRANSFER = "transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml"
 
 
 def make(**options) -> ReSim:
-    method = make_method("resim", temperature=TAU, **options)
-    freeze(method)
-    return method
+    return make_frozen("resim", temperature=TAU, **options)
 
 
 @pytest.fixture

@@ -6,16 +6,12 @@ import math
 import pytest
 import torch
 
-from pretrain.losses import transport_loss, transport_plan
-from tests.pretrain.loops import cosine, positions
+from pretrain.losses_clustering import transport_plan
+from pretrain.losses_dense import transport_loss
+from tests.pretrain.loops import cosine, normal, positions
 from tests.pretrain.methods.tiny import disturb, make_batch, make_method
 
 EPSILON, ROUNDS = 0.3, 4
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def plan_loop(cost: list, rows: list, columns: list, epsilon: float, rounds: int) -> list:

@@ -14,8 +14,7 @@ from tests.pretrain.methods.tiny import (
     RECTANGLES,
     SIZES,
     apart,
-    freeze,
-    make_method,
+    make_frozen,
     scene_batch,
 )
 
@@ -23,9 +22,7 @@ TAU, WEIGHT = 0.2, 0.3
 
 
 def make(**options) -> SetSim:
-    method = make_method("setsim", temperature=TAU, dense_weight=WEIGHT, **options)
-    freeze(method)
-    return method
+    return make_frozen("setsim", temperature=TAU, dense_weight=WEIGHT, **options)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.losses import sinkhorn, swapped_prediction_loss
+from pretrain.losses_clustering import sinkhorn, swapped_prediction_loss
 from pretrain.methods.swav import prototype_spread
 from tests.pretrain.loops import softmax
 from tests.pretrain.methods.tiny import make_batch, make_method

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from pretrain.losses import vicreg_loss, vicreg_terms
+from pretrain.losses import vicreg_terms
 from tests.pretrain.methods.tiny import make_batch, make_method
 
 
@@ -42,14 +42,6 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_terms_are_those_of_the_loops(pair):
     assert [term.item() for term in vicreg_terms(*pair)] == pytest.approx(terms_in_loops(pair))
-    invariance, variance, redundancy = terms_in_loops(pair)
-    assert vicreg_loss(*pair).item() == pytest.approx(
-        25 * invariance + 25 * variance + redundancy, rel=1e-12
-    )
-    weights = {"invariance_weight": 1.0, "variance_weight": 2.0, "covariance_weight": 3.0}
-    assert vicreg_loss(*pair, **weights).item() == pytest.approx(
-        invariance + 2 * variance + 3 * redundancy, rel=1e-12
-    )
 
 
 def test_what_vicreg_wants_costs_nothing():

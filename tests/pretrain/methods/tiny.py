@@ -107,6 +107,13 @@ def make_method(name: str, **changes: object) -> Method:
     return method(make_backbone(name), 6, method.Options(**(small | changes))).double()
 
 
+def make_frozen(name: str, **changes: object) -> Method:
+    """Return a tiny method whose momentum encoder has weights of its own, which stay."""
+    method = make_method(name, **changes)
+    freeze(method)
+    return method
+
+
 def make_batch(
     views: Sequence[torch.Tensor], *, epoch: float = 0.0, progress: float = 0.0
 ) -> Batch:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from mls_d2.data.detection import check_image_size
 from mls_d2.data.images import BrokenImageError, image_size
 from mls_d2.results.schema import Dataset
 from mls_d2.scenes import read_marker
+
+logger = logging.getLogger(__name__)
 
 _SIZES_CHECKED = 5000
 
@@ -75,16 +78,22 @@ def check_dataset(name: str, *, test: bool = False) -> None:
         metadata.check()
     else:
         _check_parts(name)
+    records: list[dict[str, Any]] = []
     if _is_coco(name):
         records = coco_records(name)
-        _check_files(name, [record["file_name"] for record in records], "images")
-        _check_sizes(records)
+        files = [record["file_name"] for record in records]
+        _check_files(name, files, "images")
+        again = len(files) - len(set(files))
+        if again:
+            text = "dataset '%s': %d of %d images are listed more than once, and count as often"
+            logger.warning(text, name, again, len(files))
     elif _is_voc(name):
         stems = voc_stems(metadata.dirname, metadata.split)
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
             files = [os.path.join(metadata.dirname, folder, f"{stem}{suffix}") for stem in stems]
             _check_files(name, files, f"files of {folder}")
-        _check_sizes(voc_records(name))
+        records = voc_records(name)
+    _check_sizes(records, len(records) if test else _SIZES_CHECKED)
     if test:
         _check_headers(name)
 
@@ -185,9 +194,9 @@ def _check_files(name: str, files: Sequence[str], what: str) -> None:
         raise explain_missing(name, absent, len(files), what)
 
 
-def _check_sizes(records: Sequence[dict[str, Any]]) -> None:
-    """Compare annotated sizes with the headers of up to 5,000 images."""
-    for record in evenly_spaced(records, _SIZES_CHECKED):
+def _check_sizes(records: Sequence[dict[str, Any]], number: int) -> None:
+    """Compare annotated sizes with the headers of up to ``number`` images."""
+    for record in evenly_spaced(records, number):
         try:
             size = image_size(record["file_name"])
         except BrokenImageError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
@@ -111,8 +112,8 @@ def check_image_size(record: dict[str, Any], shape: Sequence[int]) -> None:
 def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """Return the images of ``DATASETS.TRAIN`` with the objects that the model can learn from.
 
-    Objects without an area inside their image and, if ``MODEL.MASK_ON``, without a mask are left
-    out, and images without other objects (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``); the log
+    Objects without an area inside their image and, if ``MODEL.MASK_ON``, without a mask there are
+    left out, and images without other objects (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``); the log
     counts them. Detectron2's mapper would leave such boxes out one by one, and an image that
     reaches the model without objects makes SyncBN in the mask head fail.
 
@@ -120,7 +121,8 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         UserError: no image is left, or masks are not in the configured format.
     """
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+    # Detectron2's own filter asserts that something is left.
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
         _check_polygons(records)
     return usable_records(records, masks=cfg.MODEL.MASK_ON, filter_empty=filter_empty)
@@ -141,18 +143,20 @@ def usable_records(
             else:
                 usable.append(item)
         if all(item.get("iscrowd") for item in usable) and filter_empty:
-            left_out["images without other objects"] += 1
+            left_out["images without an object to learn from"] += 1
             continue
         kept.append(record if len(usable) == len(objects) else {**record, "annotations": usable})
+    counts = ", ".join(f"{number} {problem}" for problem, number in left_out.items())
     if not kept:
         what = "a mask and a box" if masks else "a box"
+        advice = "; MODEL.MASK_ON False trains boxes alone" if masks else ""
         raise UserError(
-            f"none of the {len(records)} training images has an object with {what} with an area "
-            "inside its image",
+            f"none of the {len(records)} training images (the first is "
+            f"'{records[0]['file_name']}') has an object with {what} with an area inside its "
+            f"image: {counts}{advice}",
             code="missing-data",
         )
     if left_out:
-        counts = ", ".join(f"{number} {problem}" for problem, number in left_out.items())
         logger.warning("left out of training: %s", counts)
     return kept
 
@@ -161,12 +165,27 @@ def _problem(item: Mapping[str, Any], record: Mapping[str, Any], masks: bool) ->
     # Without NumPy: COCO has 860,000 boxes.
     if masks and not item.get("segmentation"):
         return "objects without a mask"
+    if masks and not _is_seen(item["segmentation"], record):
+        return "masks without area in their image"
     left, top, right, bottom = item["bbox"]
     if item["bbox_mode"] == BoxMode.XYWH_ABS:
         right, bottom = left + right, top + bottom
     width = min(right, record["width"]) - max(left, 0)
     height = min(bottom, record["height"]) - max(top, 0)
     return "" if width > _SMALLEST and height > _SMALLEST else "boxes without area in their image"
+
+
+def _is_seen(
+    mask: Mapping[str, Any] | Sequence[Sequence[float]], record: Mapping[str, Any]
+) -> bool:
+    """Whether some of a mask is in its image; of polygons, their bounding boxes are looked at."""
+    if isinstance(mask, Mapping):
+        return mask_util.area(mask) > 0
+    return any(
+        min(max(polygon[::2]), record["width"]) - max(min(polygon[::2]), 0) > _SMALLEST
+        and min(max(polygon[1::2]), record["height"]) - max(min(polygon[1::2]), 0) > _SMALLEST
+        for polygon in mask
+    )
 
 
 def _check_polygons(records: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Detection and instance segmentation: Detectron2's GeneralizedRCNN."""
 
+import itertools
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.annotations_coco import check_masks
+from mls_d2.data.annotations_coco import check_evaluation
 from mls_d2.data.detection import DetectionMapper, training_records
 from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
@@ -35,21 +36,20 @@ class Detection(TransferTask):
         return f"{dataset}_{network}_{neck}"
 
     def check(self, cfg: CfgNode) -> None:
-        """Compare the number of categories with that of the datasets, and check the test masks.
+        """Compare the categories of the datasets and of the model, and check the test objects.
 
         Raises:
-            UserError: they differ, or test objects have no masks.
+            UserError: categories differ, or test objects are crowds only or have no masks.
         """
-        for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            metadata = MetadataCatalog.get(dataset)
-            if not metadata.get("thing_classes"):
-                DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
-            found = len(metadata.get("thing_classes", ()))
-            check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, found)
-        if cfg.MODEL.MASK_ON and comm.get_local_rank() == 0:
+        first, *others = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", first, len(_categories(first)))
+        for dataset in others:
+            _check_same_categories(first, dataset)
+        if comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
                 if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":
-                    check_masks(MetadataCatalog.get(dataset).json_file)
+                    path = MetadataCatalog.get(dataset).json_file
+                    check_evaluation(path, masks=cfg.MODEL.MASK_ON)
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader, without objects that cannot be learnt from."""
@@ -86,3 +86,27 @@ class Detection(TransferTask):
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Draw ground truth and detections."""
         write_detections(path, model, cfg)
+
+
+def _categories(dataset: str) -> list[str]:
+    metadata = MetadataCatalog.get(dataset)
+    if not metadata.get("thing_classes"):
+        DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
+    return list(metadata.get("thing_classes", ()))
+
+
+def _check_same_categories(first: str, second: str) -> None:
+    """Refuse datasets of which the model's classes would not mean the same.
+
+    Raises:
+        UserError: names the first category that differs.
+    """
+    pairs = itertools.zip_longest(_categories(first), _categories(second))
+    for index, (expected, found) in enumerate(pairs):
+        if expected != found:
+            raise UserError(
+                f"datasets '{first}' and '{second}' have different categories: number {index} in "
+                f"the order of their ids is {expected!r} and {found!r}; give both files the same "
+                "categories",
+                code="bad-value",
+            )

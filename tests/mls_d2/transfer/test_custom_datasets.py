@@ -10,6 +10,7 @@ from PIL import Image
 from mls_d2.data.datasets import register_coco
 from mls_d2.results.schema import read_result
 from mls_d2.transfer import classification, detection
+from mls_d2.transfer.detection import Detection
 from mls_d2.transfer.run import run_transfer
 from tests.mls_d2.conftest import NARROW, REPOSITORY, draw_split, forget, load_with
 
@@ -74,3 +75,26 @@ def test_own_categories_in_cocos_layout_are_learnt(tmp_path, make_cfg, monkeypat
         forget(names)
     metrics = read_result(Path(cfg.OUTPUT_DIR) / "results.json").metrics
     assert {f"AP-{name}" for name in ("blue", "green", "never there")} <= metrics["segm"].keys()
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("change", [["green", "blue"], ["blue", "red"], ["blue"]], ids=str)
+def test_datasets_with_different_categories_are_refused(
+    tmp_path, make_cfg, refuses, monkeypatch, key, change
+):
+    monkeypatch.setattr(detection, "check_evaluation", lambda *_, **__: None)
+    for name, classes in (("own_train", ["blue", "green"]), ("own_val", change)):
+        content = {"images": [{"id": 1, "file_name": "a", "width": 9, "height": 9}]}
+        content["categories"] = [{"id": i, "name": name} for i, name in enumerate(classes)]
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content | {"annotations": []}))
+        register_coco(name, path, tmp_path)
+    cfg = make_cfg("DATASETS.TRAIN", "('own_train',)", "DATASETS.TEST", "('own_train',)")
+    Detection().check(cfg)
+    cfg.DATASETS[key] = ("own_train", "own_val")
+    try:
+        with refuses("bad-value") as caught:
+            Detection().check(cfg)
+    finally:
+        forget(["own_train", "own_val"])
+    assert "'own_train' and 'own_val' have different categories" in str(caught.value)

@@ -160,7 +160,7 @@ def _is_coco(name: str) -> bool:
     metadata = MetadataCatalog.get(name)
     return bool(
         metadata.get("json_file")
-        and metadata.get("image_root")
+        and metadata.get("image_root") is not None  # "" if the file has whole paths
         and metadata.get("evaluator_type", "coco") == "coco"
         and not metadata.get("keypoint_names")
     )

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,15 +36,20 @@ class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.
 
     In training, an image that cannot be read is left out with a warning, and the loader takes
-    another one; more than :data:`MAX_BROKEN` of them end the run. In evaluation every image counts.
+    another one; all of them, or more than :data:`MAX_BROKEN`, end the run. In evaluation every
+    image counts.
 
-    ``mapper`` reads the image.
+    ``mapper`` reads the image; ``total`` is the number of files in training.
     """
 
     def __init__(
-        self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
+        self,
+        mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
+        *,
+        is_train: bool,
+        total: float = math.inf,
     ) -> None:
-        self._mapper, self._is_train = mapper, is_train
+        self._mapper, self._is_train, self._total = mapper, is_train, total
         self._broken: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -62,19 +68,53 @@ class TolerantMapper:
             if name not in self._broken:
                 logger.warning("%s; it is left out of training", message)
             self._broken.add(name)
-            if len(self._broken) > MAX_BROKEN:
+            # Without another image to take, Detectron2's loader fails.
+            if len(self._broken) > min(MAX_BROKEN, self._total - 1):
                 raise UnreadableImageError(
-                    f"more than {MAX_BROKEN} training images cannot be used; get the dataset "
-                    f"again. The last: {message}"
+                    f"{len(self._broken)} training images cannot be used, more than {MAX_BROKEN} "
+                    f"or all; get the dataset again. The last: {message}"
                 ) from None
             return None
 
 
 class DetectionMapper(TolerantMapper):
-    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images."""
+    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images.
 
-    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
-        super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)
+    In training, an image is also left out if it has objects and none of them is left after scaling,
+    as those of which the mask has no pixel then.
+    """
+
+    def __init__(self, cfg: CfgNode, *, is_train: bool, total: float = math.inf) -> None:
+        super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train, total=total)
+        # Left out when last met: the loader takes others only, and fails if there are none.
+        self._unused: set[str] = set()
+        self._warned = False
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the model's input of a record; None for a training image to be left out.
+
+        Raises:
+            UserError: an image that cannot be read, by name; or no image that is not left out.
+        """
+        result, name = super().__call__(record), record["file_name"]
+        emptied = result is not None and "instances" in result and not len(result["instances"])
+        if emptied and not all(item.get("iscrowd") for item in record["annotations"]):
+            if not self._warned:
+                text = "'%s' has no object left after scaling; such images are left out of training"
+                logger.warning(text, name)
+            self._warned, result = True, None
+        if result is not None:
+            self._unused.discard(name)
+            return result
+        self._unused.add(name)
+        if len(self._unused) >= self._total:
+            raise UserError(
+                f"none of the {self._total} training images can be read and has an object left "
+                f"after scaling, the last '{name}'; look at their masks, or set "
+                "INPUT.MIN_SIZE_TRAIN higher",
+                code="missing-data",
+            )
+        return None
 
 
 class _ReadingMapper(DatasetMapper):

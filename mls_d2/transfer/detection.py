@@ -39,7 +39,8 @@ class Detection(TransferTask):
         """Compare the categories of the datasets and of the model, and check the test objects.
 
         Raises:
-            UserError: categories differ, or test objects are crowds only or have no masks.
+            UserError: categories differ, a test dataset is of a kind that has no evaluator, or its
+                objects are crowds only or have no masks.
         """
         first, *others = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", first, len(_categories(first)))
@@ -47,15 +48,20 @@ class Detection(TransferTask):
             _check_same_categories(first, dataset)
         if comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
+                self.evaluator(cfg, dataset)  # refuses a kind that has none
                 if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":
                     path = MetadataCatalog.get(dataset).json_file
                     check_evaluation(path, masks=cfg.MODEL.MASK_ON)
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader, without objects that cannot be learnt from."""
-        return build_detection_train_loader(
-            cfg, mapper=DetectionMapper(cfg, is_train=True), dataset=training_records(cfg)
-        )
+        records = training_records(cfg)
+        total = len({record["file_name"] for record in records})
+        mapper = DetectionMapper(cfg, is_train=True, total=total)
+        records = training_records(cfg)
+        total = len({record["file_name"] for record in records})
+        mapper = DetectionMapper(cfg, is_train=True, total=total)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader."""

@@ -105,6 +105,8 @@ REFUSED = {
     "RLE negative": put(*OBJECT, "segmentation", {"counts": [601, -1], "size": [20, 30]}),
     "RLE text": put(*OBJECT, "segmentation", {"counts": "_", "size": [20, 30]}),
     "RLE endless": put(*OBJECT, "segmentation", {"counts": "\x7f\u20ac", "size": [20, 30]}),
+    # Read as "?", the last letter would make it fit.
+    "RLE no ASCII": put(*OBJECT, "segmentation", {"counts": "T3<X\u00e9", "size": [20, 30]}),
     "sizes exchanged": put(*IMAGE, "height", 30),
 }  # fmt: skip
 

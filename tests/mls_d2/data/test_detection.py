@@ -182,6 +182,29 @@ def test_many_damaged_images_stop_the_training(record, refuses):
         assert mapper(record(str(index), DAMAGES["empty"])) is None
     with refuses("damaged-image"):
         mapper(record("last", DAMAGES["empty"]))
+    few = DetectionMapper(get_cfg(), is_train=True, total=2)
+    assert few(record("0", DAMAGES["empty"])) is None
+    with refuses("damaged-image"):
+        few(record("1", DAMAGES["empty"]))
+
+
+def test_an_image_without_objects_left_after_scaling_is_left_out(record, caplog, refuses):
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
+    good, line = record(), record("line")
+    line["annotations"][0]["segmentation"] = [[5, 5, 10, 10, 20, 20]]
+    crowd = record("crowd")
+    crowd["annotations"][0]["iscrowd"] = 1
+    mapper = DetectionMapper(cfg, is_train=True)
+    assert mapper(line) is None
+    assert f"'{line['file_name']}' has no object left after scaling" in caplog.text
+    assert len(mapper(good)["instances"]) == 1
+    assert len(mapper(crowd)["instances"]) == 0
+    assert DetectionMapper(cfg, is_train=False)(line) is not None
+    two = DetectionMapper(cfg, is_train=True, total=2)
+    assert two(line) is None
+    with refuses("missing-data"):
+        two(record("other", DAMAGES["empty"]))
 
 
 class Mapped:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from mls_d2.data.datasets import register_coco
@@ -98,3 +99,14 @@ def test_datasets_with_different_categories_are_refused(
     finally:
         forget(["own_train", "own_val"])
     assert "'own_train' and 'own_val' have different categories" in str(caught.value)
+
+
+def test_a_test_set_without_an_evaluator_is_refused_before_training(make_cfg, refuses):
+    cfg = make_cfg()
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    kind = metadata.__dict__.pop("evaluator_type")
+    try:
+        with refuses("no-evaluator"):
+            Detection().check(cfg)
+    finally:
+        metadata.evaluator_type = kind

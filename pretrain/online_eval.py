@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from mls_d2.core.errors import UserError
+from mls_d2.data.dataset_files import explain_missing, missing_of
 from mls_d2.data.images import BrokenImageError, read_image
 from mls_d2.evaluation.classification_evaluator import mean_average_precision
 from mls_d2.modeling.fitted_heads import knn_scores
@@ -107,7 +108,8 @@ def build_online_eval(
     """Return the hook, if ``PRETRAIN.ONLINE_EVAL.PERIOD`` is set.
 
     Raises:
-        UserError: a bad value, or a dataset without annotations.
+        UserError: a bad value, a dataset without annotations or with missing images, or two with
+            different categories.
     """
     node = cfg.PRETRAIN.ONLINE_EVAL
     if node.PERIOD <= 0:
@@ -121,12 +123,22 @@ def build_online_eval(
         if not comm.is_main_process():
             return Annotations((), (), (), ())  # It only waits; those of COCO take 3 GB to read.
         found = load_annotations([node[name]], key=f"PRETRAIN.ONLINE_EVAL.{name}")
+        absent = missing_of(found.paths)
+        if absent:
+            raise explain_missing(node[name], absent, len(found.paths), "images")
         return spaced(found, node.MAX_IMAGES)
 
+    train, test = data("TRAIN"), data("TEST")
+    if train.names != test.names:
+        raise UserError(
+            f"PRETRAIN.ONLINE_EVAL: the datasets '{node.TRAIN}' and '{node.TEST}' have different "
+            "categories",
+            code="bad-value",
+        )
     hook = OnlineEvaluation(
         backbone,
-        data("TRAIN"),
-        data("TEST"),
+        train,
+        test,
         period=max(1, round(node.PERIOD * iters_per_epoch)),
         size=cfg.PRETRAIN.AUGMENT.CROP_SIZE,
         mean=cfg.MODEL.PIXEL_MEAN,

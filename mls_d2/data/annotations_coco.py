@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -26,18 +27,24 @@ from mls_d2.data.run_length import Rle, Side, rle_problem
 
 logger = logging.getLogger(__name__)
 
-# Evaluation keeps ids in float64. Rasterisation takes time in proportion to coordinates.
+# Evaluation keeps ids in float64, and those of images without a sign. Rasterisation takes time in
+# proportion to coordinates.
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+ImageId = Annotated[int, Meta(ge=0, le=2**53)]
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Length = Annotated[float, Meta(ge=0, le=1e6)]
 Flag = Annotated[int, Meta(ge=0, le=1)] | bool | None
 Text = Annotated[str, Meta(min_length=1)]
+# Results have the names of categories, in UTF-8.
+Name = Annotated[str, Meta(min_length=1, pattern=r"^[^\ud800-\udfff]*$")]
+# COCO's evaluation leaves out larger ones.
+Area = Annotated[float, Meta(ge=0, le=1e10)]
 
 
 class CocoImage(Struct, gc=False):
     """An image; ``width`` and ``height`` in pixels."""
 
-    id: Id
+    id: ImageId
     file_name: Text
     height: Side
     width: Side
@@ -55,7 +62,7 @@ class CocoObject(Struct, gc=False):
     segmentation: Rle | list[list[Coordinate]] | None = None
     iscrowd: Flag = 0
     # Pixels of the mask; None if the file has none.
-    area: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    area: Area | None = None
     ignore: Flag = 0
 
 
@@ -63,7 +70,7 @@ class CocoCategory(Struct, gc=False):
     """A category."""
 
     id: Id
-    name: Text
+    name: Name
 
 
 class CocoFile(Struct, gc=False):
@@ -119,7 +126,8 @@ def image_names(path: str) -> tuple[str, ...]:
     They are in the order of their ids, as Detectron2's records are, if these are numbers.
 
     Raises:
-        UserError: a missing or damaged file, or one without images.
+        UserError: a damaged file, or one without images.
+        OSError: a missing file.
     """
     stat = os.stat(path)
     return _image_names(path, stat.st_mtime_ns, stat.st_size)
@@ -131,7 +139,7 @@ def _image_names(path: str, mtime_ns: int, size: int) -> tuple[str, ...]:
     images = _decode(path, _ImageList).images
     if not images:
         raise UserError(f"'{path}' lists no images", code="damaged-annotation")
-    if all(isinstance(item.id, int) for item in images):
+    if all(isinstance(item.id, int | float) for item in images):
         images.sort(key=lambda item: item.id)
     return tuple(item.file_name for item in images)
 
@@ -208,21 +216,41 @@ def ground_truth(path: str) -> dict[str, Any]:
     }
 
 
-def check_masks(path: str) -> None:
-    """Refuse a file for the evaluation of masks if some objects have no mask.
+def check_evaluation(path: str, *, masks: bool) -> None:
+    """Refuse a file that :func:`read_coco` accepts for evaluation, of boxes or of ``masks`` too.
 
     Raises:
-        UserError: names the first of them and how many there are.
+        UserError: there are no objects but crowds; masks are missing (names one and counts them).
     """
-    faults = Faults(path)
-    for index, item in enumerate(read_coco(path).annotations):
-        if not item.segmentation:
-            faults.add(
-                "mask",
-                f"annotations[{index}].segmentation (id {item.id}) is missing or empty, expected "
-                "a mask; MODEL.MASK_ON False evaluates boxes alone",
-            )
+    content = _decode(path, CocoFile)
+    listed = {image.id for image in content.images}
+    faults, found = Faults(path), False
+    for index, item in enumerate(content.annotations):
+        if item.image_id not in listed:
+            continue
+        found = found or not item.iscrowd
+        problem = _mask_problem(item.segmentation) if masks else ""
+        if problem:
+            problem += ", expected a mask; MODEL.MASK_ON False evaluates boxes alone"
+            faults.add(problem, f"annotations[{index}].segmentation (id {item.id}) {problem}")
+    if not found:
+        faults.add("objects", "no listed image has an object that is no crowd: AP is undefined")
     faults.raise_any()
+
+
+def _mask_problem(mask: Rle | list[list[float]] | None) -> str:
+    if isinstance(mask, Rle):
+        return ""
+    if not mask:
+        return "is missing or empty"
+    if any(len(polygon) > 6 and len(polygon) & 1 for polygon in mask):
+        # COCO's evaluation would take all but the last number, Detectron2 none.
+        return "has a polygon with an odd number of coordinates"
+    return "" if any(map(_is_polygon, mask)) else "has no polygon with three points"
+
+
+def _is_polygon(coordinates: list[float]) -> bool:
+    return len(coordinates) >= 6 and not len(coordinates) & 1
 
 
 def _decode(path: str, kind: type) -> Any:
@@ -269,9 +297,19 @@ def _converted(items: list, key: str, kind: type, faults: Faults) -> Iterator[An
             yield msgspec.convert(item, kind)
         except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
             problem, _, place = str(error).partition(" - at `$")
+            place = place.removesuffix("`")
             found = item.get("id") if isinstance(item, dict) else None
-            where = f"{key}[{index}]{place.removesuffix('`')} (id {_shown(found)})"
-            faults.add(f"{key} {problem} {place.partition('[')[0]}", f"{where}: {problem}")
+            kind_of_fault = f"{key} {problem} {place.partition('[')[0]}"
+            if place and " got " not in problem and "missing" not in problem:
+                problem += f", got {_shown(_value_at(item, place))}"
+            faults.add(kind_of_fault, f"{key}[{index}]{place} (id {_shown(found)}): {problem}")
+
+
+def _value_at(item: Any, place: str) -> Any:
+    """Return the field of an object at a place such as ``.bbox[2]``."""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+        item = item[name or int(index)]
+    return item
 
 
 def _shown(value: Any) -> str:
@@ -299,7 +337,7 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
         problem, mask = "", item.segmentation
         if item.category_id not in known:
             problem = f"no category has the id {item.category_id}"
-        elif item.ignore:
+        elif item.ignore and not item.iscrowd:
             problem = "ignore is 1, which COCO's evaluation does not use; expected iscrowd 1, or 0"
         elif isinstance(mask, Rle):
             problem = rle_problem(mask, sizes[item.image_id])
@@ -307,7 +345,7 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
             kind = problem.partition(" ")[0]
             faults.add(kind, f"annotations[{index}] (id {item.id}): {problem}")
         if isinstance(mask, list):
-            usable = [polygon for polygon in mask if len(polygon) >= 6 and not len(polygon) & 1]
+            usable = [polygon for polygon in mask if _is_polygon(polygon)]
             short += len(mask) - len(usable)
             item.segmentation = usable if mask else None
     kept = [item for item in content.annotations if item.image_id in sizes]
@@ -316,7 +354,8 @@ def _check_objects(content: CocoFile, faults: Faults, path: str) -> None:
         logger.warning("'%s': %d objects of images that are not listed are left out", path, number)
         content.annotations = kept
     if short:
-        logger.warning("'%s': %d polygons without three points are left out", path, short)
+        problem = "without three points or with half a point"
+        logger.warning("'%s': %d polygons %s are left out", path, short, problem)
 
 
 def _training_object(item: CocoObject, order: dict[int, int]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[Batch]:
     mapper = ClassificationMapper(train_transform(cfg), colours=cfg.INPUT.FORMAT)
     return build_detection_train_loader(
         records,
-        mapper=TolerantMapper(mapper, is_train=True),
+        mapper=TolerantMapper(mapper, is_train=True, total=len(records)),
         sampler=TrainingSampler(len(records)),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from mls_d2.data.detection import check_image_size
 from mls_d2.data.images import BrokenImageError, image_size, read_image
 from mls_d2.results.schema import Dataset
 from mls_d2.scenes import read_marker
+
+logger = logging.getLogger(__name__)
 
 _SIZES_CHECKED = 5000
 
@@ -83,7 +86,12 @@ def check_dataset(name: str, *, test: bool = False) -> None:
     records = []
     if _is_coco(name):
         records = coco_records(name)
-        _check_files(name, [record["file_name"] for record in records], "images")
+        files = [record["file_name"] for record in records]
+        _check_files(name, files, "images")
+        again = len(files) - len(set(files))
+        if again:
+            text = "dataset '%s': %d of %d images are listed more than once, and count as often"
+            logger.warning(text, name, again, len(files))
     elif _is_voc(name):
         stems = voc_stems(metadata.dirname, metadata.split)
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
@@ -162,7 +170,7 @@ def _is_coco(name: str) -> bool:
     metadata = MetadataCatalog.get(name)
     return bool(
         metadata.get("json_file")
-        and metadata.get("image_root")
+        and metadata.get("image_root") is not None  # "" if the file has whole paths
         and metadata.get("evaluator_type", "coco") == "coco"
         and not metadata.get("keypoint_names")
     )

@@ -2,11 +2,13 @@
 
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
@@ -34,15 +36,20 @@ class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.
 
     In training, an image that cannot be read is left out with a warning, and the loader takes
-    another one; more than :data:`MAX_BROKEN` of them end the run. In evaluation every image counts.
+    another one; all of them, or more than :data:`MAX_BROKEN`, end the run. In evaluation every
+    image counts.
 
-    ``mapper`` reads the image.
+    ``mapper`` reads the image; ``total`` is the number of files in training.
     """
 
     def __init__(
-        self, mapper: Callable[[dict[str, Any]], dict[str, Any] | None], *, is_train: bool
+        self,
+        mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
+        *,
+        is_train: bool,
+        total: float = math.inf,
     ) -> None:
-        self._mapper, self._is_train = mapper, is_train
+        self._mapper, self._is_train, self._total = mapper, is_train, total
         self._broken: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -61,19 +68,53 @@ class TolerantMapper:
             if name not in self._broken:
                 logger.warning("%s; it is left out of training", message)
             self._broken.add(name)
-            if len(self._broken) > MAX_BROKEN:
+            # Without another image to take, Detectron2's loader fails.
+            if len(self._broken) > min(MAX_BROKEN, self._total - 1):
                 raise UnreadableImageError(
-                    f"more than {MAX_BROKEN} training images cannot be used; get the dataset "
-                    f"again. The last: {message}"
+                    f"{len(self._broken)} training images cannot be used, more than {MAX_BROKEN} "
+                    f"or all; get the dataset again. The last: {message}"
                 ) from None
             return None
 
 
 class DetectionMapper(TolerantMapper):
-    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images."""
+    """Detectron2's ``DatasetMapper``, tolerant, with this project's reader of images.
 
-    def __init__(self, cfg: CfgNode, *, is_train: bool) -> None:
-        super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train)
+    In training, an image is also left out if it has objects and none of them is left after scaling,
+    as those of which the mask has no pixel then.
+    """
+
+    def __init__(self, cfg: CfgNode, *, is_train: bool, total: float = math.inf) -> None:
+        super().__init__(_ReadingMapper(cfg, is_train=is_train), is_train=is_train, total=total)
+        # Left out when last met: the loader takes others only, and fails if there are none.
+        self._unused: set[str] = set()
+        self._warned = False
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the model's input of a record; None for a training image to be left out.
+
+        Raises:
+            UserError: an image that cannot be read, by name; or no image that is not left out.
+        """
+        result, name = super().__call__(record), record["file_name"]
+        emptied = result is not None and "instances" in result and not len(result["instances"])
+        if emptied and not all(item.get("iscrowd") for item in record["annotations"]):
+            if not self._warned:
+                text = "'%s' has no object left after scaling; such images are left out of training"
+                logger.warning(text, name)
+            self._warned, result = True, None
+        if result is not None:
+            self._unused.discard(name)
+            return result
+        self._unused.add(name)
+        if len(self._unused) >= self._total:
+            raise UserError(
+                f"none of the {self._total} training images can be read and has an object left "
+                f"after scaling, the last '{name}'; look at their masks, or set "
+                "INPUT.MIN_SIZE_TRAIN higher",
+                code="missing-data",
+            )
+        return None
 
 
 class _Resize(T.ResizeShortestEdge):
@@ -129,8 +170,8 @@ def check_image_size(record: dict[str, Any], shape: Sequence[int]) -> None:
 def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """Return the images of ``DATASETS.TRAIN`` with the objects that the model can learn from.
 
-    Objects without an area inside their image and, if ``MODEL.MASK_ON``, without a mask are left
-    out, and images without other objects (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``); the log
+    Objects without an area inside their image and, if ``MODEL.MASK_ON``, without a mask there are
+    left out, and images without other objects (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``); the log
     counts them. Detectron2's mapper would leave such boxes out one by one, and an image that
     reaches the model without objects makes SyncBN in the mask head fail.
 
@@ -138,7 +179,7 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         UserError: no image is left, or masks are not in the configured format.
     """
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    # Detectron2's own filter fails if it leaves no image.
+    # Detectron2's own filter asserts that something is left.
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
         _check_polygons(records)
@@ -160,18 +201,20 @@ def usable_records(
             else:
                 usable.append(item)
         if all(item.get("iscrowd") for item in usable) and filter_empty:
-            left_out["images without other objects"] += 1
+            left_out["images without an object to learn from"] += 1
             continue
         kept.append(record if len(usable) == len(objects) else {**record, "annotations": usable})
+    counts = ", ".join(f"{number} {problem}" for problem, number in left_out.items())
     if not kept:
         what = "a mask and a box" if masks else "a box"
+        advice = "; MODEL.MASK_ON False trains boxes alone" if masks else ""
         raise UserError(
-            f"none of the {len(records)} training images has an object with {what} with an area "
-            "inside its image",
+            f"none of the {len(records)} training images (the first is "
+            f"'{records[0]['file_name']}') has an object with {what} with an area inside its "
+            f"image: {counts}{advice}",
             code="missing-data",
         )
     if left_out:
-        counts = ", ".join(f"{number} {problem}" for problem, number in left_out.items())
         logger.warning("left out of training: %s", counts)
     return kept
 
@@ -180,12 +223,27 @@ def _problem(item: Mapping[str, Any], record: Mapping[str, Any], masks: bool) ->
     # Without NumPy: COCO has 860,000 boxes.
     if masks and not item.get("segmentation"):
         return "objects without a mask"
+    if masks and not _is_seen(item["segmentation"], record):
+        return "masks without area in their image"
     left, top, right, bottom = item["bbox"]
     if item["bbox_mode"] == BoxMode.XYWH_ABS:
         right, bottom = left + right, top + bottom
     width = min(right, record["width"]) - max(left, 0)
     height = min(bottom, record["height"]) - max(top, 0)
     return "" if width > _SMALLEST and height > _SMALLEST else "boxes without area in their image"
+
+
+def _is_seen(
+    mask: Mapping[str, Any] | Sequence[Sequence[float]], record: Mapping[str, Any]
+) -> bool:
+    """Whether some of a mask is in its image; of polygons, their bounding boxes are looked at."""
+    if isinstance(mask, Mapping):
+        return mask_util.area(mask) > 0
+    return any(
+        min(max(polygon[::2]), record["width"]) - max(min(polygon[::2]), 0) > _SMALLEST
+        and min(max(polygon[1::2]), record["height"]) - max(min(polygon[1::2]), 0) > _SMALLEST
+        for polygon in mask
+    )
 
 
 def _check_polygons(records: Sequence[Mapping[str, Any]]) -> None:

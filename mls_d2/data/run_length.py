@@ -29,7 +29,9 @@ def rle_problem(rle: Rle, size: tuple[int, int]) -> str:
 
 def _compressed_counts(text: str) -> list[int] | None:
     """Return the run lengths of pycocotools' text (``rleFrString``); None if it is damaged."""
-    digits = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not text.isascii():
+        return None
+    digits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
     if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
         return None
     last = np.flatnonzero((digits & 32) == 0)  # of each number

@@ -1,7 +1,7 @@
 """Detection and instance segmentation: Detectron2's GeneralizedRCNN."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
 from mls_d2.core.errors import UserError
-from mls_d2.data.annotations_coco import check_masks
+from mls_d2.data.annotations_coco import check_evaluation
 from mls_d2.data.detection import DetectionMapper, training_records
 from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
@@ -35,30 +35,30 @@ class Detection(TransferTask):
         return f"{dataset}_{network}_{neck}"
 
     def check(self, cfg: CfgNode) -> None:
-        """Compare the categories of the datasets with the model's, and check the test masks.
+        """Compare the categories of the datasets and of the model, and check the test objects.
 
         Raises:
-            UserError: they differ, or test objects have no masks.
+            UserError: categories differ, a test dataset is of a kind that has no evaluator, or its
+                objects are crowds only or have no masks.
         """
-        classes: dict[str, Sequence[str]] = {}
-        for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            metadata = MetadataCatalog.get(dataset)
-            if not metadata.get("thing_classes"):
-                DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
-            classes[dataset] = metadata.get("thing_classes", ())
+        datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        classes = {dataset: _categories(dataset) for dataset in datasets}
         check_same_classes(classes)
         dataset, names = next(iter(classes.items()))
         check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, len(names))
-        if cfg.MODEL.MASK_ON and comm.get_local_rank() == 0:
+        if comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
+                self.evaluator(cfg, dataset)  # refuses a kind that has none
                 if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":
-                    check_masks(MetadataCatalog.get(dataset).json_file)
+                    path = MetadataCatalog.get(dataset).json_file
+                    check_evaluation(path, masks=cfg.MODEL.MASK_ON)
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader, without objects that cannot be learnt from."""
-        return build_detection_train_loader(
-            cfg, mapper=DetectionMapper(cfg, is_train=True), dataset=training_records(cfg)
-        )
+        records = training_records(cfg)
+        total = len({record["file_name"] for record in records})
+        mapper = DetectionMapper(cfg, is_train=True, total=total)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader."""
@@ -89,3 +89,10 @@ class Detection(TransferTask):
     def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
         """Draw ground truth and detections."""
         write_detections(path, model, cfg)
+
+
+def _categories(dataset: str) -> list[str]:
+    metadata = MetadataCatalog.get(dataset)
+    if not metadata.get("thing_classes"):
+        DatasetCatalog.get(dataset)  # A custom dataset has categories once it is read.
+    return list(metadata.get("thing_classes", ()))

@@ -110,11 +110,11 @@ class Segmentation(TransferTask):
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader of augmented crops."""
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        mapper = SegmentationMapper.from_config(cfg, is_train=True)
         return build_detection_train_loader(
-            get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False),
-            mapper=TolerantMapper(
-                SegmentationMapper.from_config(cfg, is_train=True), is_train=True
-            ),
+            records,
+            mapper=TolerantMapper(mapper, is_train=True, total=len(records)),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,

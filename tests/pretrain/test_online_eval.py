@@ -91,6 +91,28 @@ def labelled(images):
     return name
 
 
+@pytest.mark.parametrize(
+    ("file", "classes", "code"),
+    [(None, ["cat", "cup"], "bad-value"), ("gone.jpg", ["cup", "cat"], "missing-data")],
+)
+def test_data_that_do_not_fit_are_refused_before_training(
+    config, labelled, refuses, file, classes, code
+):
+    changes = {"file_name": file} if file else {}
+    records = [record | changes for record in DatasetCatalog.get(labelled)]
+    DatasetCatalog.register("other", lambda: records)
+    MetadataCatalog.get("other").set(thing_classes=classes)
+    cfg = config(PRETRAIN__ONLINE_EVAL__PERIOD="1.0", PRETRAIN__ONLINE_EVAL__TRAIN=labelled,
+                 PRETRAIN__ONLINE_EVAL__TEST="other")  # fmt: skip
+    try:
+        with refuses(code) as caught:
+            build_online_eval(cfg, Colour(), iters_per_epoch=1)
+    finally:
+        DatasetCatalog.remove("other")
+        MetadataCatalog.remove("other")
+    assert "'other'" in str(caught.value)
+
+
 def test_measuring_with_labels_changes_nothing_but_the_log(config, labelled):
     long = {"PRETRAIN__EPOCHS": "4.0"}
     plain = pretrain(config("plain", **long))

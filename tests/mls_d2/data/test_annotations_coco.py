@@ -11,7 +11,7 @@ from PIL import Image
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.annotations_coco import (
-    check_masks,
+    check_evaluation,
     coco_records,
     ground_truth,
     image_names,
@@ -71,7 +71,7 @@ REFUSED = {
         for key in ("id", "image_id", "category_id")
         for value in (..., None, "1", 1.5, BIG, [1], True)
     },
-    **{f"image id {value!r}": put(*IMAGE, "id", value) for value in (..., None, "x", BIG)},
+    **{f"image id {value!r}": put(*IMAGE, "id", value) for value in (..., None, "x", BIG, -1)},
     **{f"name {value!r}": put(*IMAGE, "file_name", value) for value in (..., None, 3, "")},
     **{
         f"{side} {value!r}": put(*IMAGE, side, value)
@@ -79,7 +79,7 @@ REFUSED = {
         for value in (..., None, 0, -3, "30", 1e9, 30.5)
     },
     **{f"category id {value!r}": put(*CATEGORY, "id", value) for value in (..., None, "x", BIG)},
-    **{f"category {value!r}": put(*CATEGORY, "name", value) for value in (..., None, 1, "")},
+    **{f"category {v!r}": put(*CATEGORY, "name", v) for v in (..., None, 1, "", "\ud800")},
     **{
         f"bbox {value!r}": put(*OBJECT, "bbox", value)
         for value in (..., None, [], "1 2 3 4", [1, 2, 3], [1, 2, 3, "4"], [1, 2, -3, 4],
@@ -93,7 +93,7 @@ REFUSED = {
     "ignore": put(*OBJECT, "ignore", 1),
     "crowd 2": put(*OBJECT, "iscrowd", 2),
     "crowd text": put(*OBJECT, "iscrowd", "0"),
-    **{f"area {v!r}": put(*OBJECT, "area", v) for v in (-1, "9", float("nan"))},
+    **{f"area {v!r}": put(*OBJECT, "area", v) for v in (-1, "9", 1e11, float("nan"))},
     "flat polygon": put(*OBJECT, "segmentation", [1, 2, 3, 4, 5, 6]),
     "text polygon": put(*OBJECT, "segmentation", [["1", 2, 3, 4, 5, 6]]),
     "far polygon": put(*OBJECT, "segmentation", [[1, 2, 1e8, 4, 5, 6]]),
@@ -105,6 +105,8 @@ REFUSED = {
     "RLE negative": put(*OBJECT, "segmentation", {"counts": [601, -1], "size": [20, 30]}),
     "RLE text": put(*OBJECT, "segmentation", {"counts": "_", "size": [20, 30]}),
     "RLE endless": put(*OBJECT, "segmentation", {"counts": "\x7f\u20ac", "size": [20, 30]}),
+    # Read as "?", the last letter would make it fit.
+    "RLE no ASCII": put(*OBJECT, "segmentation", {"counts": "T3<X\u00e9", "size": [20, 30]}),
     "sizes exchanged": put(*IMAGE, "height", 30),
 }  # fmt: skip
 
@@ -132,6 +134,10 @@ def test_the_message_names_field_and_id_and_counts_the_others(dataset, refuses):
     message = str(caught.value)
     assert "annotations[1].bbox[2] (id 7)" in message
     assert f"{len(content['annotations']) - 2} more like it" in message
+    content["images"][1]["width"] = -7
+    with refuses("damaged-annotation") as caught:
+        read_coco(dataset(content))
+    assert "images[1].width (id 4): Expected `int` >= 1, got -7" in str(caught.value)
 
 
 ACCEPTED = {
@@ -141,6 +147,7 @@ ACCEPTED = {
     "null iscrowd": put(*OBJECT, "iscrowd", None),
     "iscrowd false": put(*OBJECT, "iscrowd", False),
     "ignore 0": put(*OBJECT, "ignore", 0),
+    "ignore of a crowd": put("annotations", 3, "ignore", 1),
     "no area": put(*OBJECT, "area", ...),
     "null area": put(*OBJECT, "area", None),
     "short polygon beside": lambda c: c["annotations"][1]["segmentation"].append([1, 2, 3, 4]),
@@ -184,6 +191,14 @@ def test_objects_of_unlisted_images_and_unusable_masks_are_counted(dataset, capl
     assert "1 polygons without three points" in caplog.text
 
 
+def test_an_image_that_is_listed_twice_is_counted(dataset, caplog):
+    content = some_coco()
+    put(*IMAGE, "file_name", "b.png")(content)
+    dataset(content)
+    check_dataset("own", test=True)
+    assert "1 of 2 images are listed more than once" in caplog.text
+
+
 def test_areas_are_those_of_the_masks_and_ids_count_from_one(dataset):
     content = some_coco()
     for item in content["annotations"]:
@@ -202,13 +217,30 @@ def test_areas_are_those_of_the_masks_and_ids_count_from_one(dataset):
         assert item["area"] == mask_util.decode(merged).sum()
 
 
-@pytest.mark.parametrize("segmentation", [..., None, [], [[]], [[1, 2, 3, 4]]])
-def test_masks_that_are_missing_stop_their_evaluation(dataset, refuses, segmentation):
+EVEN, ODD = [4, 4, 14, 4, 14, 12], [4, 4, 14, 4, 14, 12, 4]
+
+
+@pytest.mark.parametrize("mask", [..., None, [], [[]], [[1, 2, 3, 4]], [EVEN, ODD]], ids=str)
+def test_masks_that_are_missing_or_ambiguous_stop_their_evaluation(dataset, refuses, mask):
     content = some_coco()
-    check_masks(dataset(content))
-    put("annotations", 2, "segmentation", segmentation)(content)
-    with refuses("damaged-annotation"):
-        check_masks(dataset(content))
+    check_evaluation(dataset(content), masks=True)
+    put("annotations", 2, "segmentation", mask)(content)
+    check_evaluation(dataset(content), masks=False)
+    with refuses("damaged-annotation") as caught:
+        check_evaluation(dataset(content), masks=True)
+    assert "annotations[2].segmentation (id 8)" in str(caught.value)
+    put("annotations", 2, "image_id", 1234)(content)
+    check_evaluation(dataset(content), masks=True)
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": True}, {"image_id": 1234}], ids=str)
+def test_an_evaluation_needs_an_object_that_is_no_crowd(dataset, refuses, change):
+    content = some_coco()
+    for item in content["annotations"]:
+        item.update(change)
+    with refuses("damaged-annotation") as caught:
+        check_evaluation(dataset(content), masks=True)
+    assert "AP is undefined" in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -244,7 +276,9 @@ def test_own_categories_belong_under_a_name_of_their_own(dataset, refuses, tmp_p
 def test_pretraining_reads_the_list_of_images_alone(dataset, refuses):
     content = some_coco()
     content["annotations"] = content["categories"] = "broken"
-    assert image_names(dataset(content)) == ("b.png", "a.png")  # ids 4 and 9
+    for number in (9, 9.0):  # and 4: in the order of their ids
+        put(*IMAGE, "id", number)(content)
+        assert image_names(dataset(content)) == ("b.png", "a.png")
     with refuses("damaged-annotation"):
         image_names(dataset({"images": []}))
 

@@ -53,6 +53,19 @@ def test_a_complete_dataset_passes_and_its_images_are_listed(root):
     assert image_files("test_set") == [str(root / "images" / name) for name in NAMES]
 
 
+def test_whole_paths_need_no_image_root(root, refuses):
+    content = json.loads((root / "instances.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = str(root / "images" / image["file_name"])
+    (root / "instances.json").write_text(json.dumps(content))
+    MetadataCatalog.get("test_set").__dict__["image_root"] = ""
+    check_dataset("test_set", test=True)
+    assert image_files("test_set") == [str(root / "images" / name) for name in NAMES]
+    (root / "instances.json").write_text(json.dumps(content | {"categories": [{"id": 1}]}))
+    with refuses("damaged-annotation"):
+        check_dataset("test_set")
+
+
 def test_an_unknown_name_gets_the_nearest(refuses):
     with refuses("unknown-name", "did you mean 'coco_2017_train'"):
         check_dataset("coco_2017_trian")

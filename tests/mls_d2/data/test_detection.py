@@ -1,6 +1,7 @@
 """Detection: objects to learn from, the mapper, and images that cannot be read."""
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
@@ -29,7 +30,7 @@ def with_boxes(*boxes, mode=BoxMode.XYWH_ABS, crowd=0, **fields):
 
 GOOD = (10, 10, 5, 5)
 MASK = {"segmentation": [[10, 10, 15, 10, 15, 15]]}
-RLE = {"segmentation": {"counts": "x", "size": [40, 60]}}
+RLE = {"segmentation": mask_util.encode(np.ones((40, 60), np.uint8, order="F"))}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ RLE = {"segmentation": {"counts": "x", "size": [40, 60]}}
 def test_boxes_without_area_are_left_out_and_counted(box, caplog):
     records = [with_boxes(box), with_boxes(box, GOOD), with_boxes(box, box), with_boxes(GOOD)]
     assert usable_records(records, masks=False) == [with_boxes(GOOD)] * 2
-    assert "4 boxes without area in their image, 2 images without other objects" in caplog.text
+    assert "4 boxes without area in their image, 2 images without an object" in caplog.text
     assert len(usable_records(records, masks=False, filter_empty=False)) == 4
 
 
@@ -62,14 +63,35 @@ def test_corners_are_read_as_corners():
     assert usable_records([corners, empty], masks=False) == [corners]
 
 
-@pytest.mark.parametrize("record", [with_boxes(GOOD, crowd=1), with_boxes()], ids=["crowd", "none"])
-def test_images_without_objects_are_no_training_set(refuses, record):
-    DatasetCatalog.register("test_nothing", lambda: [record])
+@pytest.mark.parametrize("record", [with_boxes(), with_boxes(GOOD, crowd=1)])
+def test_crowds_are_no_objects_to_learn_from(monkeypatch, refuses, record):
+    monkeypatch.setattr(DatasetCatalog, "get", lambda _: [record])
     cfg = get_cfg()
-    cfg.DATASETS.TRAIN = ("test_nothing",)
-    with refuses("missing-data"):
+    cfg.DATASETS.TRAIN = ("scenes",)
+    with refuses("missing-data") as caught:
         training_records(cfg)
-    DatasetCatalog.remove("test_nothing")
+    assert "a.jpg" in str(caught.value)
+    assert "1 images without an object to learn from" in str(caught.value)
+
+
+def empty_rle():
+    return mask_util.encode(np.zeros((40, 60), np.uint8, order="F"))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [[61, 5, 70, 5, 70, 9]], [[5, -9, 9, -9, 9, -1]],  # outside of the image
+        [[5, 5, 9, 5, 20, 5]],  # a line
+        empty_rle(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_masks_without_area_are_left_out_of_mask_training_alone(mask, caplog):
+    records = [with_boxes(GOOD, segmentation=mask), with_boxes(GOOD, **MASK)]
+    assert usable_records(records, masks=False) == records
+    assert usable_records(records, masks=True) == records[1:]
+    assert "1 masks without area in their image" in caplog.text
 
 
 def test_objects_without_masks_are_left_out_of_mask_training_alone(monkeypatch, caplog, refuses):
@@ -168,6 +190,29 @@ def test_many_damaged_images_stop_the_training(record, refuses):
         assert mapper(record(str(index), DAMAGES["empty"])) is None
     with refuses("damaged-image"):
         mapper(record("last", DAMAGES["empty"]))
+    few = DetectionMapper(get_cfg(), is_train=True, total=2)
+    assert few(record("0", DAMAGES["empty"])) is None
+    with refuses("damaged-image"):
+        few(record("1", DAMAGES["empty"]))
+
+
+def test_an_image_without_objects_left_after_scaling_is_left_out(record, caplog, refuses):
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
+    good, line = record(), record("line")
+    line["annotations"][0]["segmentation"] = [[5, 5, 10, 10, 20, 20]]
+    crowd = record("crowd")
+    crowd["annotations"][0]["iscrowd"] = 1
+    mapper = DetectionMapper(cfg, is_train=True)
+    assert mapper(line) is None
+    assert f"'{line['file_name']}' has no object left after scaling" in caplog.text
+    assert len(mapper(good)["instances"]) == 1
+    assert len(mapper(crowd)["instances"]) == 0
+    assert DetectionMapper(cfg, is_train=False)(line) is not None
+    two = DetectionMapper(cfg, is_train=True, total=2)
+    assert two(line) is None
+    with refuses("missing-data"):
+        two(record("other", DAMAGES["empty"]))
 
 
 class Mapped:

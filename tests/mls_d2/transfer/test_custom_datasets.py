@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from mls_d2.data.datasets import register_coco
 from mls_d2.results.schema import read_result
 from mls_d2.transfer import classification, detection
+from mls_d2.transfer.detection import Detection
 from mls_d2.transfer.run import run_transfer
 from tests.mls_d2.conftest import NARROW, REPOSITORY, draw_split, load_with
 
@@ -93,3 +95,14 @@ def test_other_classes_in_the_test_set_are_refused(own_cfg, tmp_path, refuses, c
     with refuses("other-classes", "'own_train' and 'own_val' have different classes"):
         run_transfer(own_cfg)
     assert not Path(own_cfg.OUTPUT_DIR).exists()
+
+
+def test_a_test_set_without_an_evaluator_is_refused_before_training(make_cfg, refuses):
+    cfg = make_cfg()
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    kind = metadata.__dict__.pop("evaluator_type")
+    try:
+        with refuses("no-evaluator"):
+            Detection().check(cfg)
+    finally:
+        metadata.evaluator_type = kind

@@ -275,6 +275,10 @@ def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuse
         convert(tmp_path, {"state_dict": under("module.", state)}, check=True)
     assert "layer1.0.conv1.weight is " in str(caught.value)
     assert kind in str(caught.value)
+    if kind != "nested":  # Also beside an object that needs stubs.
+        with refuses("bad-tensor") as caught:
+            convert(tmp_path, state | {"hook": torch.nn.ReLU()}, stubs=True)
+        assert kind in str(caught.value)
     # Beside the encoder they harm nothing.
     harmless = {"other.weight": odd(kind), "other.bias": odd(kind)}
     assert_is(convert(tmp_path, encoder(0) | harmless), encoder(0))

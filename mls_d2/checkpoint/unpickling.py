@@ -80,16 +80,36 @@ _NUMPY: dict[tuple[str, str], Any] = {
         ("numeric", "_frombuffer", _frombuffer),
     )
 }
+
+
+def _rebuild_parameter(data: Any, *others: Any) -> Any:
+    # Of a kind of tensor that is not in the table, there is only a stub.
+    rebuild = torch._utils._rebuild_parameter
+    return rebuild(data, *others) if isinstance(data, torch.Tensor) else data
+
+
+_REBUILT = ("tensor_v2", "tensor_v3", "meta_tensor_no_storage", "qtensor", "sparse_tensor")
+_STORED = (
+    "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
+    "QInt8", "QUInt8", "QInt32",
+)  # fmt: skip
 # torch.storage._load_from_bytes is not listed: it would unpickle without these limits.
 _TORCH: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch", "Size"): torch.Size,
-    ("torch", "BoolStorage"): torch.BoolStorage,
     ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
-} | {
-    ("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage")
-    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte")
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("torch", "per_tensor_affine"): torch.per_tensor_affine,
+}
+_TORCH |= {
+    ("torch._utils", f"_rebuild_{kind}"): getattr(torch._utils, f"_rebuild_{kind}")
+    for kind in _REBUILT
+}
+_TORCH |= {("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage") for kind in _STORED}
+_TORCH |= {
+    ("torch", str(value).removeprefix("torch.")): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
 }
 
 

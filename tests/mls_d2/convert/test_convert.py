@@ -266,6 +266,9 @@ def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuse
     state = encoder(0) | {"layer1.0.conv1.weight": odd(kind)}
     with refuses("bad-tensor", "layer1.0.conv1.weight is ", kind):
         convert(tmp_path, {"state_dict": under("module.", state)}, check=True)
+    if kind != "nested":  # Also beside an object that needs stubs.
+        with refuses("bad-tensor", kind):
+            convert(tmp_path, state | {"hook": torch.nn.ReLU()}, stubs=True)
     # Beside the encoder they harm nothing.
     harmless = {"other.weight": odd(kind), "other.bias": odd(kind)}
     assert_is(convert(tmp_path, encoder(0) | harmless), encoder(0))

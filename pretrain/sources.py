@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import JSON_FAULTS
 from mls_d2.data.images import BrokenImageError, printable, read_file
 from mls_d2.scenes import read_marker
 
@@ -194,7 +195,7 @@ def read_shards_file(folder: str) -> ShardsIndex:
     except OSError as error:
         message = f"'{path}' cannot be read: {error.strerror}"
         raise UserError(message, code="missing-file") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_FAULTS as error:
         raise UserError(f"'{path}' is no index of shards: {error}", code="damaged-file") from None
     if index.format != SHARDS_FORMAT:
         message = f"'{path}' has format {index.format}, not {SHARDS_FORMAT}"

@@ -68,7 +68,7 @@ def contact_sheet(root: Path, *, count: int = 16, columns: int = 4, scale: int =
             f"a contact sheet shows scenes of train2017, and there is no {path}; ask for --train",
             code="missing-data",
         )
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
     names = {category["id"]: category["name"] for category in content["categories"]}
     pairs = []
     for image in content["images"][:count]:

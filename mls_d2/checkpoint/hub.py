@@ -69,7 +69,7 @@ def hub_file(path: str) -> str:
         # Repositories of other projects have no such entry, or no config.
         with suppress(hub.errors.EntryNotFoundError, ValueError):
             if name != CONFIG_FILE:
-                expected = digest_in(json.loads(Path(get(filename=CONFIG_FILE)).read_text()), name)
+                expected = digest_in(json.loads(Path(get(filename=CONFIG_FILE)).read_bytes()), name)
     if expected is None or (found := sha256_of(local)) == expected:
         return local
     os.unlink(os.path.realpath(local))  # Else it would not be downloaded again.

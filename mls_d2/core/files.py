@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import cv2
+import msgspec
 import numpy as np
 import yaml
 
@@ -137,6 +138,9 @@ YAML_FAULTS = (
     ValueError,
 )
 """What reading a damaged YAML file, or taking its content for a mapping, raises."""
+
+JSON_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding damaged JSON with msgspec raises."""
 
 
 def trim_metrics(path: str, iteration: int) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Annotated, Any, ClassVar
 import msgspec
 
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import JSON_FAULTS
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 _LENGTH = struct.Struct("<I")
@@ -82,7 +83,7 @@ class RecipeFile:
         try:
             (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
             return msgspec.json.decode(file.read(length), type=self.header)
-        except (struct.error, msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+        except (struct.error, OverflowError, *JSON_FAULTS) as error:
             raise self.damaged(str(error)) from None
 
 
@@ -105,7 +106,7 @@ def check_begun(partial: str, begun: bytes, recipe: msgspec.Struct) -> None:
     """
     try:
         found = msgspec.json.decode(begun, type=type(recipe))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_FAULTS as error:
         message = f"'{partial}' is damaged: {error}. Remove it; it is made again"
         raise UserError(message, code="damaged-file") from None
     changed = differences(found, recipe)

@@ -43,7 +43,7 @@ class Tracker(EventWriter, abc.ABC):
             ) from None
         self._last = -1
         kept = Path(folder, f"{self.package}_run.txt")
-        known = kept.read_text() if kept.is_file() else None
+        known = kept.read_text(encoding="utf-8") if kept.is_file() else None
         write_bytes(kept, self.start(Path(folder).resolve(), config, known).encode())
 
     @abc.abstractmethod

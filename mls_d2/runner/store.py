@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from mls_d2.core.files import sha256_of, unwritable, write_json
+from mls_d2.core.files import JSON_FAULTS, sha256_of, unwritable, write_json
 from mls_d2.runner.cells import Cell
 
 RECORD_FILE = "cell.json"
@@ -148,6 +148,6 @@ def tail(path: Path, lines: int) -> list[str]:
 def _read_record(path: Path) -> Record | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *JSON_FAULTS):
         # Missing or damaged: the tool itself finds what is left to do in its folder.
         return None

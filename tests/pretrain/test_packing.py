@@ -196,6 +196,7 @@ def test_folders_of_others_and_other_packings_are_refused(files, tmp_path, refus
     [
         ("{}", "damaged-file"),
         ("[", "damaged-file"),
+        ('{"x":' + "[" * 100_000, "damaged-file"),
         ('{"format": 1, "synthetic": false, "shards": [["a.tar", "1", 2]]}', "damaged-file"),
         ('{"format": 9, "synthetic": false, "shards": [["a.tar", 1, 2]]}', "damaged-file"),
         ('{"format": 1, "synthetic": false, "shards": []}', "missing-data"),

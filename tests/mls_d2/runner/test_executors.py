@@ -242,7 +242,7 @@ def test_two_methods_of_one_content_share_their_cells(bench):
     assert outcomes["coco/again-seed0"].folder == outcomes["coco/mls-seed0"].folder
 
 
-def test_records_of_another_key_or_of_an_unknown_time_do_not_count(bench):
+def test_records_of_another_key_of_an_unknown_time_or_damaged_do_not_count(bench):
     (cell,) = bench.cells(methods=["random"])
     bench.run(methods=["random"])
     store = Store(bench.out)
@@ -256,6 +256,9 @@ def test_records_of_another_key_or_of_an_unknown_time_do_not_count(bench):
     # The name of a folder has only the first letters of the key.
     path.write_text(json.dumps(content | {"key": f"{content['key'][:-1]}x"}))
     assert store.record(store.place(cell)) is None
+    for damage in (b'{"key": "\xff"}', b'{"x": ' + b"[" * 100_000, b""):
+        path.write_bytes(damage)
+        assert store.record(store.place(cell)) is None
     assert statuses(bench.run(methods=["random"])) == {"coco/random-seed0": "finished"}
 
 

@@ -7,7 +7,7 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import mark_if_changed
 from mls_d2.core.errors import run_tool
 from mls_d2.run.launch import launch, tool_parser
-from mls_d2.transfer.run import run_evaluation, run_transfer
+from mls_d2.transfer.run import check_transfer, run_evaluation, run_transfer
 
 EXAMPLES = """\
 examples (QUICK is transfer_configs/coco/mask_rcnn_R_50_FPN_quick.yaml):
@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> None:
     """Run one process of the transfer."""
     cfg = load_cfg(args.config_file, args.opts)
     mark_if_changed(cfg, load_cfg(args.config_file), "transfer")
-    if args.eval_only:
+    if args.dry_run:
+        check_transfer(cfg)
+    elif args.eval_only:
         run_evaluation(cfg)
     else:
         run_transfer(cfg, resume=args.resume)
@@ -37,6 +39,8 @@ def main() -> int:
     parser = tool_parser(__doc__ or "", EXAMPLES)
     text = "only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR that holds no run"
     parser.add_argument("--eval-only", action="store_true", help=text)
+    text = "only check config and data, without weights; prints nothing if a run could begin"
+    parser.add_argument("--dry-run", action="store_true", help=text)
     args = parser.parse_args()
     return launch(run, args, device=load_cfg(args.config_file, args.opts).MODEL.DEVICE)
 

@@ -68,7 +68,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except OSError as error:
         # Python would try it again at its end, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _tell(_line_of(error))
+        _print_error(_line_of(error))
         code = code or EXIT_USER_ERROR
     sys.exit(code)
 
@@ -92,13 +92,13 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     except (UserError, OSError, UnicodeEncodeError, MemoryError) as error:
         if _is_bug(error):
             raise
-        _tell(_line_of(error))
+        _print_error(_line_of(error))
         return EXIT_USER_ERROR
     except Preempted as error:
-        _tell(str(error))
+        _print_error(str(error))
         return EXIT_PREEMPTED
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _print_error("interrupted")
         return EXIT_INTERRUPTED
 
 
@@ -126,7 +126,7 @@ def _line_of(error: Exception) -> str:
     return f"error: {error}{f' [{code}]' * bool(code)}"
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     with contextlib.suppress(OSError):  # the disk of the log is full
         sys.stderr.write(f"{line}\n" * bool(line))
 
@@ -134,6 +134,6 @@ def _tell(line: str) -> None:
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Report an error in a thread; one of the system as a line, as TensorBoard raises it again."""
     if isinstance(failure.exc_value, OSError):
-        _tell(_line_of(failure.exc_value).replace("error", "warning", 1))
+        _print_error(_line_of(failure.exc_value).replace("error", "warning", 1))
     else:
         threading.__excepthook__(failure)

@@ -86,6 +86,7 @@ def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
             print_now(costs_text(to_do, options.cost_of))
         return 0
     check_can_run(suite, to_do, options, gpus)
+    check_transfers(to_do, tools)
     folder = store.out / suite.name
     check_writable(str(folder))
     executor: Executor
@@ -174,6 +175,27 @@ def check_can_run(
             "finishes preset quick in minutes (MODEL.DEVICE cpu runs it nevertheless)",
             code="no-gpu",
         )
+
+
+def check_transfers(to_do: Sequence[Cell], tools: Tools) -> None:
+    """Check the data of the tasks that come after a pretraining, before that takes its hours.
+
+    Generated scenes are not checked.
+
+    Raises:
+        UserError: of the first task whose data cannot be used.
+    """
+    if read_marker(datasets_root()) is not None:
+        return
+    waiting = [cell for cell in to_do if cell.stage == TRANSFER and cell.needs in to_do]
+    tasks = {cell.recipe: cell.name.partition("/")[0] for cell in waiting}
+    for (config, words), task in tasks.items():
+        print_now(f"checking the data of {task}")
+        command = [*tools.train_net, "--config-file", config, "--dry-run", *words]
+        run = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
+        if run.returncode:
+            problem = run.stderr.rpartition("error: ")[2].strip()
+            raise UserError(f"task '{task}': {problem}", code="bad-data")
 
 
 @contextlib.contextmanager

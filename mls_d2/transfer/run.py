@@ -111,20 +111,29 @@ def run_evaluation(cfg: CfgNode) -> None:
     _evaluate(cfg, model, weights, Training.none())
 
 
+def check_transfer(cfg: CfgNode) -> None:
+    """Check config and data as a run does before it trains; weights and device are not looked at.
+
+    Raises:
+        UserError: bad config or data.
+    """
+    register_all()
+    setup_logging()
+    _check_data(cfg)
+    task_of(cfg).check(cfg)
+    if cfg.SOLVER.MAX_ITER:
+        task_of(cfg).train_loader(cfg)  # which refuses images without anything to learn from
+
+
 def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     """Check all that does not need a model, and set device and batch size."""
     register_all()
     setup_logging()
     check_same_config(cfg)
     cfg = cfg.clone()
-    if not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on", code="bad-value")
     if not training:
         cfg.DATASETS.TRAIN = ()
-    if comm.get_local_rank() == 0:
-        # A failure here ends the other processes, too.
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, test=name in cfg.DATASETS.TEST)
+    _check_data(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
@@ -148,6 +157,15 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
             logger.warning("the published recipe takes months on a CPU; the quick preset minutes")
     _drop_late_steps(cfg)
     return scale_to_processes(cfg, world_size)
+
+
+def _check_data(cfg: CfgNode) -> None:
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on", code="bad-value")
+    if comm.get_local_rank() == 0:
+        # A failure here ends the other processes, too.
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            check_dataset(name, test=name in cfg.DATASETS.TEST)
 
 
 def _drop_late_steps(cfg: CfgNode) -> None:

@@ -98,7 +98,7 @@ class Segmentation(TransferTask):
         Raises:
             UserError: names key, value and what is allowed, or the files.
         """
-        _check_segmentation(cfg)
+        check_segmentation(cfg)
         check_batch(cfg, comm.get_world_size())
         datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         for dataset in datasets:
@@ -154,7 +154,7 @@ class Segmentation(TransferTask):
         write_segmentations(path, model, self.test_mapper(cfg), records, COLORS)
 
 
-def _check_segmentation(cfg: CfgNode) -> None:
+def check_segmentation(cfg: CfgNode) -> None:
     """Check single values, and that sliding windows leave no gaps.
 
     Raises:

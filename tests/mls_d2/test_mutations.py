@@ -25,7 +25,7 @@ from mls_d2.results.schema import read_result, write_result
 from mls_d2.run.folder import RunState, run_state
 from pretrain.packing import Packing, pack
 from pretrain.sources import FileSource, ShardSource
-from tests.mls_d2.data.mutations import damaged, mutated
+from tests.mls_d2.data.mutations import FIRST_SEED, damaged, mutated
 from tests.mls_d2.report.conftest import build_result
 
 VALUES = [
@@ -166,4 +166,5 @@ def test_damaged_files_are_read_or_refused(tmp_path, kind):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", CHECKS)
 def test_thousands_of_damaged_files_are_read_or_refused(tmp_path, kind):
-    count(CHECKS[kind], tmp_path, range(100, 500 if kind == "runs" else 2100))
+    number = 400 if kind == "runs" else 2000
+    count(CHECKS[kind], tmp_path, range(FIRST_SEED, FIRST_SEED + number))

@@ -79,9 +79,12 @@ def test_a_run_survives_ctrl_c_and_resumes(scenes_root, tmp_path):
     assert (folder / "predictions.png").exists()
 
 
-def test_eval_only_evaluates(run_tool, load_tool, monkeypatch):
+@pytest.mark.parametrize(
+    ("option", "function"), [("--eval-only", "run_evaluation"), ("--dry-run", "check_transfer")]
+)
+def test_options_evaluate_or_check_alone(run_tool, load_tool, monkeypatch, option, function):
     calls = []
-    monkeypatch.setattr(load_tool("train_net"), "run_evaluation", calls.append)
-    words = ("--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "x.pth")
+    monkeypatch.setattr(load_tool("train_net"), function, calls.append)
+    words = ("--config-file", QUICK, option, "MODEL.WEIGHTS", "x.pth")
     assert run_tool("train_net", *words).code == 0
     assert calls[0].MODEL.WEIGHTS == "x.pth"

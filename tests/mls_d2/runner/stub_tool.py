@@ -52,8 +52,11 @@ def main():
     environment = {
         name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
     }
-    note("start", [kind, *words], environment=environment)
     deed = deed_of([kind, *words])
+    if "--dry-run" in words:
+        note("check", [kind, *words])
+        sys.exit(f"a log\nerror: {deed[7:]}" if deed.startswith("refuse ") else 0)
+    note("start", [kind, *words], environment=environment)
     if kind == "report":
         sys.exit(int(deed or 0))
     if kind == "convert":

@@ -6,7 +6,7 @@ from mls_d2.config.loading import load_cfg
 from mls_d2.config.recipes import mark_if_changed
 from mls_d2.config.rules import value_at
 from mls_d2.runner.suite import build_suite, method_configs, task_configs
-from mls_d2.transfer.segmentation import check_values
+from mls_d2.transfer.segmentation import check_segmentation
 from pretrain.checks import check_config
 from pretrain.methods import method_class
 from tests.conftest import REPOSITORY
@@ -92,7 +92,7 @@ def test_every_method_and_task_has_a_valid_config():
         cfg = cfg_of(entry)
         assert not cfg.SOLVER.STEPS or cfg.SOLVER.STEPS[-1] < cfg.SOLVER.MAX_ITER, entry.name
         if entry.name.startswith("cityscapes"):
-            check_values(cfg)
+            check_segmentation(cfg)
 
 
 def test_options_change_the_rule_and_the_preset_stays():

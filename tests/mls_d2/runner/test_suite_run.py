@@ -77,6 +77,16 @@ def test_an_evaluation_needs_a_finished_backbone_and_is_compared_with_the_paper(
     assert given == {"mls-seed0", "random-seed0"}
 
 
+def test_the_data_of_tasks_are_checked_before_the_pretraining_that_they_wait_for(bench, refuses):
+    bench.control([["--dry-run", "voc"], "refuse image 7 is\n  broken [bad]"])
+    with refuses("bad-data", "task 'voc': image 7 is\n  broken [bad]"):
+        run(bench)
+    assert bench.calls() == []
+    assert ["coco" in call.words[2] for call in bench.calls("check")] == [True, False]
+    assert run(bench, methods=["random"]) == 0  # fails at its own start, with nothing lost
+    assert len(bench.calls("check")) == 2
+
+
 def test_links_and_report_are_made_under_one_lock(bench, monkeypatch):
     held = []
 

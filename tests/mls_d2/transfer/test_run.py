@@ -18,7 +18,7 @@ from mls_d2.results.schema import InitialWeights, read_result
 from mls_d2.run.hooks import PeriodicCheckpointer
 from mls_d2.transfer import detection
 from mls_d2.transfer import trainer as transfer_trainer
-from mls_d2.transfer.run import run_evaluation, run_transfer
+from mls_d2.transfer.run import check_transfer, run_evaluation, run_transfer
 from mls_d2.transfer.tasks import task_of
 
 STEM = "backbone.bottom_up.stem.conv1.weight"
@@ -359,3 +359,22 @@ def test_odd_annotations_are_trained_and_evaluated_with_what_is_usable(
     cfg = make_cfg(*names, "SOLVER.MAX_ITER", 4)
     run_transfer(cfg)
     assert math.isfinite(result_of(cfg).metrics["bbox"]["AP"])
+
+
+def test_data_are_checked_alone_without_weights_and_output(
+    drawn_boxes, make_cfg, tmp_path, refuses
+):
+    cfg = make_cfg("MODEL.WEIGHTS", "")
+    check_transfer(cfg)
+    assert not Path(cfg.OUTPUT_DIR).exists()
+    source = Path(MetadataCatalog.get(drawn_boxes[0]).json_file)
+    content = json.loads(source.read_text())
+    for item in content["annotations"]:
+        item["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    register_coco_instances(
+        "crowds", {}, str(tmp_path / "crowds.json"), str(source.parent / "images")
+    )
+    cfg.DATASETS.TRAIN = ("crowds",)
+    with refuses("missing-data"):
+        check_transfer(cfg)

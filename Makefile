@@ -8,7 +8,7 @@ EPOCHS ?= 400
 OUT ?= output
 DATA ?= $(if $(filter quick,$(PRESET)),datasets/scenes,$(DETECTRON2_DATASETS))
 SUITE ?= suites/$(PRESET:paper=paper_table1).yaml
-$(if $(findstring ",$(subst `,",$(subst \,",$(OUT)$(DATA)$(BACKBONE)$(SRC)$(DST)))),$(error a path has ", ` or \, which make does not pass on to a tool: rename it, or call the tool itself))
+$(if $(findstring ",$(subst `,",$(subst \,",$(OUT)$(DATA)$(SUITE)$(BACKBONE)$(SRC)$(DST)))),$(error a path has ", ` or \: rename it))
 
 RUN := $(VENV)/bin/python
 BENCHMARK := $(RUN) tools/benchmark.py

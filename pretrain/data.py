@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mls_d2.core.errors import UserError, nearest
-from mls_d2.data.dataset_files import explain_missing
+from mls_d2.data.dataset_files import explain_missing, missing_of
 from mls_d2.data.datasets import image_files
 from mls_d2.data.images import BrokenImageError, EncodedImage, list_images, open_image, printable
 from pretrain.methods import method_class
@@ -372,7 +372,7 @@ def _registered_paths(name: str) -> list[str]:
         raise explain_missing(name, [str(error.filename)], 1, "files") from None
     except (OSError, AssertionError) as error:
         raise UserError(f"dataset '{name}' cannot be read: {error}", code="missing-data") from None
-    missing = [path for path in paths if not os.path.isfile(path)]
+    missing = missing_of(paths)
     if missing:
         raise explain_missing(name, missing, len(paths), "images")
     return paths

@@ -133,7 +133,7 @@ def build_online_eval(
         raise UserError(
             f"PRETRAIN.ONLINE_EVAL: the datasets '{node.TRAIN}' and '{node.TEST}' have different "
             "categories",
-            code="bad-value",
+            code="other-classes",
         )
     hook = OnlineEvaluation(
         backbone,

@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     """Parse the command line and run."""
     parser = tool_parser(__doc__ or "", EXAMPLES)
+    alone = parser.add_mutually_exclusive_group()
     text = "only evaluate MODEL.WEIGHTS, a whole model, into an OUTPUT_DIR that holds no run"
-    parser.add_argument("--eval-only", action="store_true", help=text)
-    text = "only check config and data, without weights; prints nothing if a run could begin"
-    parser.add_argument("--dry-run", action="store_true", help=text)
+    alone.add_argument("--eval-only", action="store_true", help=text)
+    text = "only check config and data, without weights"
+    alone.add_argument("--dry-run", action="store_true", help=text)
     args = parser.parse_args()
     return launch(run, args, device=load_cfg(args.config_file, args.opts).MODEL.DEVICE)
 

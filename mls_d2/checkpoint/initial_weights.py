@@ -25,6 +25,7 @@ from mls_d2.checkpoint.backbone_file import (
     sha256,
 )
 from mls_d2.core.errors import UserError
+from mls_d2.core.files import YAML_FAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +277,7 @@ def _trained_stride(info: Mapping[str, Any]) -> bool | None:
         return info["architecture"].get("stride_in_1x1")
     try:
         return yaml.safe_load(str(info["config"]))["MODEL"]["RESNETS"]["STRIDE_IN_1X1"]
-    except (KeyError, TypeError, yaml.YAMLError):
+    except (KeyError, TypeError, *YAML_FAULTS):
         return None
 
 

@@ -166,7 +166,7 @@ def _read(path: str, head: bytes, *, stubs: bool) -> Any:
     if head.startswith(_NUMPY):
         with open(path, "rb") as file:
             return _load_npy(file, stubs=stubs)
-    if _LEGACY_TORCH in head[:64]:
+    if _LEGACY_TORCH[2:] in head[:64]:  # after the number of the protocol
         return _load_torch(path, stubs)
     if head.startswith(b"PK"):
         raise ValueError("its end is missing")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import pickle
 import re
+import types
 from typing import IO, Any
 
 import numpy as np
@@ -105,6 +107,12 @@ _TORCH |= {
     ("torch._utils", f"_rebuild_{kind}"): getattr(torch._utils, f"_rebuild_{kind}")
     for kind in _REBUILT
 }
+# Plain objects that training scripts save, as torch's own list of safe ones has them.
+_TORCH |= {
+    ("argparse", "Namespace"): argparse.Namespace,
+    ("collections", "Counter"): collections.Counter,
+    ("torch", "device"): torch.device,
+}
 _TORCH |= {("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage") for kind in _STORED}
 _TORCH |= {
     ("torch", str(value).removeprefix("torch.")): value
@@ -123,8 +131,22 @@ def _refuse_embedded_torch(module: str, name: str) -> None:
 
 
 # The one in C takes memory for as many objects as a damaged byte says.
-class TableUnpickler(pickle._Unpickler):
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class TableUnpickler(_PythonUnpickler):
     """Builds tensors and arrays, and refuses every other class."""
+
+    dispatch = dict(_PythonUnpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set the state of an object, but not of a class or function: those of torch are shared."""
+        target = self.stack[-2]
+        if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType):
+            raise pickle.UnpicklingError(f"it would change {target!r}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the function or class of a fixed table."""

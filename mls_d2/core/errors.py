@@ -2,15 +2,22 @@
 
 import contextlib
 import difflib
+import errno
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
 
 EXIT_USER_ERROR = 2
+# Of the system's errors without a file; others are bugs.
+_RESOURCES = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 EXIT_PREEMPTED = 75
 EXIT_LOST_PROCESS = 76
 EXIT_INTERRUPTED = 130
@@ -105,7 +112,17 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
 def _is_bug(error: Exception) -> bool:
     if isinstance(error, UnicodeEncodeError):
         return error.encoding != sys.getfilesystemencoding()
-    return isinstance(error, OSError) and error.errno is None
+    if isinstance(error, BrokenPipeError):
+        return not _reader_has_left()
+    return isinstance(error, OSError) and error.filename is None and error.errno not in _RESOURCES
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads the standard output any more."""
+    poll = select.poll()
+    with contextlib.suppress(OSError):  # no file
+        poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _line_of(error: Exception) -> str:
@@ -115,6 +132,8 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, OSError):
         name = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
         return f"error: {name}{error.strerror} [file-error]"
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        return f"error: the name {error.object!r} is no UTF-8; rename it [bad-locale]"
     if isinstance(error, UnicodeEncodeError):
         return (
             f"error: '{error.object}' cannot be written in {error.encoding}, the encoding of this "
@@ -133,7 +152,7 @@ def _print_error(line: str) -> None:
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Report an error in a thread; one of the system as a line, as TensorBoard raises it again."""
-    if isinstance(failure.exc_value, OSError):
+    if isinstance(failure.exc_value, OSError) and not _is_bug(failure.exc_value):
         _print_error(_line_of(failure.exc_value).replace("error", "warning", 1))
     else:
         threading.__excepthook__(failure)

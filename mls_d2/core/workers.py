@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def worker_map(
         function: of one item; it can be pickled.
         workers: processes; 0 is this one.
         advice: end of the message if one of them dies: likely causes, what to do.
-        busy_s: how long an item may be computed on without reading anything, in seconds.
+        busy_s: how long a process may compute without reading anything, in seconds of its CPU.
 
     Raises:
         UserError: a process has died, was stopped or is caught in one item.
@@ -55,7 +56,7 @@ def worker_map(
     except BrokenProcessPool as error:
         raise UserError(f"a worker process died: {advice}", code="dead-worker") from error
     except _StuckError as error:
-        for process in multiprocessing.active_children():
+        for process in list(pool._processes.values()):
             process.kill()  # The pool would wait for it.
         message = f"a worker process is stuck: {error}: {advice}"
         raise UserError(message, code="dead-worker") from None
@@ -74,41 +75,52 @@ def _in_order(
     for item in items:
         waiting.append(pool.submit(_apply, item))
         if len(waiting) > ahead:
-            yield _result(waiting.popleft(), busy_s)
+            yield _result(waiting.popleft(), pool, busy_s)
     while waiting:
-        yield _result(waiting.popleft(), busy_s)
+        yield _result(waiting.popleft(), pool, busy_s)
 
 
-def _result(future: Future[Any], busy_s: float) -> Any:
+def _result(future: Future[Any], pool: ProcessPoolExecutor, busy_s: float) -> Any:
     """Return a result, if the processes get on meanwhile."""
-    before = _activity()
-    looked = read_at = active_at = time.monotonic()
+    before: dict[int, _Activity] = {}
+    at_read: dict[int, _Activity] = {}
+    looked = active_at = time.monotonic()
     while not wait([future], _LOOK_S).done:
-        now, found = time.monotonic(), _activity()
-        # After a long pause this process was stopped, too, e.g. by Ctrl-Z.
-        if found is None or before is None or found[0] != before[0] or now - looked > _IDLE_S / 2:
-            read_at = active_at = now
-        elif found != before:
+        now, found = time.monotonic(), _activities(pool)
+        reading = any(item.waits_for_a_disk for item in found.values())
+        # After a long pause this process was stopped, too, e.g. by Ctrl-Z. There may be no /proc.
+        if found != before or reading or not found or now - looked > _IDLE_S / 2:
             active_at = now
+        for number, item in found.items():
+            last = at_read.setdefault(number, item)
+            if item.read != last.read:
+                at_read[number] = item
+            elif item.cpu_s - last.cpu_s > busy_s:
+                raise _StuckError(f"it read nothing in {busy_s:.0f} s of computing")
         before, looked = found, now
         if now - active_at > _IDLE_S:
             raise _StuckError(f"nothing was read or computed for {_IDLE_S:.0f} s")
-        if now - read_at > busy_s:
-            raise _StuckError(f"nothing was read for {busy_s:.0f} s")
     return future.result()
 
 
-def _activity() -> tuple[int, int] | None:
-    """Return the bytes that all processes have read and their ticks of CPU; None without /proc."""
-    read = ticks = 0
-    with suppress(OSError):
-        for process in multiprocessing.active_children():
-            folder = Path("/proc", str(process.pid))
-            read += int((folder / "io").read_text().split()[1])  # of "rchar: 123"
+@dataclass(frozen=True)
+class _Activity:
+    read: int  # bytes
+    cpu_s: float
+    waits_for_a_disk: bool
+
+
+def _activities(pool: ProcessPoolExecutor) -> dict[int, _Activity]:
+    """Return what the processes have done so far, by their numbers; nothing without /proc."""
+    found = {}
+    for number in list(pool._processes or ()):
+        with suppress(OSError):
+            folder = Path("/proc", str(number))
+            read = int((folder / "io").read_text().split()[1])  # of "rchar: 123"
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])  # of user and system
-        return read, ticks
-    return None
+            ticks = int(fields[11]) + int(fields[12])  # of user and system
+            found[number] = _Activity(read, ticks / os.sysconf("SC_CLK_TCK"), fields[0] == "D")
+    return found
 
 
 _functions: list[Callable[[Any], Any]] = []

@@ -139,7 +139,7 @@ def load_classification(name: str) -> readers.Labelled:
     except Exception as error:
         # scipy fails in many ways. torchvision does if a file has another checksum, too, and then
         # says to download by its own means.
-        foreign = "corrupted" in str(error) or "download" in str(error)
+        foreign = "corrupted" in str(error) or "download=True" in str(error)
         problem = "missing, or not the official one" if foreign else str(error)
         raise UserError(
             f"dataset '{name}': one of these files is damaged ({problem}); get them again from "

@@ -14,7 +14,7 @@ from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2.functional import resize
 
 from mls_d2.data.classification import load_classification
-from mls_d2.data.detection import TolerantMapper
+from mls_d2.data.detection import TolerantMapper, number_of_files
 from mls_d2.data.images import read_image
 
 _TEST_BATCH = 64
@@ -96,7 +96,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[Batch]:
     mapper = ClassificationMapper(train_transform(cfg), colours=cfg.INPUT.FORMAT)
     return build_detection_train_loader(
         records,
-        mapper=TolerantMapper(mapper, is_train=True, total=len(records)),
+        mapper=TolerantMapper(mapper, is_train=True, total=number_of_files(records)),
         sampler=TrainingSampler(len(records)),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,

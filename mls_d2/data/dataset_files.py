@@ -37,8 +37,8 @@ def explain_missing(name: str, absent: Sequence[str], total: int, what: str) -> 
         message = (
             f"dataset '{name}' is incomplete: {len(absent)} of {total} {what} are missing"
             f"{f' ({origin})' * below}:{listed(absent)}"
-            f"{_on_another_level(root, absent[0]) * below}"
         )
+        message += _on_another_level(root, absent[0]) if below else ""
     return UserError(message, code="missing-data")
 
 

@@ -98,14 +98,15 @@ def check_dataset(name: str, *, test: bool = False) -> None:
             files = [os.path.join(metadata.dirname, folder, f"{stem}{suffix}") for stem in stems]
             _check_files(name, files, f"files of {folder}")
         records = voc_records(name)
-    _check_sizes(records if test else evenly_spaced(records, _SIZES_CHECKED))
-    if test:
-        if records and not any(record["annotations"] for record in records):
-            raise UserError(
-                f"dataset '{name}' has no objects in {len(records)} images, so it has no AP",
-                code="missing-data",
-            )
-        _check_pixels(name)
+    if not test:
+        _check_sizes(evenly_spaced(records, _SIZES_CHECKED))
+        return
+    if records and not any(record["annotations"] for record in records):
+        raise UserError(
+            f"dataset '{name}' has no objects in {len(records)} images, so it has no AP",
+            code="missing-data",
+        )
+    _check_pixels(name, records or [{"file_name": path} for path in image_files(name)])
 
 
 def image_files(name: str) -> list[str]:
@@ -214,34 +215,41 @@ def _check_sizes(records: Sequence[dict[str, Any]]) -> None:
         try:
             size = image_size(record["file_name"])
         except BrokenImageError:
-            continue  # Left out of training, or named when it is evaluated.
-        try:
-            check_image_size(record, size)
-        except BrokenImageError as error:
-            image = f"'{record['file_name']}' (image id {record['image_id']})"
-            raise UserError(f"{image}: {error}", code="damaged-annotation") from None
+            continue  # Left out of training.
+        _check_size(record, size)
 
 
-def _check_pixels(name: str) -> None:
-    """Decode all images; 5,000 of COCO's take some seconds on eight cores."""
-    files = list(dict.fromkeys(image_files(name)))
+def _check_size(record: dict[str, Any], size: Sequence[int]) -> None:
+    try:
+        check_image_size(record, size)
+    except BrokenImageError as error:
+        image = f"'{record['file_name']}' (image id {record['image_id']})"
+        raise UserError(f"{image}: {error}", code="damaged-annotation") from None
+
+
+def _check_pixels(name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Decode all images, and compare annotated sizes with theirs.
+
+    5,000 images of COCO take some seconds on eight cores.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         faults = tqdm(
-            pool.map(_fault_of, files), name, len(files), unit="img", leave=False, disable=None
+            pool.map(_fault_of, records), name, len(records), unit="img", leave=False, disable=None
         )
-        broken = [fault for fault in faults if fault]
+        broken = list(dict.fromkeys(fault for fault in faults if fault))
     if broken:
         raise UserError(
-            f"dataset '{name}': {len(broken)} of {len(files)} test images cannot be read; get them "
-            f"again:{listed(broken)}",
+            f"dataset '{name}': {len(broken)} of {len(records)} test images cannot be read; get "
+            f"them again:{listed(broken)}",
             code="damaged-image",
         )
 
 
-def _fault_of(path: str) -> str:
-    """Return what is wrong with an image, or ""."""
+def _fault_of(record: dict[str, Any]) -> str:
+    """Return why an image cannot be read, or ""."""
     try:
-        read_image(path)
+        image = read_image(record["file_name"])
     except BrokenImageError as error:
         return str(error)
+    _check_size(record, image.shape[:2])
     return ""

@@ -32,6 +32,17 @@ class UnreadableImageError(UserError):
     code = "damaged-image"
 
 
+class NothingToLearnError(UserError):
+    """A training set without an image that can be used."""
+
+    code = "missing-data"
+
+
+def number_of_files(records: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of files of a dataset, which may list one several times."""
+    return len({record["file_name"] for record in records})
+
+
 class TolerantMapper:
     """A mapper from a record with ``file_name`` to a model's input.
 
@@ -108,11 +119,10 @@ class DetectionMapper(TolerantMapper):
             return result
         self._unused.add(name)
         if len(self._unused) >= self._total:
-            raise UserError(
+            raise NothingToLearnError(
                 f"none of the {self._total} training images can be read and has an object left "
                 f"after scaling, the last '{name}'; look at their masks, or set "
-                "INPUT.MIN_SIZE_TRAIN higher",
-                code="missing-data",
+                "INPUT.MIN_SIZE_TRAIN higher"
             )
         return None
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ SUMMARY_FILE = "summary.txt"
 STATE_FILE = "cells.json"
 REPORT_FOLDER = "report"
 LOCK_FILE = "suite.lock"
+# The last that a tool prints if it refuses its input.
+_ERROR = re.compile(r"(?ms)^error: (.*?)(?: \[([\w-]+)\])?\s*\Z")
 # Images of each of the parts of the scenes that are generated when a task first reads them.
 _IMAGES = {"voc": 400, "cityscapes": 200}
 
@@ -86,9 +89,9 @@ def run_suite(suite: Suite, options: Options, tools: Tools) -> int:
             print_now(costs_text(to_do, options.cost_of))
         return 0
     check_can_run(suite, to_do, options, gpus)
-    check_transfers(to_do, tools)
     folder = store.out / suite.name
     check_writable(str(folder))
+    check_transfers(to_do, store, tools)
     executor: Executor
     if options.slurm is None:
         executor = LocalExecutor(store, tools, pool)
@@ -177,8 +180,8 @@ def check_can_run(
         )
 
 
-def check_transfers(to_do: Sequence[Cell], tools: Tools) -> None:
-    """Check the data of the tasks that come after a pretraining, before that takes its hours.
+def check_transfers(to_do: Sequence[Cell], store: Store, tools: Tools) -> None:
+    """Check the data of the tasks that wait for a new pretraining, before that takes its hours.
 
     Generated scenes are not checked.
 
@@ -187,15 +190,18 @@ def check_transfers(to_do: Sequence[Cell], tools: Tools) -> None:
     """
     if read_marker(datasets_root()) is not None:
         return
-    waiting = [cell for cell in to_do if cell.stage == TRANSFER and cell.needs in to_do]
+    new = [cell for cell in to_do if (place := store.place(cell)) and not store.record(place)]
+    waiting = [cell for cell in to_do if cell.stage == TRANSFER and cell.needs in new]
     tasks = {cell.recipe: cell.name.partition("/")[0] for cell in waiting}
     for (config, words), task in tasks.items():
         print_now(f"checking the data of {task}")
         command = [*tools.train_net, "--config-file", config, "--dry-run", *words]
         run = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
         if run.returncode:
-            problem = run.stderr.rpartition("error: ")[2].strip()
-            raise UserError(f"task '{task}': {problem}", code="bad-data")
+            line = _ERROR.search(run.stderr)
+            problem, code = line.groups() if line else (run.stderr[-2000:], "failed-check")
+            message = f"the check of task '{task}' ended with {run.returncode}: {problem.strip()}"
+            raise UserError(message, code=code or "")
 
 
 @contextlib.contextmanager

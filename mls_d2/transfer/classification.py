@@ -55,7 +55,8 @@ class Classification(TransferTask):
             UserError: names key, value and what is expected.
         """
         datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-        check_same_classes({name: find(name)[2].class_names for name in datasets})
+        found = {name: find(name)[2] for name in datasets}
+        check_same_classes({name: data.names or (data.title,) for name, data in found.items()})
         for name in datasets:
             _check_dataset(cfg, name)
         resize = at_least(cfg.CLASSIFICATION.CROP_SIZE, " (CLASSIFICATION.CROP_SIZE)")

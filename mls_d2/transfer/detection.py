@@ -17,7 +17,7 @@ from torch import nn
 
 from mls_d2.core.errors import UserError
 from mls_d2.data.annotations_coco import check_evaluation
-from mls_d2.data.detection import DetectionMapper, training_records
+from mls_d2.data.detection import DetectionMapper, number_of_files, training_records
 from mls_d2.evaluation.coco_evaluator import CocoEvaluator
 from mls_d2.evaluation.pictures import write_detections
 from mls_d2.evaluation.voc_evaluator import VocEvaluator
@@ -48,16 +48,14 @@ class Detection(TransferTask):
         check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", dataset, len(names))
         if comm.get_local_rank() == 0:
             for dataset in cfg.DATASETS.TEST:
-                self.evaluator(cfg, dataset)  # refuses a kind that has none
-                if MetadataCatalog.get(dataset).get("evaluator_type") == "coco":
+                if _evaluation_kind(dataset) == "coco":
                     path = MetadataCatalog.get(dataset).json_file
                     check_evaluation(path, masks=cfg.MODEL.MASK_ON)
 
     def train_loader(self, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Return Detectron2's loader, without objects that cannot be learnt from."""
         records = training_records(cfg)
-        total = len({record["file_name"] for record in records})
-        mapper = DetectionMapper(cfg, is_train=True, total=total)
+        mapper = DetectionMapper(cfg, is_train=True, total=number_of_files(records))
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
     def test_loader(self, cfg: CfgNode, dataset: str) -> Iterable[list[dict[str, Any]]]:
@@ -70,25 +68,29 @@ class Detection(TransferTask):
 
     def evaluator(self, cfg: CfgNode, dataset: str) -> DatasetEvaluator:
         """Return the evaluator for the format of a dataset."""
-        kind = MetadataCatalog.get(dataset).get("evaluator_type")
-        if kind == "coco":
+        if _evaluation_kind(dataset) == "coco":
             path = os.path.join(cfg.OUTPUT_DIR, f"predictions-{dataset.replace(os.sep, '-')}.json")
             return CocoEvaluator(
                 dataset,
                 ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
                 save_to=path if cfg.TEST.SAVE_PREDICTIONS else "",
             )
-        if kind == "pascal_voc":
-            return VocEvaluator(dataset)
+        return VocEvaluator(dataset)
+
+    def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
+        """Draw ground truth and detections."""
+        write_detections(path, model, cfg)
+
+
+def _evaluation_kind(dataset: str) -> str:
+    kind = str(MetadataCatalog.get(dataset).get("evaluator_type"))
+    if kind not in ("coco", "pascal_voc"):
         raise UserError(
             f"dataset '{dataset}' is of kind '{kind}', which has no evaluator here; "
             "use one in COCO's or VOC's format",
             code="no-evaluator",
         )
-
-    def write_picture(self, path: str, model: nn.Module, cfg: CfgNode) -> None:
-        """Draw ground truth and detections."""
-        write_detections(path, model, cfg)
+    return kind
 
 
 def _categories(dataset: str) -> list[str]:

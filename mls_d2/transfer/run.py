@@ -112,14 +112,14 @@ def run_evaluation(cfg: CfgNode) -> None:
 
 
 def check_transfer(cfg: CfgNode) -> None:
-    """Check config and data as a run does before it trains; weights and device are not looked at.
+    """Check config and data as one process does before it trains, but not weights and device.
 
     Raises:
         UserError: bad config or data.
     """
     register_all()
     setup_logging()
-    _check_data(cfg)
+    _check_data(cfg, training=True)
     task_of(cfg).check(cfg)
     if cfg.SOLVER.MAX_ITER:
         task_of(cfg).train_loader(cfg)  # which refuses images without anything to learn from
@@ -133,7 +133,7 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     cfg = cfg.clone()
     if not training:
         cfg.DATASETS.TRAIN = ()
-    _check_data(cfg)
+    _check_data(cfg, training=training)
     if not cfg.MODEL.WEIGHTS:
         raise UserError(
             "MODEL.WEIGHTS is empty; give a backbone file, or MODEL.WEIGHTS random to start from "
@@ -159,13 +159,14 @@ def _prepare(cfg: CfgNode, *, training: bool = True) -> CfgNode:
     return scale_to_processes(cfg, world_size)
 
 
-def _check_data(cfg: CfgNode) -> None:
+def _check_data(cfg: CfgNode, *, training: bool) -> None:
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name the dataset to evaluate on", code="bad-value")
     if comm.get_local_rank() == 0:
         # A failure here ends the other processes, too.
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, test=name in cfg.DATASETS.TEST)
+            # Without a training, the evaluation finds a damaged test image as early.
+            check_dataset(name, test=training and name in cfg.DATASETS.TEST)
 
 
 def _drop_late_steps(cfg: CfgNode) -> None:

@@ -30,7 +30,7 @@ from mls_d2.config.rules import (
 )
 from mls_d2.core.errors import UserError
 from mls_d2.data.cityscapes import COLORS, prepare_cityscapes
-from mls_d2.data.detection import TolerantMapper
+from mls_d2.data.detection import TolerantMapper, number_of_files
 from mls_d2.data.segmentation_mapper import SegmentationMapper
 from mls_d2.evaluation.pictures import write_segmentations
 from mls_d2.evaluation.segmentation_evaluator import SegmentationEvaluator
@@ -114,7 +114,7 @@ class Segmentation(TransferTask):
         mapper = SegmentationMapper.from_config(cfg, is_train=True)
         return build_detection_train_loader(
             records,
-            mapper=TolerantMapper(mapper, is_train=True, total=len(records)),
+            mapper=TolerantMapper(mapper, is_train=True, total=number_of_files(records)),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,

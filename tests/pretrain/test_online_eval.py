@@ -93,7 +93,7 @@ def labelled(images):
 
 @pytest.mark.parametrize(
     ("file", "classes", "code"),
-    [(None, ["cat", "cup"], "bad-value"), ("gone.jpg", ["cup", "cat"], "missing-data")],
+    [(None, ["cat", "cup"], "other-classes"), ("gone.jpg", ["cup", "cat"], "missing-data")],
 )
 def test_data_that_do_not_fit_are_refused_before_training(
     config, labelled, refuses, file, classes, code

@@ -1,5 +1,6 @@
 """Hostile, damaged and mistaken files: refused with one message, and nothing in them runs."""
 
+import argparse
 import builtins
 import codecs
 import collections
@@ -146,8 +147,14 @@ def test_arrays_of_every_protocol_come_back_equal(protocol, tmp_path):
             np.testing.assert_array_equal(result[name], content[name])
     (tmp_path / "x.pkl").write_bytes(data)
     assert list(read_object(str(tmp_path / "x.pkl"))) == list(content)
-    torch.save({"a": torch.ones(3)}, tmp_path / "x.pth", pickle_protocol=max(protocol, 2))
-    assert read_object(str(tmp_path / "x.pth"))["a"].tolist() == [1, 1, 1]
+    for zipped in (True, False):
+        saved = {"a": torch.ones(3), "args": argparse.Namespace(lr=0.1)}
+        torch.save(
+            saved, tmp_path / "x.pth", pickle_protocol=max(protocol, 2),
+            _use_new_zipfile_serialization=zipped,
+        )  # fmt: skip
+        found = read_object(str(tmp_path / "x.pth"))
+        assert (found["a"].tolist(), found["args"].lr) == ([1, 1, 1], 0.1)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +171,15 @@ def test_other_names_are_refused_and_do_not_run(data, named, folder):
     with pytest.raises(ForbiddenGlobalError, match=named):
         unpickle(io.BytesIO(data))
     assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("target", [b"storage\nUntypedStorage", b"_utils\n_rebuild_tensor_v2"])
+def test_functions_and_classes_are_not_changed(target, folder, refuses):
+    (folder / "x.pkl").write_bytes(
+        b"\x80\x02ctorch." + target + b"\n(N}X\x01\x00\x00\x00aK\x01stb."
+    )
+    with refuses("damaged-file", "it would change"):
+        read_object("x.pkl")
 
 
 # What a file is.

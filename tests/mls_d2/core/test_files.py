@@ -144,11 +144,9 @@ def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, encoding):
         (OSError(errno.EIO, "Bad", b"a.json"), "error: 'a.json': Bad [file-error]"),
         (OSError(errno.ENOSPC, "Full"), "error: Full [file-error]"),
         (MemoryError(), "error: out of memory [out-of-memory]"),
-        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ""),
         (
             UnicodeEncodeError(sys.getfilesystemencoding(), "a\udcc3", 1, 2, "surrogates"),
-            "error: 'a?' cannot be written in utf-8, the encoding of this locale; set PYTHONUTF8=1 "
-            "[bad-locale]",
+            "error: the name 'a\\udcc3' is no UTF-8; rename it [bad-locale]",
         ),
     ],
 )
@@ -158,11 +156,17 @@ def test_an_error_of_the_system_is_one_line(monkeypatch, error, line):
     monkeypatch.setattr(sys, "stderr", streams[1])
     assert exit_code_of(lambda: raise_(error)) == EXIT_USER_ERROR
     streams[1].flush()
-    assert streams[1].buffer.getvalue().decode() == line + "\n" * bool(line)
+    assert streams[1].buffer.getvalue().decode() == f"{line}\n"
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("no file in sight"), UnicodeEncodeError("cp437", "a", 0, 1, "x")]
+    "error",
+    [
+        OSError("no file in sight"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        BrokenPipeError(errno.EPIPE, "of a worker"),
+        UnicodeEncodeError("cp437", "a", 0, 1, "x"),
+    ],
 )
 def test_other_errors_are_bugs(error):
     with pytest.raises(type(error)):
@@ -171,6 +175,14 @@ def test_other_errors_are_bugs(error):
 
 def raise_(error):
     raise error
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "from mls_d2.core.errors import run_tool; run_tool(lambda: print('x' * 10**6))"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", EXIT_USER_ERROR)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

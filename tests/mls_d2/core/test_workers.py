@@ -49,7 +49,7 @@ def test_items_are_taken_only_a_few_ahead_of_results():
     [
         (die, "a worker process died: do this"),
         (stop, "a worker process is stuck: nothing was read or computed for 3 s: do this"),
-        (loop, "a worker process is stuck: nothing was read for 1 s: do this"),
+        (loop, "a worker process is stuck: it read nothing in 1 s of computing: do this"),
     ],
 )
 def test_a_process_that_does_not_get_on_is_a_message_with_advice(

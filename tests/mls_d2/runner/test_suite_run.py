@@ -78,8 +78,8 @@ def test_an_evaluation_needs_a_finished_backbone_and_is_compared_with_the_paper(
 
 
 def test_the_data_of_tasks_are_checked_before_the_pretraining_that_they_wait_for(bench, refuses):
-    bench.control([["--dry-run", "voc"], "refuse image 7 is\n  broken [bad]"])
-    with refuses("bad-data", "task 'voc': image 7 is\n  broken [bad]"):
+    bench.control([["--dry-run", "voc"], "refuse image 7\n  (error: 5) [odd]"])
+    with refuses("odd", "task 'voc' ended with 1: image 7\n  (error: 5)"):
         run(bench)
     assert bench.calls() == []
     assert ["coco" in call.words[2] for call in bench.calls("check")] == [True, False]

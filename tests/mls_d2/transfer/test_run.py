@@ -240,7 +240,7 @@ def test_evaluation_alone_gives_the_metrics_of_the_run_into_another_folder(
     with refuses("unfinished-run"):
         run_evaluation(make_cfg("MODEL.WEIGHTS", final))
     assert result_of(cfg) == before
-    with refuses("wrong-weights"):
+    with refuses("wrong-weights", "does not hold the model of this config"):
         run_evaluation(make_cfg("MODEL.WEIGHTS", backbone, "OUTPUT_DIR", tmp_path / "x"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -238,7 +239,12 @@ def image_paths(names: Sequence[str]) -> list[str]:
         if name in DatasetCatalog.list():
             paths += _registered_paths(name)
         elif os.path.isdir(name):
-            paths += list_images(name)
+            others: Counter[str] = Counter()
+            paths += list_images(name, others)
+            if others:
+                kinds = ", ".join(f"{kind or 'none'} ({n})" for kind, n in others.most_common(5))
+                text = "'%s': left out %d files that are no images, by suffix: %s"
+                logger.warning(text, printable(name), others.total(), printable(kinds))
         else:
             raise UserError(
                 f"'{name}' is neither a registered dataset nor a folder; "

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from typing import IO
 
@@ -162,6 +163,8 @@ def _header(file: IO[bytes], name: str) -> tuple[int, int, str, bool]:
     try:
         with Image.open(file) as image:
             kind = str(image.format)
+            if kind == "EPS":
+                raise ValueError("PostScript, which is a program")
             if kind == "TIFF":
                 image.load()  # Pillow turns a TIFF upright when it is loaded.
             width, height = image.size
@@ -224,11 +227,15 @@ def _to_8_bit(image: Image.Image) -> np.ndarray:
     return (values * (255.0 / top)).round().astype(np.uint8)
 
 
-def list_images(folder: str) -> list[str]:
+def list_images(folder: str, others: Counter[str] | None = None) -> list[str]:
     """Return the paths of all images below ``folder``, sorted, without hidden files and folders.
 
     Links to folders are followed. Each folder is listed once, under its own path if that is below
     ``folder`` as well; so a loop of links ends. The log names folders that cannot be listed.
+
+    Args:
+        folder: a path.
+        others: gets the number of the files that are no images by their names, by suffix.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -247,11 +254,12 @@ def list_images(folder: str) -> list[str]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             paths = [os.path.join(parent, name) for name in folders]
             pending += [path for path in paths if os.path.islink(path)]
-            found += [
-                os.path.join(parent, name)
-                for name in files
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-            ]
+            shown = [name for name in files if not name.startswith(".")]
+            images = [name for name in shown if name.lower().endswith(IMAGE_SUFFIXES)]
+            found += [os.path.join(parent, name) for name in images]
+            if others is not None and len(images) < len(shown):
+                left = set(shown).difference(images)
+                others.update(os.path.splitext(name)[1].lower() for name in left)
     if not found:
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise UserError(

@@ -94,9 +94,12 @@ def test_names_that_are_no_utf8_and_overlapping_folders_are_counted(
     (folder / "deep").mkdir(parents=True)
     write_images(folder / "deep", [f"{n}\udcff.jpg" for n in range(3)])
     (folder / "deep" / "x\udcff.jpg").write_bytes(b"")
+    (folder / "b.HEIC").write_bytes(b"")
     names = (str(folder), str(folder / "deep"))
     assert len(image_source(names).digest()) == 64
-    assert "4 of 8 images are listed more than once" in caplog.text + capfd.readouterr().out
+    printed = caplog.text + capfd.readouterr().out
+    assert "4 of 8 images are listed more than once" in printed
+    assert "left out 1 files that are no images, by suffix: .heic (1)" in printed
     # The broken image is met in every epoch, and counts once.
     changes = {"PRETRAIN__MAX_BROKEN_SHARE": "0.25", "PRETRAIN__EPOCHS": "3.0"}
     assert read_backbone(pretrain(config(names[1], **changes))).info["iterations"] == 3

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -217,8 +218,16 @@ def test_a_folder_is_listed_sorted_with_its_subfolders_and_links(tmp_path):
     (root / "a-link").symlink_to(tmp_path / "elsewhere")
     (root / "again").symlink_to(root / "b")  # each folder counts once, under its own path
     (tmp_path / "elsewhere/deep/loop").symlink_to(root)
-    found = ["a-link/deep/e.jpg", "b/a.jpeg", "z.PNG"]
-    assert list_images(str(root)) == [str(root / name) for name in found]
+    found, others = ["a-link/deep/e.jpg", "b/a.jpeg", "z.PNG"], Counter()
+    assert list_images(str(root), others) == [str(root / name) for name in found]
+    assert others == {".txt": 1}
+
+
+def test_programs_are_no_images(tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(BrokenImageError, match="x.jpg: PostScript"):
+        read_image(str(path))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, caplog):

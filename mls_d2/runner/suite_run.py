@@ -196,7 +196,10 @@ def check_transfers(to_do: Sequence[Cell], store: Store, tools: Tools) -> None:
     for (config, words), task in tasks.items():
         print_now(f"checking the data of {task}")
         command = [*tools.train_net, "--config-file", config, "--dry-run", *words]
-        run = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
+        run = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace",
+        )  # fmt: skip
         if run.returncode:
             line = _ERROR.search(run.stderr)
             problem, code = line.groups() if line else (run.stderr[-2000:], "failed-check")

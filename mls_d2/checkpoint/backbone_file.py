@@ -116,7 +116,7 @@ def pretraining_info(content: Any) -> dict[str, Any]:
 
     A backbone file has it under ``"pretrain"``; checkpoints of pretraining and transfer runs under
     ``"metadata"``, from where the epochs of an unfinished pretraining run are corrected, with
-    ``planned_iterations`` beside them. What is not plain is not ours.
+    ``planned_iterations`` beside them. Metadata with other than plain values are ignored.
     """
     if not isinstance(content, Mapping):
         return {}

@@ -186,7 +186,7 @@ def verify(original: Mapping[str, Tensor], architecture: Architecture) -> float:
     for stage in range(1, 5):
         value = getattr(theirs, f"layer{stage}")(value)
         found = outputs[f"res{stage + 1}"]
-        # Untrained weights can be so large that a later stage overflows, in both networks.
+        # Untrained weights can be so large that a later stage overflows in both networks.
         finite = value.isfinite()
         if not torch.equal(finite, found.isfinite()):
             worst = float("inf")

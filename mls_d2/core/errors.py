@@ -118,7 +118,7 @@ def _is_bug(error: Exception) -> bool:
 
 
 def _reader_has_left() -> bool:
-    """Whether nobody reads the standard output any more."""
+    """Whether the program that read the standard output has ended."""
     poll = select.poll()
     with contextlib.suppress(OSError):  # no file
         poll.register(sys.stdout.fileno(), 0)
@@ -133,7 +133,7 @@ def _line_of(error: Exception) -> str:
         name = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
         return f"error: {name}{error.strerror} [file-error]"
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
-        return f"error: the name {error.object!r} is no UTF-8; rename it [bad-locale]"
+        return f"error: the name {error.object!r} is not valid UTF-8; rename it [bad-locale]"
     if isinstance(error, UnicodeEncodeError):
         return (
             f"error: '{error.object}' cannot be written in {error.encoding}, the encoding of this "
@@ -142,12 +142,13 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"error: out of memory {error}".rstrip() + " [out-of-memory]"
     code = getattr(error, "code", "")
-    return f"error: {error}{f' [{code}]' * bool(code)}"
+    return f"error: {error} [{code}]" if code else f"error: {error}"
 
 
 def _print_error(line: str) -> None:
-    with contextlib.suppress(OSError):  # the disk of the log is full
-        sys.stderr.write(f"{line}\n" * bool(line))
+    if line:
+        with contextlib.suppress(OSError):  # the disk of the log is full
+            sys.stderr.write(f"{line}\n")
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -58,7 +58,7 @@ def worker_map(
     except _StuckError as error:
         for process in list(pool._processes.values()):
             process.kill()  # The pool would wait for it.
-        message = f"a worker process is stuck: {error}: {advice}"
+        message = f"a worker process was stuck and is ended: {error}; repeat the command"
         raise UserError(message, code="dead-worker") from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -99,7 +99,7 @@ def _result(future: Future[Any], pool: ProcessPoolExecutor, busy_s: float) -> An
                 raise _StuckError(f"it read nothing in {busy_s:.0f} s of computing")
         before, looked = found, now
         if now - active_at > _IDLE_S:
-            raise _StuckError(f"nothing was read or computed for {_IDLE_S:.0f} s")
+            raise _StuckError(f"it read and computed nothing for {_IDLE_S:.0f} s")
     return future.result()
 
 

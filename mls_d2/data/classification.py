@@ -43,11 +43,6 @@ class ClassificationDataset:
     multi_label: bool = False  # whether an image may show several classes
     names: tuple[str, ...] = ()  # of the classes, if they are known before the files are read
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the C classes, for comparison; numbered ones if only the files have them."""
-        return self.names or tuple(f"{self.title} {index}" for index in range(self.num_classes))
-
 
 def _dataset(key: str, multi_label: bool = False, **fields: Any) -> ClassificationDataset:
     files = fields.pop("files")

@@ -234,7 +234,7 @@ def read_folder(path: str, names: Sequence[str]) -> Labelled:
 
 
 def unread_files(path: str, records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the files below ``path``, but for hidden ones, that are not among the records."""
+    """Return the files below ``path``, except hidden ones, that no record names."""
     read = {item["file_name"] for item in records}
     found = []
     for parent, folders, files in os.walk(path):

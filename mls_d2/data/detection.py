@@ -80,10 +80,11 @@ class TolerantMapper:
                 logger.warning("%s; it is left out of training", message)
             self._broken.add(name)
             # Without another image to take, Detectron2's loader fails.
-            if len(self._broken) > min(MAX_BROKEN, self._total - 1):
+            most = min(MAX_BROKEN, self._total - 1)
+            if len(self._broken) > most:
                 raise UnreadableImageError(
-                    f"{len(self._broken)} training images cannot be used, more than {MAX_BROKEN} "
-                    f"or all; get the dataset again. The last: {message}"
+                    f"{len(self._broken)} training images cannot be used, and {most} at most may "
+                    f"be left out; get the dataset again. The last: {message}"
                 ) from None
             return None
 

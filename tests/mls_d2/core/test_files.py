@@ -146,7 +146,7 @@ def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, encoding):
         (MemoryError(), "error: out of memory [out-of-memory]"),
         (
             UnicodeEncodeError(sys.getfilesystemencoding(), "a\udcc3", 1, 2, "surrogates"),
-            "error: the name 'a\\udcc3' is no UTF-8; rename it [bad-locale]",
+            "error: the name 'a\\udcc3' is not valid UTF-8; rename it [bad-locale]",
         ),
     ],
 )

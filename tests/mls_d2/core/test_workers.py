@@ -48,8 +48,8 @@ def test_items_are_taken_only_a_few_ahead_of_results():
     ("trouble", "message"),
     [
         (die, "a worker process died: do this"),
-        (stop, "a worker process is stuck: nothing was read or computed for 3 s: do this"),
-        (loop, "a worker process is stuck: it read nothing in 1 s of computing: do this"),
+        (stop, "it read and computed nothing for 3 s; repeat the command"),
+        (loop, "it read nothing in 1 s of computing; repeat the command"),
     ],
 )
 def test_a_process_that_does_not_get_on_is_a_message_with_advice(
@@ -59,4 +59,4 @@ def test_a_process_that_does_not_get_on_is_a_message_with_advice(
     mapped = worker_map(trouble, 1, advice="do this", busy_s=3600 if trouble is stop else 1)
     with refuses("dead-worker") as caught, mapped as run:
         list(run(range(2)))
-    assert str(caught.value) == message
+    assert str(caught.value).endswith(message)

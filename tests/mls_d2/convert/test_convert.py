@@ -271,6 +271,18 @@ def test_tensors_without_plain_values_are_refused_by_name(kind, tmp_path, refuse
     assert_is(convert(tmp_path, encoder(0) | harmless), encoder(0))
 
 
+@pytest.mark.parametrize("value", [-1e-9, -0.1])
+def test_negative_variances_are_refused_but_not_rounding(refuses, value):
+    variance = encoder(0)["bn1.running_var"].clone()
+    variance[0] = value
+    state = encoder(0) | {"bn1.running_var": variance}
+    if value > -1e-6:
+        assert_is(take(state), state)
+    else:
+        with refuses("bad-tensor", "bn1.running_var", "negative"):
+            take(state)
+
+
 # Metadata.
 
 

@@ -3,7 +3,9 @@
 import itertools
 import os
 import signal
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,20 @@ def stop(item: int) -> None:
 def loop(item: int) -> None:
     while True:
         pass
+
+
+def compute(item: int) -> int:
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+    return item
+
+
+def compute_and_read(item: int) -> int:
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        Path("/proc/self/stat").read_bytes()
+    return item
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -60,3 +76,11 @@ def test_a_process_that_does_not_get_on_is_a_message_with_advice(
     with refuses("dead-worker") as caught, mapped as run:
         list(run(range(2)))
     assert str(caught.value).endswith(message)
+
+
+@pytest.mark.parametrize(("work", "busy_s"), [(compute, 3600), (compute_and_read, 0.5)])
+def test_a_process_that_computes_or_reads_is_not_stuck(monkeypatch, work, busy_s):
+    monkeypatch.setattr(workers, "_IDLE_S", 0.6)
+    monkeypatch.setattr(workers, "_LOOK_S", 0.1)
+    with worker_map(work, 1, advice="", busy_s=busy_s) as run:
+        assert list(run([1])) == [1]

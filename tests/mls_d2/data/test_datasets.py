@@ -100,6 +100,13 @@ def test_a_test_set_without_objects_is_refused(root, refuses):
     assert "no objects in 3 images" in str(caught.value)
 
 
+@pytest.mark.parametrize("test", [False, True])
+def test_another_size_than_the_annotated_one_is_refused(root, refuses, test):
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(root / "images" / "c.jpg")
+    with refuses("damaged-annotation", "c.jpg", "image id 2"):
+        check_dataset("test_set", test=test)
+
+
 @pytest.mark.parametrize("kind", ["empty", "no image", "cut"])
 def test_a_bad_test_image_is_named_before_training(root, refuses, kind):
     whole = (root / "images" / "c.jpg").read_bytes()

@@ -31,7 +31,7 @@ def loop(item: int) -> None:
 
 
 def compute(item: int) -> int:
-    end = time.process_time() + 1
+    end = time.process_time() + 2.5
     while time.process_time() < end:
         pass
     return item
@@ -80,7 +80,7 @@ def test_a_process_that_does_not_get_on_is_a_message_with_advice(
 
 @pytest.mark.parametrize(("work", "busy_s"), [(compute, 3600), (compute_and_read, 0.5)])
 def test_a_process_that_computes_or_reads_is_not_stuck(monkeypatch, work, busy_s):
-    monkeypatch.setattr(workers, "_IDLE_S", 0.6)
+    monkeypatch.setattr(workers, "_IDLE_S", 2.0)
     monkeypatch.setattr(workers, "_LOOK_S", 0.1)
     with worker_map(work, 1, advice="", busy_s=busy_s) as run:
         assert list(run([1])) == [1]

@@ -18,6 +18,7 @@ _BAR_S = 1.0
 _LINE_S = 30.0
 # Not the date that a line of the log begins with.
 _STEP = re.compile(r"(?<![\[\d/])(\d+/\d+)\b")
+_ETA = re.compile(r"\bETA[ =](?:(\d+) days?, )?(\d+):(\d\d):(\d\d)")
 
 
 class Display:
@@ -108,14 +109,18 @@ class Display:
 
     def _show_status(self, outcomes: Mapping[Cell, Outcome], active: Sequence[Cell]) -> None:
         names = []
-        for cell in active:
-            path = self._log(cell)
-            step = _STEP.search("".join(tail(path, 1))) if path else None
-            names.append(f"{cell.name} {step[1]}" if step else cell.name)
         now = time.monotonic()
         elapsed = {cell: now - self._since[cell] for cell in active}
+        durations = dict(self._durations)
+        for cell in active:
+            path = self._log(cell)
+            line = "".join(tail(path, 1)) if path else ""
+            step, eta = _STEP.search(line), _ETA.search(line)
+            names.append(f"{cell.name} {step[1]}" if step else cell.name)
+            if eta:
+                durations.setdefault(cell.family, elapsed[cell] + _seconds(*eta.groups()))
         left = [cell for cell in self._cells if cell not in outcomes]
-        to_go = time_to_go(left, self._durations, self._jobs, elapsed=elapsed)
+        to_go = time_to_go(left, durations, self._jobs, elapsed=elapsed)
         failed = sum(outcome.status == FAILED for outcome in outcomes.values())
         parts = [", ".join(names), f"{to_go} to go"] + ([f"{failed} failed"] if failed else [])
         if self._bar is None:
@@ -131,3 +136,7 @@ class Display:
             self._stream.flush()
         else:
             self._bar.write(text, file=self._stream)
+
+
+def _seconds(days: str | None, hours: str, minutes: str, seconds: str) -> int:
+    return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(seconds)

@@ -80,9 +80,28 @@ def test_lines_tell_what_starts_and_ends_and_how_far_it_is(bench, cells):
     show(bench, cells, stream)
     assert stream.getvalue().splitlines() == [
         "pretrain/mls-seed0 starts",
-        "0 of 3 done; pretrain/mls-seed0 20/1488; about 0:01:00 and 2 of unknown length to go",
+        # The 5 minutes that the cell has printed, then the known minute of the next.
+        "0 of 3 done; pretrain/mls-seed0 20/1488; about 0:06:00 and 1 of unknown length to go",
         *END,
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("20/90  loss 3.2  ETA 2 days, 1:00:05", "about 2 days, 1:00:05 to go"),
+        ("Inference done 11/300. Total: 0.0761 s/iter. ETA=0:00:21", "about 0:00:21 to go"),
+        ("20/90  loss 3.2", "time unknown to go"),
+    ],
+)
+def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_prints(bench, line, text):
+    (cell,) = bench.cells(methods=["mls"], tasks=[])
+    folder = Store(bench.out).place(cell).folder
+    folder.mkdir(parents=True)
+    (folder / "output.txt").write_text(f"{line}\n")
+    stream = io.StringIO()
+    Display([cell], Store(bench.out), {}, 1, stream)({}, [SimpleNamespace(cell=cell, started=True)])
+    assert stream.getvalue().endswith(f"; {text}\n")
 
 
 def test_the_output_of_the_tools_is_printed_after_their_names(bench, cells):

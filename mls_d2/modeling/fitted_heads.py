@@ -104,6 +104,11 @@ def fit_linear_svms(
     ORL's tools: squared hinge, positives of weight 2, at most 2,000 iterations, the C with the best
     average precision over three folds.
     """
+    if features.shape[1] > len(features):
+        # An SVM depends on inner products alone, so N images fit into N dimensions.
+        basis, rotated = np.linalg.qr(features.T)
+        weights, biases = fit_linear_svms(rotated.T, targets, costs, names=names)
+        return weights @ basis.T, biases
     weights = np.zeros((targets.shape[1], features.shape[1]))
     biases = np.zeros(targets.shape[1])
     for index, name in enumerate(names):

@@ -80,6 +80,19 @@ def test_the_machine_minimises_the_squared_hinge_with_positives_counted_twice():
     assert biases[0] == pytest.approx(best[-1], abs=2e-3)
 
 
+def test_the_machines_of_more_dimensions_than_images_are_those_of_a_direct_fit():
+    features = unit(30, 50, seed=0).numpy()
+    targets = features[:, :2] > 0
+    weights, biases = fit_linear_svms(features, targets, [1.0], names=["a", "b"])
+    assert weights.shape == (2, 50)
+    for index in range(2):
+        direct = LinearSVC(
+            C=1.0, class_weight={1: 2, 0: 1}, max_iter=2000, random_state=0, dual=True
+        ).fit(features, targets[:, index].astype(int))
+        assert weights[index] == pytest.approx(direct.coef_[0], abs=1e-9)
+        assert biases[index] == pytest.approx(direct.intercept_[0], abs=1e-9)
+
+
 @pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
 def test_the_cost_of_the_best_precision_over_three_folds_is_chosen():
     chosen = set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import math
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ import torch
 from mls_d2.core.errors import UserError
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import Cell, Tools, dependents
-from mls_d2.runner.store import FAILED, Place, Store
+from mls_d2.runner.store import FAILED, FINISHED, Place, Store
 from mls_d2.runner.tool_process import NOT_RUN, REUSED, SKIPPED, Outcome, ToolProcess
 
 # How long to wait before a cell that another run has locked is tried again, in seconds.
@@ -93,7 +94,7 @@ def run_cells(
         executor: where they run.
         guard: after its first signal running tools write a checkpoint and stop, and nothing else
             is started; a Ctrl-C a second or more later kills the tools.
-        durations: seconds by family, if known: long ones start first.
+        durations: seconds by family, if known: unknown and long ones start first.
         watch: called with the outcomes so far and the running cells, often.
     """
     return _Loop(cells, store, executor, guard, durations or {}).run(watch)
@@ -108,15 +109,18 @@ class _Loop:
         guard: InterruptGuard,
         durations: Mapping[str, float],
     ) -> None:
-        needed = dependents(cells)
-        self._pending = sorted(
-            cells, key=lambda cell: (-needed[cell], -durations.get(cell.family, 0.0))
-        )
+        self._needed, self._durations = dependents(cells), dict(durations)
+        self._pending = self._sorted(cells)
         self._store, self._executor, self._guard = store, executor, guard
         self._running: dict[Cell, Running] = {}
         self._outcomes: dict[Cell, Outcome] = {}
         self._places: dict[Cell, Place] = {}
         self._stopped_at = 0.0
+
+    def _sorted(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return cells that others need first, then those of unknown length, then the long ones."""
+        length = self._durations.get
+        return sorted(cells, key=lambda cell: (-self._needed[cell], -length(cell.family, math.inf)))
 
     def run(self, watch: Watch) -> dict[Cell, Outcome]:
         while self._pending or self._running:
@@ -141,6 +145,9 @@ class _Loop:
             if outcome is not None:
                 del self._running[cell]
                 self._outcomes[cell] = outcome
+                if outcome.status == FINISHED:
+                    self._durations.setdefault(cell.family, outcome.seconds)
+                    self._pending = self._sorted(self._pending)
 
     def _stop(self) -> None:
         if not self._stopped_at:

@@ -150,7 +150,7 @@ def task_configs(root: Path, preset: str) -> dict[str, list[SuiteTask]]:
     names["cityscapes"] = ("cityscapes-pspnet", "cityscapes-psanet")
     names["cls"] = _CLASSIFICATION["quick" if quick else "paper"]
     names["all"] = (*_DENSE, *names["cls"])
-    names["demo"] = ("scenes-objects-knn", "coco") if quick else ("coco",)
+    names["demo"] = ("coco", "scenes-objects-knn") if quick else ("coco",)
     there = {name for name, task in single.items() if task.config and task.config.is_file()}
     found = {
         name: [single[item] for item in members if item in there] for name, members in names.items()

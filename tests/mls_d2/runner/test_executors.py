@@ -67,10 +67,18 @@ def test_no_more_than_the_allowed_number_run_at_a_time(bench):
 
 def test_the_longest_start_first_among_those_that_nothing_waits_for(bench):
     voc = next(cell for cell in bench.cells(tasks=["voc"]) if cell.needs is None)
-    bench.run(1, durations={voc.family: 100.0}, tasks=["coco", "voc"])
+    coco = next(cell for cell in bench.cells(tasks=["coco"]) if cell.needs is None)
+    bench.run(1, durations={voc.family: 100.0, coco.family: 1.0}, tasks=["coco", "voc"])
     order = [" ".join(call.words) for call in bench.calls()]
     assert "mls_quick" in order[0]
     assert ["faster" in line for line in order[1:]] == [True, True, False, False]
+
+
+def test_unknown_lengths_are_learnt_first_and_then_the_longest_start(bench):
+    bench.control([["faster"], "slow"])
+    bench.run(1, methods=["random"], tasks=["coco", "voc"], seeds=[0, 1, 2])
+    slow = ["faster" in " ".join(call.words) for call in bench.calls()]
+    assert slow == [False, True, True, True, False, False]
 
 
 def test_a_cell_that_needs_all_gpus_is_not_overtaken_for_ever(bench):
@@ -78,7 +86,8 @@ def test_a_cell_that_needs_all_gpus_is_not_overtaken_for_ever(bench):
     tasks = [{"task": "coco", "num_gpus": 1}, {"task": "voc", "num_gpus": 2}]
     first, *others = bench.cells(gpus=True, methods=["random"], tasks=tasks, seeds=[0, 1, 2])
     cells = [first, *sorted(others, key=lambda cell: -cell.num_gpus)]
-    bench.run(cells=cells, pool=Pool(["0", "1"], None))
+    durations = {cell.family: 9.0 for cell in cells}  # equal: they start in the order of the list
+    bench.run(cells=cells, pool=Pool(["0", "1"], None), durations=durations)
     order = [("mask" in " ".join(call.words), call.environment) for call in bench.calls()]
     assert [is_coco for is_coco, _ in order] == [True, False, False, False, True, True]
     used = {item["CUDA_VISIBLE_DEVICES"] for is_coco, item in order if not is_coco}

@@ -27,7 +27,7 @@ def test_names_stand_for_the_configs_of_the_repository():
         assert names["cityscapes"] == ["cityscapes-pspnet", "cityscapes-psanet"]
         assert names["all"][:5] == ["coco", "coco-c4", "voc", *names["cityscapes"]]
         assert names["all"][5:] == names["cls"]
-    assert (quick["demo"], paper["demo"]) == (["scenes-objects-knn", "coco"], ["coco"])
+    assert (quick["demo"], paper["demo"]) == (["coco", "scenes-objects-knn"], ["coco"])
     assert quick["cls"] == [
         *("voc2007-finetune", "voc2007-svm", "voc2007-knn", "scenes-objects-finetune"),
     ]

@@ -22,12 +22,14 @@ _TEMPORARY = ".tmp-"
 
 
 @contextmanager
-def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str, mode: str = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file in the folder of ``path``; it gets that name when the block succeeds.
 
     Args:
         path: the file to write; its folder must exist.
         mode: ``"wb"`` or ``"w"`` (UTF-8).
+        durable: wait for the disk before the file gets its name, so that a power cut cannot leave
+            an empty file.
 
     Raises:
         UserError: the folder is missing, unwritable or full. ``path`` is then as it was before.
@@ -42,9 +44,9 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
     try:
         with os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
-            # On disk before it gets its name, so that a power cut cannot leave an empty file.
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         # mkstemp makes files private; give them the permissions that open() would have given.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -74,7 +76,9 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     options = (cv2.IMWRITE_JPEG_QUALITY, 92) if suffix == ".jpg" else ()
     done, content = cv2.imencode(suffix, pixels, options)
     assert done, f"OpenCV could not encode {pixels.shape} {pixels.dtype} as {suffix}"
-    write_bytes(path, content.tobytes())
+    # Thousands of scenes would wait for the disk; they can be drawn again.
+    with atomic_write(os.fspath(path), durable=False) as file:
+        file.write(content.tobytes())
 
 
 def write_json(path: str, content: Any) -> None:

@@ -18,6 +18,7 @@ from mls_d2.core.files import (
     atomic_write,
     check_writable,
     trim_metrics,
+    write_bytes,
     write_image,
     write_json,
 )
@@ -109,6 +110,15 @@ def test_check_writable_creates_the_folder_and_removes_leftovers(tmp_path, monke
     with refuses("no-space"):
         check_writable(str(folder))
     assert os.listdir(folder) == []
+
+
+def test_only_what_cannot_be_made_again_waits_for_the_disk(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    assert not waited
+    write_bytes(tmp_path / "b", b"x")
+    assert len(waited) == 1
 
 
 def test_trim_metrics_removes_what_will_be_written_again(tmp_path):

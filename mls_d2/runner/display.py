@@ -40,6 +40,7 @@ class Display:
     ) -> None:
         self._cells, self._store, self._jobs, self._stream = cells, store, jobs, stream
         self._durations = dict(durations)
+        self._printed: dict[str, float] = {}  # durations by family, as running cells print them
         self._shown: set[Cell] = set()
         self._since: dict[Cell, float] = {}
         self._read: dict[Cell, int] | None = {} if follow else None
@@ -111,15 +112,15 @@ class Display:
         names = []
         now = time.monotonic()
         elapsed = {cell: now - self._since[cell] for cell in active}
-        durations = dict(self._durations)
         for cell in active:
             path = self._log(cell)
             line = "".join(tail(path, 1)) if path else ""
             step, eta = _STEP.search(line), _ETA.search(line)
             names.append(f"{cell.name} {step[1]}" if step else cell.name)
             if eta:
-                durations.setdefault(cell.family, elapsed[cell] + _seconds(*eta.groups()))
+                self._printed[cell.family] = elapsed[cell] + _seconds(*eta.groups())
         left = [cell for cell in self._cells if cell not in outcomes]
+        durations = self._printed | self._durations
         to_go = time_to_go(left, durations, self._jobs, elapsed=elapsed)
         failed = sum(outcome.status == FAILED for outcome in outcomes.values())
         parts = [", ".join(names), f"{to_go} to go"] + ([f"{failed} failed"] if failed else [])

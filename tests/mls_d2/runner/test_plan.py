@@ -94,14 +94,19 @@ def test_lines_tell_what_starts_and_ends_and_how_far_it_is(bench, cells):
         ("20/90  loss 3.2", "time unknown to go"),
     ],
 )
-def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_prints(bench, line, text):
+def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_printed_last(
+    bench, monkeypatch, line, text
+):
+    monkeypatch.setattr("mls_d2.runner.display._LINE_S", 0.0)
     (cell,) = bench.cells(methods=["mls"], tasks=[])
     folder = Store(bench.out).place(cell).folder
     folder.mkdir(parents=True)
-    (folder / "output.txt").write_text(f"{line}\n")
     stream = io.StringIO()
-    Display([cell], Store(bench.out), {}, 1, stream)({}, [SimpleNamespace(cell=cell, started=True)])
-    assert stream.getvalue().endswith(f"; {text}\n")
+    display = Display([cell], Store(bench.out), {}, 1, stream)
+    for last in (line, "saved model_0000099.pth"):
+        (folder / "output.txt").write_text(f"{last}\n")
+        display({}, [SimpleNamespace(cell=cell, started=True)])
+        assert stream.getvalue().endswith(f"; {text}\n")
 
 
 def test_the_output_of_the_tools_is_printed_after_their_names(bench, cells):

@@ -98,15 +98,18 @@ def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_printed_last(
     bench, monkeypatch, line, text
 ):
     monkeypatch.setattr("mls_d2.runner.display._LINE_S", 0.0)
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    monkeypatch.setattr("mls_d2.runner.display.time", clock)
     (cell,) = bench.cells(methods=["mls"], tasks=[])
     folder = Store(bench.out).place(cell).folder
     folder.mkdir(parents=True)
     stream = io.StringIO()
     display = Display([cell], Store(bench.out), {}, 1, stream)
-    for last in (line, "saved model_0000099.pth"):
+    for now, last in ((0.0, "$ tool"), (60.0, line), (60.0, "saved model_0000099.pth")):
+        clock.now = now
         (folder / "output.txt").write_text(f"{last}\n")
         display({}, [SimpleNamespace(cell=cell, started=True)])
-        assert stream.getvalue().endswith(f"; {text}\n")
+        assert stream.getvalue().endswith(f"; {text if now else 'time unknown to go'}\n")
 
 
 def test_the_output_of_the_tools_is_printed_after_their_names(bench, cells):

@@ -43,6 +43,7 @@ class Display:
         self._printed: dict[str, float] = {}  # durations by family, as running cells print them
         self._shown: set[Cell] = set()
         self._since: dict[Cell, float] = {}
+        self._steps: dict[Cell, str] = {}  # as running cells printed them last
         self._read: dict[Cell, int] | None = {} if follow else None
         self._next = 0.0
         self._bar = (
@@ -115,9 +116,10 @@ class Display:
         for cell in active:
             path = self._log(cell)
             line = "".join(tail(path, 1)) if path else ""
-            step, eta = _STEP.search(line), _ETA.search(line)
-            names.append(f"{cell.name} {step[1]}" if step else cell.name)
-            if eta:
+            if step := _STEP.search(line):
+                self._steps[cell] = f" {step[1]}"
+            names.append(cell.name + self._steps.get(cell, ""))
+            if eta := _ETA.search(line):
                 self._printed[cell.family] = elapsed[cell] + _seconds(*eta.groups())
         left = [cell for cell in self._cells if cell not in outcomes]
         durations = self._printed | self._durations

@@ -87,15 +87,16 @@ def test_lines_tell_what_starts_and_ends_and_how_far_it_is(bench, cells):
 
 
 @pytest.mark.parametrize(
-    ("line", "text"),
+    ("line", "step", "time"),
     [
-        ("20/90  loss 3.2  ETA 2 days, 1:00:05", "about 2 days, 1:00:05 to go"),
-        ("Inference done 11/300. Total: 0.0761 s/iter. ETA=0:00:21", "about 0:00:21 to go"),
-        ("20/90  loss 3.2", "time unknown to go"),
+        ("20/90  loss 3.2  ETA 2 days, 1:00:05", " 20/90", "about 2 days, 1:00:05"),
+        ("Inference done 11/300. Total: 0.0761 s/iter. ETA=0:00:21", " 11/300", "about 0:00:21"),
+        ("20/90  loss 3.2", " 20/90", "time unknown"),
+        ("Serializing 400 elements", "", "time unknown"),
     ],
 )
-def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_printed_last(
-    bench, monkeypatch, line, text
+def test_step_and_time_to_go_of_a_running_cell_are_those_that_it_printed_last(
+    bench, monkeypatch, line, step, time
 ):
     monkeypatch.setattr("mls_d2.runner.display._LINE_S", 0.0)
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
@@ -109,7 +110,8 @@ def test_the_time_to_go_of_a_running_cell_is_the_one_that_it_printed_last(
         clock.now = now
         (folder / "output.txt").write_text(f"{last}\n")
         display({}, [SimpleNamespace(cell=cell, started=True)])
-        assert stream.getvalue().endswith(f"; {text if now else 'time unknown to go'}\n")
+        shown = (step, time) if now else ("", "time unknown")
+        assert stream.getvalue().endswith("0 of 1 done; {}{}; {} to go\n".format(cell.name, *shown))
 
 
 def test_the_output_of_the_tools_is_printed_after_their_names(bench, cells):

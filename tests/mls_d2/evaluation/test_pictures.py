@@ -90,20 +90,21 @@ def grey_images(tmp_path):
 
 
 class Fake(torch.nn.Module):
-    """Detects one box with a fixed score in every image."""
+    """Detects boxes beside one another, with fixed scores, in every image."""
 
-    def __init__(self, score):
+    def __init__(self, *scores):
         super().__init__()
-        self.score = score
+        self.scores = scores
         self.seen = []
 
     def forward(self, inputs):
         assert not self.training
         self.seen.append(inputs[0]["image_id"])
         found = Instances((SIDE, SIDE))
-        found.pred_boxes = Boxes(torch.tensor([[20.0, 20, 36, 36]]))
-        found.scores = torch.tensor([self.score])
-        found.pred_classes = torch.tensor([0])
+        boxes = [[20.0 * i, 20, 20 * i + 16, 36] for i in range(len(self.scores))]
+        found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+        found.scores = torch.tensor(self.scores)
+        found.pred_classes = torch.zeros(len(self.scores), dtype=torch.long)
         return [{"instances": found}]
 
 
@@ -118,14 +119,16 @@ def draw(path, model):
     return image, coloured[:half].sum(), coloured[half:].sum()
 
 
-def test_confident_detections_are_drawn_and_others_are_not(tmp_path, grey_images):
-    image, truth, drawn = draw(tmp_path / "sure.png", Fake(0.9).train())
+def test_confident_detections_are_drawn_and_of_others_the_best(tmp_path, grey_images):
+    image, truth, one = draw(tmp_path / "sure.png", Fake(0.9).train())
     assert image.shape[1] == pytest.approx(3 * HEIGHT, abs=4)
     assert truth > 100
-    assert drawn > 100
-    _, truth, drawn = draw(tmp_path / "unsure.png", Fake(0.1))
-    assert truth > 100
-    assert drawn == 0
+    assert one > 100
+    both = draw(tmp_path / "both.png", Fake(0.4, 0.9))[2]
+    assert both > 1.5 * one
+    assert draw(tmp_path / "unsure.png", Fake(0.9, 0.3))[2] == pytest.approx(one, rel=0.1)
+    assert draw(tmp_path / "best.png", Fake(0.2, 0.1))[2] == pytest.approx(one, rel=0.1)
+    assert draw(tmp_path / "none.png", Fake())[2] == 0
 
 
 def test_images_are_spread_over_those_with_two_objects_and_the_mode_is_kept(tmp_path, grey_images):

@@ -43,7 +43,7 @@ class Display:
         self._printed: dict[str, float] = {}  # durations by family, as running cells print them
         self._shown: set[Cell] = set()
         self._since: dict[Cell, float] = {}
-        self._steps: dict[Cell, str] = {}  # as running cells printed them last
+        self._names: dict[Cell, str] = {}  # with the step that a running cell printed last
         self._read: dict[Cell, int] | None = {} if follow else None
         self._next = 0.0
         self._bar = (
@@ -117,8 +117,8 @@ class Display:
             path = self._log(cell)
             line = "".join(tail(path, 1)) if path else ""
             if step := _STEP.search(line):
-                self._steps[cell] = f" {step[1]}"
-            names.append(cell.name + self._steps.get(cell, ""))
+                self._names[cell] = f"{cell.name} {step[1]}"
+            names.append(self._names.get(cell, cell.name))
             if eta := _ETA.search(line):
                 self._printed[cell.family] = elapsed[cell] + _seconds(*eta.groups())
         left = [cell for cell in self._cells if cell not in outcomes]

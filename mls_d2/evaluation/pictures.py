@@ -87,8 +87,8 @@ def write_detections(
 
     The ``num_images`` columns are spread evenly over the images of the first test dataset with at
     least two objects, so every model of a comparison is shown on the same ones. Each image is
-    ``height`` pixels high. Detections of scores below 0.4 are not drawn, but for the best one of an
-    image: a detector after a short schedule has no others.
+    ``height`` pixels high. Detections with a score of at least 0.4 are drawn, and the best one of
+    each image whatever its score: after a short schedule few scores reach 0.4.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DetectionMapper(cfg, is_train=False)

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import write_bytes, writing
+from mls_d2.core.files import is_empty, write_bytes, writing
 from mls_d2.core.workers import worker_map
 from mls_d2.data.images import IMAGE_SUFFIXES, BrokenImageError, open_image
 from pretrain.sources import SHARDS_FILE, ImageSource, ShardsIndex, index_path
@@ -128,7 +128,7 @@ def _claim(folder: Path, plan: dict) -> None:
     marker = folder / _PACKING_FILE
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.iterdir()):
+        if is_empty(folder):
             write_bytes(marker, json.dumps(plan).encode())
     try:
         found = dict(json.loads(marker.read_bytes())) if marker.is_file() else None

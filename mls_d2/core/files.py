@@ -116,6 +116,13 @@ def check_writable(folder: str) -> None:
             os.unlink(probe)
 
 
+def is_empty(folder: str | os.PathLike[str]) -> bool:
+    """Return whether there is no such folder, or only temporary files of killed processes in it."""
+    return not os.path.isdir(folder) or all(
+        name.startswith(_TEMPORARY) for name in os.listdir(folder)
+    )
+
+
 def sha256_of(path: str) -> str:
     """Return the hex digest of a file's bytes."""
     with open(path, "rb") as file:

@@ -52,6 +52,9 @@ def worker_map(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _prepare, (function,))
     try:
+        # A process starts now: if the script has no main guard, Python stops the process that
+        # imports it again here, before it does what the script does.
+        pool.submit(os.getpid)
         yield partial(_in_order, pool, _AHEAD * workers, busy_s)
     except BrokenProcessPool as error:
         raise UserError(f"a worker process died: {advice}", code="dead-worker") from error

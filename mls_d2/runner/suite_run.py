@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import check_writable, write_bytes, write_json
+from mls_d2.core.files import check_writable, is_empty, write_bytes, write_json
 from mls_d2.data.datasets import datasets_root
 from mls_d2.run.signals import InterruptGuard
 from mls_d2.runner.cells import (
@@ -143,7 +143,7 @@ def provide_scenes(root: Path, parts: set[str]) -> None:
     """
     marker = read_marker(root)
     if marker is None:
-        if not root.is_dir() or not any(root.iterdir()):
+        if is_empty(root):
             generate(root, **{name: count for name, count in _IMAGES.items() if name in parts})
         return
     missing = {n: count for n, count in _IMAGES.items() if n in parts and not marker[n]}

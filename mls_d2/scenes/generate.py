@@ -53,11 +53,11 @@ def generate(root: str | Path, *, num_workers: int | None = None, **parameters: 
         logger.info("%s is complete already: %s", root, ", ".join(finished) or "no images")
         return
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
-    check_writable(str(root))
-    write_marker(root, params, finished, complete=False)
     save, processes = partial(_save, root, params.seed), workers if workers > 1 else 0
     pause = 0.1 if sys.stderr.isatty() else 10.0  # In a log file, each update is a line.
     with worker_map(save, processes, advice=_ADVICE) as run:
+        check_writable(str(root))
+        write_marker(root, params, finished, complete=False)
         for split in missing:
             for folder in split.folders:
                 check_writable(str(root / folder))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mls_d2.core.errors import UserError
-from mls_d2.core.files import write_json
+from mls_d2.core.files import is_empty, write_json
 
 MARKER_NAME = "scenes.json"
 # Raise it when the files or the pictures of a seed change, so that roots are not mixed.
@@ -76,7 +76,7 @@ def merge_with_marker(root: Path, params: SceneParams) -> tuple[SceneParams, lis
     """
     marker = read_marker(root)
     if marker is None:
-        if root.is_dir() and any(root.iterdir()):
+        if not is_empty(root):
             message = f"{root} is not empty and has no {MARKER_NAME}, so it has no generated scenes"
             raise UserError(f"{message}; choose a new or an empty folder", code="foreign-folder")
         return params, []
